@@ -1,0 +1,43 @@
+//! What can go wrong for a caller.
+
+use crate::ledger::LedgerError;
+use crate::session::{InvalidField, SessionId};
+
+/// Why a request to the supervisor was refused or failed.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A value is malformed. Nothing was changed.
+    #[error("invalid {0}")]
+    Invalid(#[from] InvalidField),
+    /// The supervisor is shutting down and takes no new sessions.
+    #[error("shutting down: no new sessions are taken")]
+    ShuttingDown,
+    /// As many sessions are active as may be. Nothing was changed.
+    #[error("{max} sessions are active already, which is the most that may be")]
+    TooManySessions {
+        /// The limit.
+        max: usize,
+    },
+    /// The session is not active, or only in another incarnation.
+    #[error("session {0} is not active")]
+    NotActive(SessionId),
+    /// The ledger could not record it. Nothing was changed; trying again later may help.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The supervisor has stopped.
+    #[error("the supervisor has stopped")]
+    Stopped,
+    /// The supervisor was built with settings that can't work.
+    #[error("{0}")]
+    Settings(String),
+    /// A thread of the supervisor could not be started.
+    #[error("can't start: {0}")]
+    Start(String),
+}
+
+impl From<actix::MailboxError> for Error {
+    fn from(_: actix::MailboxError) -> Self {
+        Self::Stopped
+    }
+}

@@ -1,0 +1,264 @@
+//! A ledger in memory: it lives and dies with the process.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures_util::FutureExt as _;
+
+use super::{
+    Append, Ledger, LedgerError, LedgerFuture, Page, Parked, Position, Progress, SessionRecord,
+};
+use crate::event::{Event, Seq};
+use crate::session::{Incarnation, SessionId};
+
+/// How many events are kept for plugins that lag, at the most. Past it the oldest are given up:
+/// a ledger that can't spill to disk must not grow for as long as a plugin hangs.
+const MAX_LOG_EVENTS: usize = 4 << 20;
+
+/// How many ended sessions are remembered, at the most.
+const MAX_ENDED: usize = 100_000;
+
+/// A ledger in memory. Nothing of it survives the process, so ends that a shutdown can't deliver
+/// are lost, and a crash tells nobody.
+#[derive(Debug, Default)]
+pub struct MemoryLedger {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    log: Log,
+    plugins: HashMap<Arc<str>, PluginRows>,
+    ended: EndedSessions,
+    /// The places of the starts of sessions that have not ended.
+    starts: HashMap<Incarnation, Seq>,
+}
+
+#[derive(Debug)]
+struct PluginRows {
+    cursor: Seq,
+    parked: BTreeMap<Seq, Parked>,
+}
+
+/// The events that some plugin may still have to read, in the batches in which they came.
+#[derive(Debug, Default)]
+struct Log {
+    chunks: VecDeque<Arc<[Event]>>,
+    len: usize,
+    head: Seq,
+}
+
+impl Log {
+    fn push(&mut self, events: Vec<Event>) -> Arc<[Event]> {
+        let first = self.head + 1;
+        let chunk: Arc<[Event]> = events
+            .into_iter()
+            .zip(first..)
+            .map(|(event, seq)| event.with_seq(seq))
+            .collect();
+        self.head += chunk.len() as Seq;
+        self.len += chunk.len();
+        if !chunk.is_empty() {
+            self.chunks.push_back(Arc::clone(&chunk));
+        }
+        chunk
+    }
+
+    /// Lets go of whole batches up to `done`, and of the oldest ones past the limit.
+    fn trim(&mut self, done: Seq) {
+        while let Some(chunk) = self.chunks.front() {
+            let last = chunk[chunk.len() - 1].recorded_seq();
+            if last > done && self.len <= MAX_LOG_EVENTS {
+                break;
+            }
+            self.len -= chunk.len();
+            self.chunks.pop_front();
+        }
+    }
+
+    fn read(&self, after: Seq, limit: usize) -> Page {
+        let first_kept = self.head - self.len as Seq + 1;
+        let from = first_kept.max(after + 1);
+        let gap = from - (after + 1);
+        if from > self.head || limit == 0 {
+            let events = Arc::new([]);
+            return Page { events, gap };
+        }
+        let index = self
+            .chunks
+            .partition_point(|chunk| chunk[chunk.len() - 1].recorded_seq() < from);
+        let chunk = &self.chunks[index];
+        let starts_here = chunk[0].recorded_seq() == from;
+        // Batches of a drain go through whole and unshared work is none; small ones are gathered.
+        if starts_here && chunk.len() <= limit && chunk.len() * 2 > limit {
+            let events = Arc::clone(chunk);
+            return Page { events, gap };
+        }
+        let skip = usize::try_from(from - chunk[0].recorded_seq()).unwrap_or(usize::MAX);
+        let events = self
+            .chunks
+            .iter()
+            .skip(index)
+            .flat_map(|chunk| chunk.iter())
+            .skip(skip)
+            .take(limit)
+            .cloned()
+            .collect();
+        Page { events, gap }
+    }
+}
+
+/// The sessions that ended last, oldest first.
+#[derive(Debug, Default)]
+struct EndedSessions {
+    by_id: HashMap<SessionId, SessionRecord>,
+    order: VecDeque<(SessionId, Seq)>,
+}
+
+impl EndedSessions {
+    fn insert(&mut self, record: SessionRecord, end_seq: Seq) {
+        let id = record.session.id.clone();
+        self.order.push_back((id.clone(), end_seq));
+        self.by_id.insert(id, record);
+        while self.order.len() > MAX_ENDED {
+            let Some((id, seq)) = self.order.pop_front() else {
+                break;
+            };
+            // A newer end of the same id has an entry of its own further back.
+            let is_newest =
+                |record: &SessionRecord| matches!(record.end, Some((_, end)) if end == seq);
+            if self.by_id.get(&id).is_some_and(is_newest) {
+                self.by_id.remove(&id);
+            }
+        }
+    }
+}
+
+impl State {
+    fn append(&mut self, events: Vec<Event>) -> Arc<[Event]> {
+        let chunk = self.log.push(events);
+        for event in chunk.iter() {
+            let Some(session) = event.session() else {
+                continue;
+            };
+            let seq = event.recorded_seq();
+            match event.how_ended() {
+                None => {
+                    self.starts.insert(session.incarnation, seq);
+                }
+                Some(end) => {
+                    let record = SessionRecord {
+                        session: Arc::clone(session),
+                        start_seq: self.starts.remove(&session.incarnation).unwrap_or(0),
+                        end: Some((Arc::clone(end), seq)),
+                    };
+                    self.ended.insert(record, seq);
+                }
+            }
+        }
+        self.trim();
+        chunk
+    }
+
+    fn trim(&mut self) {
+        let behind = self.plugins.values().map(|rows| rows.cursor).min();
+        self.log.trim(behind.unwrap_or(self.log.head));
+    }
+
+    fn advance(&mut self, plugin: &str, progress: Progress) -> Result<(), LedgerError> {
+        let Some(rows) = self.plugins.get_mut(plugin) else {
+            return Err(LedgerError::new(format!("plugin `{plugin}` is unknown")));
+        };
+        for parked in progress.park {
+            rows.parked.insert(parked.event.recorded_seq(), parked);
+        }
+        for seq in progress.unpark {
+            rows.parked.remove(&seq);
+        }
+        if let Some(cursor) = progress.cursor {
+            rows.cursor = cursor;
+            self.trim();
+        }
+        Ok(())
+    }
+
+    fn attach(&mut self, plugin: &str) -> Position {
+        let head = self.log.head;
+        let rows = self
+            .plugins
+            .entry(plugin.into())
+            .or_insert_with(|| PluginRows {
+                cursor: head,
+                parked: BTreeMap::new(),
+            });
+        Position {
+            cursor: rows.cursor,
+            parked: rows.parked.values().cloned().collect(),
+        }
+    }
+
+    fn parked_of(&self, incarnation: Incarnation) -> Vec<(Arc<str>, bool)> {
+        let is_of = |parked: &&Parked| {
+            let session = parked.event.session();
+            session.is_some_and(|session| session.incarnation == incarnation)
+        };
+        self.plugins
+            .iter()
+            .flat_map(|(name, rows)| {
+                let of_session = rows.parked.values().filter(is_of);
+                of_session.map(|parked| (Arc::clone(name), parked.dead))
+            })
+            .collect()
+    }
+}
+
+impl MemoryLedger {
+    /// An empty ledger.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A panic under the lock is a defect of ours; going on with the rest loses less.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn answer<T: Send + 'static>(result: Result<T, LedgerError>) -> LedgerFuture<T> {
+    std::future::ready(result).boxed()
+}
+
+impl Ledger for MemoryLedger {
+    fn is_durable(&self) -> bool {
+        false
+    }
+
+    fn append(&self, append: Append) -> LedgerFuture<Arc<[Event]>> {
+        // Amended details matter only to a successor of this process, which this ledger won't see.
+        answer(Ok(self.state().append(append.events)))
+    }
+
+    fn head(&self) -> Seq {
+        self.state().log.head
+    }
+
+    fn read(&self, after: Seq, limit: usize) -> LedgerFuture<Page> {
+        answer(Ok(self.state().log.read(after, limit)))
+    }
+
+    fn last_ended(&self, id: &SessionId) -> LedgerFuture<Option<SessionRecord>> {
+        answer(Ok(self.state().ended.by_id.get(id).cloned()))
+    }
+
+    fn parked_of(&self, incarnation: Incarnation) -> LedgerFuture<Vec<(Arc<str>, bool)>> {
+        answer(Ok(self.state().parked_of(incarnation)))
+    }
+
+    fn attach(&self, plugin: &str) -> LedgerFuture<Position> {
+        answer(Ok(self.state().attach(plugin)))
+    }
+
+    fn advance(&self, plugin: &str, progress: Progress) -> LedgerFuture<()> {
+        answer(self.state().advance(plugin, progress))
+    }
+}

@@ -1,0 +1,263 @@
+//! Plugins: who is told, how they are made, and how patiently they are served.
+
+mod adapter;
+
+use std::fmt;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use actix_rt::ArbiterHandle;
+
+use self::adapter::PluginActor;
+pub use self::adapter::{Panicked, PerSession};
+use crate::event::{Deliver, Event, Hooks};
+
+/// Someone who is told of starts and ends.
+///
+/// Plugins live in an actor on a thread of their own, so `deliver` may block that thread: it then
+/// delays nobody but itself. Where several deliveries may be under way at once
+/// ([`DeliveryPolicy::max_in_flight`]), `deliver` is called again while an earlier call waits,
+/// never for two events of one session.
+///
+/// A type that is an actor already needs no `Plugin`: implement `Handler<Deliver>` for it and
+/// register it with [`PluginSpec::actor`].
+pub trait Plugin: 'static {
+    /// Takes a batch of events.
+    ///
+    /// # Errors
+    ///
+    /// [`Down`] when the plugin can't work at present: it is tried again later with the same
+    /// events. Any other error is the failure of the events that got no answer through
+    /// [`Deliver::acks`]: they are then tried one by one, and an event that fails by itself
+    /// repeatedly becomes a dead letter.
+    fn deliver(&self, delivery: &Deliver) -> impl Future<Output = anyhow::Result<()>>;
+}
+
+/// The failure of a plugin that can't work at present, whatever it is asked: a refused
+/// connection, a locked database, a full disk. No event is blamed for it.
+#[derive(Debug)]
+pub struct Down(anyhow::Error);
+
+impl Down {
+    /// Says that the plugin is down because of `error`.
+    pub fn new(error: impl Into<anyhow::Error>) -> Self {
+        Self(error.into())
+    }
+}
+
+impl fmt::Display for Down {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#}", self.0)
+    }
+}
+
+impl std::error::Error for Down {}
+
+/// How patiently a plugin is served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DeliveryPolicy {
+    /// How long one delivery may take; while draining never past the cap. Default 5 s.
+    pub timeout: Duration,
+    /// How long a plugin that is down is tried before its owed events become dead letters.
+    /// Default 72 h.
+    pub retry_for: Duration,
+    /// The first wait after a failed round; doubles up to [`backoff_max`](Self::backoff_max) and
+    /// starts over after any acknowledgement. Default 1 s.
+    pub backoff: Duration,
+    /// The longest wait after a failed round. Default 5 min.
+    pub backoff_max: Duration,
+    /// How often an event may be rejected by itself before it becomes a dead letter. Default 5.
+    pub max_attempts: u32,
+    /// The most events in one delivery. Default 4096.
+    pub max_batch: usize,
+    /// The most deliveries side by side, never two of one session. Default 1: a plugin that
+    /// works through its events in order on its own thread gains nothing from more.
+    pub max_in_flight: usize,
+}
+
+impl Default for DeliveryPolicy {
+    fn default() -> Self {
+        Self {
+            timeout: Duration::from_secs(5),
+            retry_for: Duration::from_secs(72 * 3600),
+            backoff: Duration::from_secs(1),
+            backoff_max: Duration::from_secs(300),
+            max_attempts: 5,
+            max_batch: 4096,
+            max_in_flight: 1,
+        }
+    }
+}
+
+impl DeliveryPolicy {
+    fn check(&self) -> Result<(), String> {
+        let too_small = if self.timeout.is_zero() {
+            "timeout"
+        } else if self.backoff.is_zero() {
+            "backoff"
+        } else if self.max_attempts == 0 {
+            "max_attempts"
+        } else if self.max_batch == 0 {
+            "max_batch"
+        } else if self.max_in_flight == 0 {
+            "max_in_flight"
+        } else if self.backoff_max < self.backoff {
+            return Err("backoff_max must be at least backoff".into());
+        } else {
+            return Ok(());
+        };
+        Err(format!("{too_small} must be more than zero"))
+    }
+}
+
+/// Where an actor is started.
+#[derive(Debug, Clone)]
+pub(crate) enum Place {
+    /// On the arbiter of the caller.
+    Current,
+    /// On another arbiter.
+    On(ArbiterHandle),
+}
+
+impl Place {
+    /// Starts the actor that `make` makes there. If `make` panics there, the address is dead.
+    pub(crate) fn start<A>(&self, make: impl FnOnce() -> A + Send + 'static) -> Addr<A>
+    where
+        A: Actor<Context = Context<A>>,
+    {
+        match self {
+            Self::Current => make().start(),
+            Self::On(arbiter) => A::start_in_arbiter(arbiter, |_| make()),
+        }
+    }
+}
+
+type Factory = Arc<dyn Fn(&Place) -> Recipient<Deliver> + Send + Sync>;
+
+/// A plugin as it is registered: its name, what it listens to, how patiently it is served, and
+/// how its actor is made.
+#[derive(Clone)]
+pub struct PluginSpec {
+    name: Arc<str>,
+    hooks: Hooks,
+    policy: DeliveryPolicy,
+    factory: Factory,
+}
+
+impl PluginSpec {
+    /// A [`Plugin`]. `make` is called on the plugin's own thread, and again when the plugin has
+    /// to be replaced.
+    pub fn new<P: Plugin>(
+        name: impl Into<Arc<str>>,
+        make: impl Fn() -> P + Send + Sync + 'static,
+    ) -> Self {
+        Self::actor(name, move || PluginActor(Rc::new(make())))
+    }
+
+    /// An actor. `make` is called on the plugin's own thread, and again when the actor has died:
+    /// actix does not restart an actor that panicked, its mailbox just closes.
+    pub fn actor<A>(name: impl Into<Arc<str>>, make: impl Fn() -> A + Send + Sync + 'static) -> Self
+    where
+        A: Actor<Context = Context<A>> + Handler<Deliver>,
+    {
+        let make = Arc::new(make);
+        Self::with_factory(
+            name,
+            Arc::new(move |place| {
+                let make = Arc::clone(&make);
+                place.start(move || make()).recipient()
+            }),
+        )
+    }
+
+    /// An actor that runs already, where its owner started it. It can't be replaced: when it has
+    /// died, its events stay owed.
+    pub fn running(name: impl Into<Arc<str>>, actor: impl Into<Recipient<Deliver>>) -> Self {
+        let actor = actor.into();
+        Self::with_factory(name, Arc::new(move |_| actor.clone()))
+    }
+
+    /// A closure that is called once per event, for sessions side by side, for one session in
+    /// order. See [`PerSession`].
+    pub fn per_session<F, R>(name: impl Into<Arc<str>>, call: F) -> Self
+    where
+        F: Fn(Event) -> R + Clone + Send + Sync + 'static,
+        R: Future<Output = anyhow::Result<()>> + 'static,
+    {
+        Self::new(name, move || PerSession::new(call.clone()))
+    }
+
+    fn with_factory(name: impl Into<Arc<str>>, factory: Factory) -> Self {
+        Self {
+            name: name.into(),
+            hooks: Hooks::SESSION,
+            policy: DeliveryPolicy::default(),
+            factory,
+        }
+    }
+
+    /// Listens to these hooks instead of `session_start` and `session_end`.
+    #[must_use]
+    pub fn with_hooks(mut self, hooks: Hooks) -> Self {
+        self.hooks = hooks;
+        self
+    }
+
+    /// Is served by this policy instead of the default one.
+    #[must_use]
+    pub fn with_policy(mut self, policy: DeliveryPolicy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// The plugin's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn shared_name(&self) -> Arc<str> {
+        Arc::clone(&self.name)
+    }
+
+    /// The hooks that it listens to.
+    pub fn hooks(&self) -> Hooks {
+        self.hooks
+    }
+
+    /// How patiently it is served.
+    pub fn policy(&self) -> &DeliveryPolicy {
+        &self.policy
+    }
+
+    /// Makes the plugin's actor at `place`.
+    pub(crate) fn start(&self, place: &Place) -> Recipient<Deliver> {
+        (self.factory)(place)
+    }
+
+    /// Says what is wrong with the name or the policy.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let is_allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_-".contains(c);
+        if !(1..=64).contains(&self.name.len()) || !self.name.chars().all(is_allowed) {
+            return Err(format!(
+                "plugin name `{}` must be 1 to 64 characters of a-z, 0-9, `_` and `-`",
+                self.name
+            ));
+        }
+        self.policy
+            .check()
+            .map_err(|problem| format!("plugin `{}`: {problem}", self.name))
+    }
+}
+
+impl fmt::Debug for PluginSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PluginSpec")
+            .field("name", &self.name)
+            .field("hooks", &self.hooks)
+            .field("policy", &self.policy)
+            .finish_non_exhaustive()
+    }
+}
