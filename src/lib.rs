@@ -1,12 +1,19 @@
 //! Every session that starts gets its end, and stopping never takes longer than its cap.
 
+mod bus;
 mod clock;
 mod error;
 mod event;
 mod ledger;
 mod plugin;
+mod registry;
 mod session;
+mod shutdown;
+mod supervisor;
 
+pub use self::bus::{
+    DeliveryState, PluginBus, PluginState, PluginStatus, RecordedEnds, SessionEnd, SessionStart,
+};
 pub use self::error::Error;
 pub use self::event::{
     Acks, Deadline, Deliver, Event, EventId, Hook, Hooks, InstanceId, Lifecycle, Seq, WireEvent,
@@ -16,8 +23,16 @@ pub use self::ledger::{
     SessionRecord,
 };
 pub use self::plugin::{DeliveryPolicy, Down, Panicked, PerSession, Plugin, PluginSpec};
+pub use self::registry::{
+    Ended, EndedSession, SessionRegistry, Snapshot, Started, StartedSession, Touch,
+};
 pub use self::session::{
     End, EndDetails, EndReason, HolderId, Incarnation, InvalidField, MAX_DETAIL_BYTES,
     MAX_METADATA_BYTES, MAX_NAME_BYTES, MAX_TEXT_BYTES, Metadata, NewSession, Session, SessionId,
     SessionKey,
 };
+pub use self::shutdown::{
+    DrainReport, MIN_CAP, Outcome, PluginReport, Shutdown, ShutdownCoordinator, ShutdownReport,
+    StepOutcome, StepReport,
+};
+pub use self::supervisor::{Builder, SessionSupervisor, Threads};

@@ -1,0 +1,102 @@
+//! One attempt: a plugin's actor, a deadline, and what came of it.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use actix::{MailboxError, Recipient};
+use actix_rt::Arbiter;
+use tracing::warn;
+
+use super::lane::{Failure, Outcome};
+use crate::event::{Deadline, Deliver, Event};
+use crate::plugin::{Down, Panicked, Place, PluginSpec};
+
+/// A plugin and the thread that it lives on.
+pub(super) struct PluginHost {
+    spec: PluginSpec,
+    place: Place,
+    /// The thread is the plugin's own, so it ends with it.
+    arbiter: Option<Arbiter>,
+    actor: RefCell<Option<Recipient<Deliver>>>,
+}
+
+impl PluginHost {
+    /// A host for `spec`, on a thread of its own or on the caller's.
+    pub(super) fn new(spec: PluginSpec, own_thread: bool) -> Self {
+        let arbiter = own_thread.then(Arbiter::new);
+        Self {
+            spec,
+            place: arbiter
+                .as_ref()
+                .map_or(Place::Current, |arbiter| Place::On(arbiter.handle())),
+            arbiter,
+            actor: RefCell::new(None),
+        }
+    }
+
+    pub(super) fn spec(&self) -> &PluginSpec {
+        &self.spec
+    }
+
+    /// The plugin's actor, made if there is none.
+    fn actor(&self) -> Recipient<Deliver> {
+        let mut actor = self.actor.borrow_mut();
+        actor
+            .get_or_insert_with(|| self.spec.start(&self.place))
+            .clone()
+    }
+
+    /// Makes one attempt to deliver `events`, which ends at `deadline` at the latest.
+    pub(super) async fn attempt(
+        &self,
+        events: Arc<[Event]>,
+        attempt: u32,
+        deadline: Deadline,
+    ) -> Outcome {
+        let delivery = Deliver::new(events, deadline.clone()).with_attempt(attempt);
+        let acks = delivery.acks.clone();
+        let answer = self.actor().send(delivery);
+        let answer = tokio::select! {
+            // The answer first: a plugin that answers in time is not blamed for our lateness.
+            biased;
+            answer = answer => Some(answer),
+            () = deadline.over() => None,
+        };
+        // Whoever is still at work for this delivery now learns that it is over.
+        deadline.cancel();
+        let failure = match answer {
+            Some(Ok(Ok(()))) => None,
+            Some(Ok(Err(error))) => Some(failure_of(&error)),
+            Some(Err(MailboxError::Timeout)) | None => Some(Failure::TimedOut),
+            Some(Err(MailboxError::Closed)) => {
+                warn!(plugin = self.spec.name(), "the plugin's actor died");
+                self.actor.replace(None);
+                Some(Failure::Panicked("the plugin's actor died".into()))
+            }
+        };
+        Outcome {
+            verdicts: acks.close(),
+            failure,
+        }
+    }
+}
+
+impl Drop for PluginHost {
+    fn drop(&mut self) {
+        // Not joined: the plugin may be blocking it.
+        if let Some(arbiter) = &self.arbiter {
+            arbiter.stop();
+        }
+    }
+}
+
+fn failure_of(error: &anyhow::Error) -> Failure {
+    let message = format!("{error:#}").into();
+    if error.is::<Down>() {
+        Failure::Down(message)
+    } else if error.is::<Panicked>() {
+        Failure::Panicked(message)
+    } else {
+        Failure::Error(message)
+    }
+}

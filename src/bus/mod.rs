@@ -1,0 +1,434 @@
+//! The bus: records what happens to sessions and fans it out to the plugins.
+//!
+//! Each plugin has a *lane*: it reads the ledger's log in order, delivers in batches with a
+//! deadline, tells a plugin that is down from an event that is poison, tries again with backoff,
+//! and moves the plugin's cursor past what is acknowledged or parked. [`lane`] decides, [`runner`]
+//! carries out, [`delivery`] makes one attempt, [`parked`] keeps what the lane went past.
+
+mod delivery;
+mod lane;
+mod parked;
+mod runner;
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use actix::prelude::*;
+use futures_util::future::join_all;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+use tracing::warn;
+
+use self::delivery::PluginHost;
+pub(crate) use self::lane::LaneTally;
+use self::lane::{Lane, Now};
+use self::runner::{Command, LaneRunner};
+use crate::clock::WallClock;
+use crate::error::Error;
+use crate::event::{Deadline, Event, Hook, Hooks, InstanceId, Lifecycle, Seq};
+use crate::ledger::{Append, Ledger, LedgerError, Position, SessionRecord};
+use crate::plugin::PluginSpec;
+use crate::session::{End, Session};
+
+/// How many ends are recorded in one step: a drain's first deliveries leave while the rest is
+/// still being recorded.
+const CHUNK: usize = 4096;
+
+/// A session starts, or an active one has new details. The answer is the start's place in the
+/// log, or 0 where nothing started, once it is recorded.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<Seq, Error>")]
+#[non_exhaustive]
+pub struct SessionStart {
+    /// The session as it is now.
+    pub session: Arc<Session>,
+    /// Whether this is a new incarnation, which plugins are told of.
+    pub is_new: bool,
+    /// The session that this one puts an end to, and how. Recorded in the same step.
+    pub displaced: Option<(Arc<Session>, Arc<End>)>,
+    /// When.
+    pub timestamp: Timestamp,
+}
+
+/// Sessions end, all in the same way: one, or a million in a drain. The answer comes once all are
+/// recorded; delivery has begun by then.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<RecordedEnds, Error>")]
+#[non_exhaustive]
+pub struct SessionEnd {
+    /// Which.
+    pub sessions: Arc<[Arc<Session>]>,
+    /// How.
+    pub end: Arc<End>,
+}
+
+/// The places of recorded ends in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RecordedEnds {
+    /// Of the first.
+    pub first: Seq,
+    /// Of the last.
+    pub last: Seq,
+}
+
+/// Tells a `gateway_…` hook to those who listen to it, side by side, once.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Vec<(Arc<str>, Arc<str>)>")]
+pub(crate) struct TellLifecycle {
+    pub(crate) lifecycle: Lifecycle,
+    pub(crate) deadline: Instant,
+}
+
+/// Delivers everything that is owed, until the cut. The lanes stop then.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Vec<(Arc<str>, LaneTally)>")]
+pub(crate) struct Drain {
+    pub(crate) cut: Instant,
+    pub(crate) ends: Option<RecordedEnds>,
+}
+
+/// Asks how the plugins are, in the order of their registration.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Vec<PluginStatus>")]
+pub(crate) struct PluginStatuses;
+
+/// Asks what has become of the last event of a session, per plugin that hears of it.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<Vec<(Arc<str>, DeliveryState)>, Error>")]
+pub(crate) struct DeliveryStates(pub(crate) SessionRecord);
+
+/// What has become of the last event of a session, for one plugin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum DeliveryState {
+    /// The plugin acknowledged it.
+    Delivered,
+    /// The plugin has not acknowledged it yet.
+    Owed,
+    /// The plugin rejected it for good: a dead letter.
+    Dead,
+}
+
+/// How a plugin is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum PluginState {
+    /// It has what there is, or nearly.
+    #[default]
+    Healthy,
+    /// It works, but is several deliveries behind.
+    Lagging,
+    /// It failed, or rejected an event: something waits for another attempt.
+    Retrying,
+}
+
+/// How a plugin is and what it is owed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct PluginStatus {
+    /// The plugin's name.
+    pub name: Arc<str>,
+    /// How it is.
+    pub state: PluginState,
+    /// How many events it has not acknowledged, dead letters not counted.
+    pub owed: u64,
+    /// How many dead letters it has.
+    pub dead: u64,
+    /// Why its last failed delivery failed; none after a delivery that did not.
+    pub last_error: Option<Arc<str>>,
+    #[serde(skip)]
+    pub(crate) cursor: Seq,
+    #[serde(skip)]
+    pub(crate) hooks: Hooks,
+}
+
+/// What the bus is told when it is made.
+#[derive(Debug, Clone)]
+pub(crate) struct BusSettings {
+    pub(crate) instance: InstanceId,
+    pub(crate) clock: WallClock,
+    /// Whether each plugin gets a thread of its own.
+    pub(crate) own_threads: bool,
+}
+
+/// A lane, as the bus sees it.
+struct LaneHandle {
+    host: Rc<PluginHost>,
+    commands: mpsc::UnboundedSender<Command>,
+    status: watch::Receiver<PluginStatus>,
+}
+
+/// The actor that records events and has the lanes. Takes [`SessionStart`] and [`SessionEnd`].
+pub struct PluginBus {
+    settings: BusSettings,
+    ledger: Arc<dyn Ledger>,
+    head: watch::Sender<Seq>,
+    /// The plugins with their places in the log, until the bus has started.
+    plugins: Vec<(PluginSpec, Position)>,
+    lanes: Vec<LaneHandle>,
+}
+
+impl std::fmt::Debug for PluginBus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PluginBus")
+            .field("lanes", &self.lanes.len())
+            .field("head", &*self.head.borrow())
+            .finish_non_exhaustive()
+    }
+}
+
+impl PluginBus {
+    /// Finds each plugin's place in the log. The bus is made from the answer, where it is to run.
+    pub(crate) async fn attach(
+        plugins: Vec<PluginSpec>,
+        ledger: &dyn Ledger,
+    ) -> Result<Vec<(PluginSpec, Position)>, LedgerError> {
+        let mut attached = Vec::new();
+        for plugin in plugins {
+            let position = ledger.attach(plugin.name()).await?;
+            attached.push((plugin, position));
+        }
+        Ok(attached)
+    }
+
+    pub(crate) fn new(
+        settings: BusSettings,
+        ledger: Arc<dyn Ledger>,
+        plugins: Vec<(PluginSpec, Position)>,
+    ) -> Self {
+        Self {
+            settings,
+            head: watch::Sender::new(ledger.head()),
+            ledger,
+            plugins,
+            lanes: Vec::new(),
+        }
+    }
+
+    fn open_lane(&self, plugin: PluginSpec, position: Position) -> LaneHandle {
+        let now = Now {
+            mono: Instant::now(),
+            wall: self.settings.clock.now(),
+        };
+        let status = PluginStatus {
+            name: plugin.shared_name(),
+            state: PluginState::Healthy,
+            owed: 0,
+            dead: 0,
+            last_error: None,
+            cursor: position.cursor,
+            hooks: plugin.hooks(),
+        };
+        let lane = Lane::new(plugin.hooks(), plugin.policy().clone(), position, now);
+        let host = Rc::new(PluginHost::new(plugin, self.settings.own_threads));
+        let (commands, command_receiver) = mpsc::unbounded_channel();
+        let (status_sender, status) = watch::channel(status);
+        let runner = LaneRunner::new(
+            lane,
+            Rc::clone(&host),
+            Arc::clone(&self.ledger),
+            self.settings.clock.clone(),
+            self.head.subscribe(),
+            command_receiver,
+            status_sender,
+        );
+        actix_rt::spawn(runner.run());
+        LaneHandle {
+            host,
+            commands,
+            status,
+        }
+    }
+
+    fn statuses(&self) -> impl Iterator<Item = PluginStatus> {
+        self.lanes.iter().map(|lane| lane.status.borrow().clone())
+    }
+}
+
+impl Actor for PluginBus {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        // The registry may have as many transitions under way as it takes messages.
+        ctx.set_mailbox_capacity(4096);
+        let plugins = std::mem::take(&mut self.plugins);
+        self.lanes = plugins
+            .into_iter()
+            .map(|(plugin, position)| self.open_lane(plugin, position))
+            .collect();
+    }
+}
+
+/// Tells the lanes how long the log is by now.
+fn announce(head: &watch::Sender<Seq>, seq: Seq) {
+    head.send_if_modified(|head| {
+        let is_news = seq > *head;
+        *head = seq.max(*head);
+        is_news
+    });
+}
+
+impl Handler<SessionStart> for PluginBus {
+    type Result = ResponseFuture<Result<Seq, Error>>;
+
+    fn handle(&mut self, message: SessionStart, _: &mut Context<Self>) -> Self::Result {
+        let instance = self.settings.instance;
+        let SessionStart {
+            session,
+            is_new,
+            displaced,
+            timestamp,
+        } = message;
+        let mut append = Append::default();
+        if let Some((displaced, end)) = displaced {
+            append.events.push(Event::end(displaced, end, instance));
+        }
+        if is_new {
+            append
+                .events
+                .push(Event::start(session, timestamp, instance));
+        } else {
+            append.amended = Some(session);
+        }
+        let appended = self.ledger.append(append);
+        let head = self.head.clone();
+        Box::pin(async move {
+            let events = appended.await?;
+            let last = events.last().map_or(0, Event::recorded_seq);
+            announce(&head, last);
+            Ok(if is_new { last } else { 0 })
+        })
+    }
+}
+
+impl Handler<SessionEnd> for PluginBus {
+    type Result = ResponseFuture<Result<RecordedEnds, Error>>;
+
+    fn handle(&mut self, message: SessionEnd, _: &mut Context<Self>) -> Self::Result {
+        let instance = self.settings.instance;
+        let (ledger, head) = (Arc::clone(&self.ledger), self.head.clone());
+        Box::pin(async move {
+            let mut recorded: Option<RecordedEnds> = None;
+            for sessions in message.sessions.chunks(CHUNK) {
+                let ends = sessions.iter().map(|session| {
+                    Event::end(Arc::clone(session), Arc::clone(&message.end), instance)
+                });
+                let append = Append {
+                    events: ends.collect(),
+                    amended: None,
+                };
+                let events = ledger.append(append).await?;
+                if let (Some(first), Some(last)) = (events.first(), events.last()) {
+                    let last = last.recorded_seq();
+                    let first = recorded.map_or(first.recorded_seq(), |it| it.first);
+                    recorded = Some(RecordedEnds { first, last });
+                    announce(&head, last);
+                }
+                // Lets the lanes of this thread take what is there already.
+                tokio::task::yield_now().await;
+            }
+            Ok(recorded.unwrap_or(RecordedEnds { first: 0, last: 0 }))
+        })
+    }
+}
+
+impl Handler<TellLifecycle> for PluginBus {
+    type Result = ResponseFuture<Vec<(Arc<str>, Arc<str>)>>;
+
+    /// Answers the plugins that failed, with their errors.
+    fn handle(&mut self, message: TellLifecycle, _: &mut Context<Self>) -> Self::Result {
+        let hook = message.lifecycle.hook;
+        let now = self.settings.clock.now();
+        let event = Event::of_lifecycle(message.lifecycle, now, self.settings.instance);
+        let events: Arc<[Event]> = Arc::new([event]);
+        let listeners = self
+            .lanes
+            .iter()
+            .filter(|lane| lane.host.spec().hooks().contains(hook));
+        let calls = listeners.map(|lane| {
+            let (host, events) = (Rc::clone(&lane.host), Arc::clone(&events));
+            let deadline = Deadline::at(message.deadline);
+            async move {
+                let outcome = host.attempt(events, 1, deadline).await;
+                let error = outcome.first_error()?;
+                warn!(plugin = host.spec().name(), %hook, %error, "hook failed");
+                Some((host.spec().shared_name(), error))
+            }
+        });
+        let calls = join_all(calls);
+        Box::pin(async move { calls.await.into_iter().flatten().collect() })
+    }
+}
+
+impl Handler<Drain> for PluginBus {
+    type Result = ResponseFuture<Vec<(Arc<str>, LaneTally)>>;
+
+    fn handle(&mut self, message: Drain, _: &mut Context<Self>) -> Self::Result {
+        let ends = message.ends.map(|ends| ends.first..=ends.last);
+        let tallies = self.lanes.iter().map(|lane| {
+            let (reply, tally) = oneshot::channel();
+            let command = Command::Drain {
+                cut: message.cut,
+                ends: ends.clone(),
+                reply,
+            };
+            // A lane that is gone does not answer, which the tally below shows.
+            let _ = lane.commands.send(command);
+            let name = lane.host.spec().shared_name();
+            async move { Some((name, tally.await.ok()?)) }
+        });
+        let tallies = join_all(tallies);
+        Box::pin(async move { tallies.await.into_iter().flatten().collect() })
+    }
+}
+
+impl Handler<PluginStatuses> for PluginBus {
+    type Result = Vec<PluginStatus>;
+
+    fn handle(&mut self, _: PluginStatuses, _: &mut Context<Self>) -> Self::Result {
+        self.statuses().collect()
+    }
+}
+
+impl Handler<DeliveryStates> for PluginBus {
+    type Result = ResponseFuture<Result<Vec<(Arc<str>, DeliveryState)>, Error>>;
+
+    fn handle(&mut self, message: DeliveryStates, _: &mut Context<Self>) -> Self::Result {
+        let DeliveryStates(record) = message;
+        let end = record.end.as_ref();
+        let states: Vec<_> = self
+            .statuses()
+            .filter_map(|status| {
+                let end = end.filter(|_| status.hooks.contains(Hook::SessionEnd));
+                let start = status.hooks.contains(Hook::SessionStart);
+                let start = start.then_some(record.start_seq);
+                let seq = end.map(|(_, seq)| *seq).or(start)?;
+                let state = if seq <= status.cursor {
+                    DeliveryState::Delivered
+                } else {
+                    DeliveryState::Owed
+                };
+                Some((status.name, state))
+            })
+            .collect();
+        let parked = self.ledger.parked_of(record.session.incarnation);
+        Box::pin(async move {
+            let parked = parked.await?;
+            let states = states.into_iter().map(|(name, state)| {
+                let mut of_plugin = parked.iter().filter(|(plugin, _)| *plugin == name);
+                let state = match of_plugin.next_back() {
+                    Some((_, true)) => DeliveryState::Dead,
+                    Some((_, false)) => DeliveryState::Owed,
+                    None => state,
+                };
+                (name, state)
+            });
+            Ok(states.collect())
+        })
+    }
+}

@@ -1,0 +1,258 @@
+//! The events that a lane went past: each waits for its own next attempt, behind the earlier
+//! events of its incarnation.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::time::Instant;
+
+use super::lane::Now;
+use crate::event::{Event, Seq};
+use crate::ledger::Parked;
+use crate::session::Incarnation;
+
+#[derive(Debug)]
+struct Entry {
+    event: Event,
+    attempts: u32,
+    due: Instant,
+    dead: bool,
+    error: Arc<str>,
+    in_flight: bool,
+    /// How many events the plugin had acknowledged when this one was first tried.
+    tried_at: Option<u64>,
+}
+
+/// A lane's parked events.
+#[derive(Debug, Default)]
+pub(super) struct ParkedEvents {
+    entries: BTreeMap<Seq, Entry>,
+    /// The parked events of each incarnation, in log order. The first is the one to try.
+    chains: HashMap<Incarnation, BTreeSet<Seq>>,
+    /// The first of each chain that is not dead and not in flight, by when it is due.
+    queue: BTreeSet<(Instant, Seq)>,
+    dead: usize,
+}
+
+/// The incarnation whose order an event has to keep. Lanes see only events of sessions.
+pub(super) fn incarnation_of(event: &Event) -> Option<Incarnation> {
+    event.session().map(|session| session.incarnation)
+}
+
+impl ParkedEvents {
+    /// Takes over what the ledger has parked.
+    pub(super) fn load(rows: Vec<Parked>, now: Now) -> Self {
+        let mut parked = Self::default();
+        for row in rows {
+            let wait = Duration::try_from(row.not_before.duration_since(now.wall));
+            let entry = Entry {
+                event: row.event,
+                attempts: row.attempts,
+                due: now.mono + wait.unwrap_or_default(),
+                dead: row.dead,
+                error: row.error,
+                in_flight: false,
+                tried_at: None,
+            };
+            parked.insert(entry);
+        }
+        parked
+    }
+
+    /// How many are not dead.
+    pub(super) fn live(&self) -> usize {
+        self.entries.len() - self.dead
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// How many are dead letters.
+    pub(super) fn dead(&self) -> usize {
+        self.dead
+    }
+
+    /// The places in the log of all, with whether each is dead and whether it was ever tried.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Seq, bool, bool)> {
+        self.entries
+            .iter()
+            .map(|(&seq, entry)| (seq, entry.dead, entry.attempts > 0))
+    }
+
+    /// Whether an event has to wait behind a parked one.
+    pub(super) fn is_behind(&self, event: &Event) -> bool {
+        incarnation_of(event).is_some_and(|incarnation| self.chains.contains_key(&incarnation))
+    }
+
+    pub(super) fn attempts(&self, seq: Seq) -> u32 {
+        self.entries.get(&seq).map_or(0, |entry| entry.attempts)
+    }
+
+    pub(super) fn tried_at(&self, seq: Seq) -> Option<u64> {
+        self.entries.get(&seq)?.tried_at
+    }
+
+    /// When the next one is due.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        self.queue.first().map(|&(due, _)| due)
+    }
+
+    /// Takes off one that is due and that `may_fly`, to be tried by itself.
+    pub(super) fn take_due(
+        &mut self,
+        now: Instant,
+        acknowledged: u64,
+        may_fly: impl Fn(&Event) -> bool,
+    ) -> Option<Event> {
+        let due = self.queue.iter().take_while(|(due, _)| *due <= now);
+        let mut ready = due.filter_map(|&(due, seq)| Some((due, self.entries.get(&seq)?)));
+        let (due, entry) = ready.find(|(_, entry)| may_fly(&entry.event))?;
+        let event = entry.event.clone();
+        let seq = event.recorded_seq();
+        self.queue.remove(&(due, seq));
+        if let Some(entry) = self.entries.get_mut(&seq) {
+            entry.in_flight = true;
+            entry.tried_at.get_or_insert(acknowledged);
+        }
+        Some(event)
+    }
+
+    /// Parks `event`, or parks it anew after another attempt. Where it is dead, all that is parked
+    /// behind it is dead with it. Answers the rows to record.
+    pub(super) fn park(
+        &mut self,
+        event: Event,
+        attempts: u32,
+        wait: Duration,
+        dead: bool,
+        error: Arc<str>,
+        now: Now,
+    ) -> Vec<Parked> {
+        let seq = event.recorded_seq();
+        let tried_at = self.tried_at(seq);
+        self.remove(seq);
+        self.insert(Entry {
+            event: event.clone(),
+            attempts,
+            due: now.mono + wait,
+            dead,
+            error,
+            in_flight: false,
+            tried_at,
+        });
+        let changed: Vec<Seq> = match incarnation_of(&event).map(|it| &self.chains[&it]) {
+            Some(chain) if dead => chain.range(seq..).copied().collect(),
+            _ => vec![seq],
+        };
+        let rows = changed.into_iter().filter_map(|seq| {
+            let entry = self.entries.get_mut(&seq)?;
+            if dead && !entry.dead {
+                entry.dead = true;
+                self.dead += 1;
+            }
+            Some(entry.row(now))
+        });
+        rows.collect()
+    }
+
+    /// Parks `event` behind the parked ones of its incarnation; dead if the first of them is.
+    pub(super) fn park_behind(&mut self, event: Event, now: Now) -> Vec<Parked> {
+        let first = incarnation_of(&event)
+            .and_then(|incarnation| self.chains.get(&incarnation)?.first())
+            .and_then(|first| self.entries.get(first));
+        let dead = first.is_some_and(|first| first.dead);
+        let error = "waits behind an earlier event of its session";
+        self.park(event, 0, Duration::ZERO, dead, error.into(), now)
+    }
+
+    /// Puts one back that was taken off, to be tried again after `wait`. Its count stays.
+    pub(super) fn put_back(&mut self, seq: Seq, wait: Duration, now: Instant) {
+        if let Some(mut entry) = self.detach(seq) {
+            entry.in_flight = false;
+            entry.due = now + wait;
+            self.insert(entry);
+        }
+    }
+
+    /// Makes every event that is not dead a dead letter. Answers the rows to record.
+    pub(super) fn kill_all(&mut self, error: &Arc<str>, now: Now) -> Vec<Parked> {
+        self.queue.clear();
+        let live = self.entries.values_mut().filter(|entry| !entry.dead);
+        let rows: Vec<_> = live
+            .map(|entry| {
+                entry.dead = true;
+                entry.error = Arc::clone(error);
+                entry.row(now)
+            })
+            .collect();
+        self.dead += rows.len();
+        rows
+    }
+
+    /// Lets go of one that was acknowledged. Whether it was parked at all.
+    pub(super) fn remove(&mut self, seq: Seq) -> bool {
+        self.detach(seq).is_some()
+    }
+
+    fn insert(&mut self, entry: Entry) {
+        let seq = entry.event.recorded_seq();
+        self.dead += usize::from(entry.dead);
+        let incarnation = incarnation_of(&entry.event);
+        self.entries.insert(seq, entry);
+        if let Some(incarnation) = incarnation {
+            self.chains.entry(incarnation).or_default().insert(seq);
+            self.requeue(incarnation);
+        }
+    }
+
+    fn detach(&mut self, seq: Seq) -> Option<Entry> {
+        let entry = self.entries.remove(&seq)?;
+        self.queue.remove(&(entry.due, seq));
+        self.dead -= usize::from(entry.dead);
+        if let Some(incarnation) = incarnation_of(&entry.event)
+            && let Some(chain) = self.chains.get_mut(&incarnation)
+        {
+            chain.remove(&seq);
+            if chain.is_empty() {
+                self.chains.remove(&incarnation);
+            } else {
+                self.requeue(incarnation);
+            }
+        }
+        Some(entry)
+    }
+
+    /// Queues the first of a chain, and only the first.
+    fn requeue(&mut self, incarnation: Incarnation) {
+        let Some(chain) = self.chains.get(&incarnation) else {
+            return;
+        };
+        for (index, seq) in chain.iter().enumerate() {
+            let Some(entry) = self.entries.get(seq) else {
+                continue;
+            };
+            if index == 0 && !entry.dead && !entry.in_flight {
+                self.queue.insert((entry.due, *seq));
+            } else {
+                self.queue.remove(&(entry.due, *seq));
+            }
+        }
+    }
+}
+
+impl Entry {
+    fn row(&self, now: Now) -> Parked {
+        let wait = self.due.saturating_duration_since(now.mono);
+        let wait = SignedDuration::try_from(wait).unwrap_or_default();
+        Parked {
+            event: self.event.clone(),
+            attempts: self.attempts,
+            not_before: now.wall.checked_add(wait).unwrap_or(Timestamp::MAX),
+            dead: self.dead,
+            error: Arc::clone(&self.error),
+        }
+    }
+}

@@ -1,0 +1,361 @@
+//! The task that carries out a lane's decisions.
+
+use std::ops::RangeInclusive;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::future::LocalBoxFuture;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep_until};
+use tracing::{Instrument as _, debug, info, info_span, warn};
+
+use super::delivery::PluginHost;
+use super::lane::{Flight, Lane, LaneTally, Now, Outcome, Step};
+use super::{PluginState, PluginStatus};
+use crate::clock::WallClock;
+use crate::event::{Deadline, Seq};
+use crate::ledger::{Ledger, LedgerError, Page, Progress};
+
+/// How long to wait before asking a ledger again that failed.
+const LEDGER_RETRY: Duration = Duration::from_secs(1);
+
+/// How long the count of a backlog may take at the end of a drain.
+const COUNT_TIMEOUT: Duration = Duration::from_millis(20);
+
+/// How far a lane may be behind the log and still count as healthy, in deliveries.
+const LAG_DELIVERIES: u64 = 4;
+
+/// What a lane is told.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// A shutdown recorded these ends: deliver what can be delivered until the cut, and then stop.
+    Drain {
+        cut: Instant,
+        ends: Option<RangeInclusive<Seq>>,
+        reply: oneshot::Sender<LaneTally>,
+    },
+}
+
+/// What a lane was waiting for.
+enum Done {
+    Flight(u64, Outcome),
+    Read(Result<Page, LedgerError>),
+    Recorded(Progress, Result<(), LedgerError>),
+}
+
+/// A lane with what it needs to carry out its decisions.
+pub(super) struct LaneRunner {
+    lane: Lane,
+    host: Rc<PluginHost>,
+    ledger: Arc<dyn Ledger>,
+    clock: WallClock,
+    head: watch::Receiver<Seq>,
+    commands: mpsc::UnboundedReceiver<Command>,
+    status: watch::Sender<PluginStatus>,
+    tasks: FuturesUnordered<LocalBoxFuture<'static, Done>>,
+    /// The deadlines of the deliveries under way, which a drain may cut short.
+    deadlines: Vec<(u64, Deadline)>,
+    recording: bool,
+    /// Not to ask the ledger again before.
+    ledger_retry_at: Option<Instant>,
+    drained: Option<oneshot::Sender<LaneTally>>,
+}
+
+impl LaneRunner {
+    pub(super) fn new(
+        lane: Lane,
+        host: Rc<PluginHost>,
+        ledger: Arc<dyn Ledger>,
+        clock: WallClock,
+        head: watch::Receiver<Seq>,
+        commands: mpsc::UnboundedReceiver<Command>,
+        status: watch::Sender<PluginStatus>,
+    ) -> Self {
+        Self {
+            lane,
+            host,
+            ledger,
+            clock,
+            head,
+            commands,
+            status,
+            tasks: FuturesUnordered::new(),
+            deadlines: Vec::new(),
+            recording: false,
+            ledger_retry_at: None,
+            drained: None,
+        }
+    }
+
+    fn now(&self) -> Now {
+        Now {
+            mono: Instant::now(),
+            wall: self.clock.now(),
+        }
+    }
+
+    /// Runs until the bus is gone or the lane is drained.
+    pub(super) async fn run(mut self) {
+        let head = *self.head.borrow_and_update();
+        self.lane.set_head(head);
+        loop {
+            let wake_at = self.step();
+            self.publish();
+            if let Some(reply) = self.take_finished(wake_at) {
+                let tally = self.finish().await;
+                let _ = reply.send(tally);
+                return;
+            }
+            let cut = self.lane.cut().filter(|_| self.drained.is_some());
+            let wake_at = match (wake_at, cut) {
+                (Some(at), Some(cut)) => Some(at.min(cut)),
+                (at, cut) => at.or(cut),
+            };
+            tokio::select! {
+                biased;
+                command = self.commands.recv() => match command {
+                    Some(command) => self.obey(command),
+                    None => return,
+                },
+                Some(done) = self.tasks.next(), if !self.tasks.is_empty() => self.settle(done),
+                changed = self.head.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let head = *self.head.borrow_and_update();
+                    self.lane.set_head(head);
+                }
+                () = sleep_until_some(wake_at) => {}
+            }
+            self.cut_if_due();
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Drain { cut, ends, reply } => {
+                let head = *self.head.borrow_and_update();
+                self.lane.set_head(head);
+                self.lane.begin_drain(cut, ends, Instant::now());
+                self.drained = Some(reply);
+            }
+        }
+    }
+
+    /// Starts all that can be started. Answers when there will be more to do, at the latest.
+    fn step(&mut self) -> Option<Instant> {
+        let wake_at = loop {
+            let now = Instant::now();
+            if let Some(retry_at) = self.ledger_retry_at {
+                if now < retry_at {
+                    break Some(retry_at);
+                }
+                self.ledger_retry_at = None;
+            }
+            match self.lane.next(now, self.recording) {
+                Step::Deliver(flight) => self.deliver(flight),
+                Step::Read(after, limit) => {
+                    let page = self.ledger.read(after, limit);
+                    self.tasks.push(page.map(Done::Read).boxed_local());
+                }
+                Step::Wait(wake_at) => break wake_at,
+            }
+        };
+        self.record_progress();
+        wake_at
+    }
+
+    fn record_progress(&mut self) {
+        if self.recording || self.ledger_retry_at.is_some() {
+            return;
+        }
+        let progress = self.lane.take_progress();
+        if progress.is_empty() {
+            return;
+        }
+        self.recording = true;
+        let recorded = self
+            .ledger
+            .advance(self.host.spec().name(), progress.clone());
+        let done = recorded.map(|result| Done::Recorded(progress, result));
+        self.tasks.push(done.boxed_local());
+    }
+
+    fn deliver(&mut self, flight: Flight) {
+        let deadline = Deadline::at(flight.deadline);
+        self.deadlines.push((flight.id, deadline.clone()));
+        let host = Rc::clone(&self.host);
+        let span = info_span!(
+            "delivery",
+            plugin = host.spec().name(),
+            events = flight.events.len(),
+            attempt = flight.attempt,
+        );
+        let attempt = async move {
+            let outcome = host.attempt(flight.events, flight.attempt, deadline).await;
+            Done::Flight(flight.id, outcome)
+        };
+        self.tasks.push(attempt.instrument(span).boxed_local());
+    }
+
+    fn settle(&mut self, done: Done) {
+        let now = self.now();
+        match done {
+            Done::Flight(id, outcome) => {
+                self.deadlines.retain(|(known, _)| *known != id);
+                self.report_failure(&outcome);
+                self.lane.on_outcome(id, outcome, now);
+            }
+            Done::Read(Ok(page)) => {
+                if page.gap > 0 {
+                    let (plugin, events) = (self.host.spec().name(), page.gap);
+                    warn!(
+                        plugin,
+                        events, "the ledger kept these events no longer: they are lost"
+                    );
+                }
+                if let Some(flight) = self.lane.on_read(&page, now) {
+                    self.deliver(flight);
+                }
+            }
+            Done::Read(Err(error)) => {
+                self.lane.on_read_failed();
+                self.ledger_failed(&error);
+            }
+            Done::Recorded(_, Ok(())) => self.recording = false,
+            Done::Recorded(progress, Err(error)) => {
+                self.recording = false;
+                self.lane.restore_progress(progress);
+                self.ledger_failed(&error);
+            }
+        }
+    }
+
+    fn ledger_failed(&mut self, error: &LedgerError) {
+        warn!(plugin = self.host.spec().name(), %error, "the lane waits for the ledger");
+        self.ledger_retry_at = Some(Instant::now() + LEDGER_RETRY);
+    }
+
+    fn report_failure(&self, outcome: &Outcome) {
+        let plugin = self.host.spec().name();
+        if let Some(failure) = &outcome.failure {
+            warn!(plugin, error = %failure.message(), "delivery failed");
+        }
+    }
+
+    fn cut_if_due(&mut self) {
+        if self.lane.cut().is_some_and(|cut| Instant::now() >= cut) {
+            for (_, deadline) in &self.deadlines {
+                deadline.cancel();
+            }
+        }
+    }
+
+    /// Whether the drain is over for this lane: nothing is under way, and there is nothing to do
+    /// before the cut. The reply that waits for it, then.
+    fn take_finished(&mut self, wake_at: Option<Instant>) -> Option<oneshot::Sender<LaneTally>> {
+        let cut = self.lane.cut()?;
+        let at_cut = Instant::now() >= cut;
+        if at_cut && !self.lane.is_flying() {
+            if self.lane.is_reading() {
+                self.lane.set_timed_out();
+            }
+            return self.drained.take();
+        }
+        let waits_past_cut = wake_at.is_none_or(|at| at >= cut);
+        let is_over = self.tasks.is_empty() && waits_past_cut;
+        is_over.then(|| self.drained.take()).flatten()
+    }
+
+    async fn finish(&mut self) -> LaneTally {
+        let unread = match self.lane.unread_before() {
+            Some(range) => self.count_for_plugin(range).await,
+            None => 0,
+        };
+        let mut tally = self.lane.tally(Instant::now(), unread);
+        tally.state = self.state();
+        let plugin = self.host.spec().name();
+        if tally.owed + tally.dead + tally.lost + tally.owed_before > 0 || tally.timed_out {
+            warn!(
+                plugin,
+                delivered = tally.delivered,
+                owed = tally.owed,
+                failed = tally.failed,
+                dead = tally.dead,
+                lost = tally.lost,
+                owed_before = tally.owed_before,
+                timed_out = tally.timed_out,
+                last_error = tally.last_error.as_deref(),
+                "drained, but not everything was delivered"
+            );
+        } else {
+            info!(plugin, delivered = tally.delivered, "drained");
+        }
+        tally
+    }
+
+    /// How many events in `range` of the log are for this plugin; all of them where the ledger
+    /// does not tell in time.
+    async fn count_for_plugin(&self, range: RangeInclusive<Seq>) -> u64 {
+        const PAGE: usize = 65_536;
+        let count = async {
+            let (mut after, mut count) = (range.start() - 1, 0);
+            while after < *range.end() {
+                let page = self.ledger.read(after, PAGE).await.ok()?;
+                let last = page.events.last()?.recorded_seq();
+                let inside = page
+                    .events
+                    .iter()
+                    .take_while(|it| it.recorded_seq() <= *range.end());
+                count += inside.filter(|event| self.lane.listens_to(event)).count() as u64;
+                after = last;
+            }
+            Some(count)
+        };
+        let counted = tokio::time::timeout(COUNT_TIMEOUT, count).await;
+        let all = range.end() - range.start() + 1;
+        counted.ok().flatten().unwrap_or(all)
+    }
+
+    fn state(&self) -> PluginState {
+        let lag = LAG_DELIVERIES * self.host.spec().policy().max_batch as u64;
+        if self.lane.is_retrying() {
+            PluginState::Retrying
+        } else if self.lane.owed() > lag {
+            PluginState::Lagging
+        } else {
+            PluginState::Healthy
+        }
+    }
+
+    /// Makes the lane's state visible.
+    fn publish(&self) {
+        let (state, owed) = (self.state(), self.lane.owed());
+        let cursor = self.lane.cursor();
+        let dead = self.lane.dead() as u64;
+        let last_error = self.lane.last_error();
+        self.status.send_if_modified(|status| {
+            if status.state != state {
+                let plugin = &*status.name;
+                debug!(plugin, from = ?status.state, to = ?state, "plugin state changed");
+            }
+            let is_same = status.state == state
+                && (status.cursor, status.owed, status.dead) == (cursor, owed, dead)
+                && status.last_error.as_ref() == last_error;
+            status.state = state;
+            (status.cursor, status.owed, status.dead) = (cursor, owed, dead);
+            status.last_error = last_error.cloned();
+            !is_same
+        });
+    }
+}
+
+async fn sleep_until_some(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

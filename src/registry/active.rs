@@ -1,0 +1,282 @@
+//! The table of active sessions. Plain data: what is recorded, and when, is the actor's business.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::event::Seq;
+use crate::ledger::SessionRecord;
+use crate::session::{EndReason, Incarnation, NewSession, Session, SessionId, SessionKey};
+
+/// When sessions end by themselves. Never, unless set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Expiry {
+    /// Without a touch for this long.
+    pub(crate) idle_after: Option<Duration>,
+    /// Since the start.
+    pub(crate) max_age: Option<Duration>,
+}
+
+impl Expiry {
+    /// How often to look, if at all: an end comes at most a twentieth of its limit late, and one
+    /// look at a million sessions takes some tens of milliseconds.
+    pub(crate) fn period(&self) -> Option<Duration> {
+        let shortest = match (self.idle_after, self.max_age) {
+            (Some(idle), Some(age)) => idle.min(age),
+            (idle, age) => idle.or(age)?,
+        };
+        Some((shortest / 20).clamp(Duration::from_millis(50), Duration::from_secs(15)))
+    }
+}
+
+#[derive(Debug)]
+struct Entry {
+    session: Arc<Session>,
+    start_seq: Seq,
+    /// When the session started, by the monotonic clock.
+    born: Instant,
+    /// When it was last started, started again, or touched.
+    touched: Instant,
+    /// Its end is being recorded.
+    ending: bool,
+}
+
+/// What a start amounts to.
+#[derive(Debug, PartialEq)]
+pub(crate) struct StartPlan {
+    /// The session as it is now, if the id is active already: its details are replaced.
+    pub(crate) known: Option<Arc<Session>>,
+    /// The other session that holds the key, and that the start ends.
+    pub(crate) displaced: Option<Arc<Session>>,
+}
+
+/// The active sessions, by id and by key.
+#[derive(Debug, Default)]
+pub(crate) struct ActiveSessions {
+    entries: HashMap<SessionId, Entry>,
+    keys: HashMap<SessionKey, SessionId>,
+}
+
+impl ActiveSessions {
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(crate) fn get(&self, id: &SessionId) -> Option<&Arc<Session>> {
+        self.entries.get(id).map(|entry| &entry.session)
+    }
+
+    pub(crate) fn record(&self, id: &SessionId) -> Option<SessionRecord> {
+        self.entries.get(id).map(Entry::record)
+    }
+
+    /// Every active session, in no particular order.
+    pub(crate) fn records(&self) -> impl Iterator<Item = SessionRecord> {
+        self.entries.values().map(Entry::record)
+    }
+
+    /// Every active session whose end is not under way, in no particular order.
+    pub(crate) fn not_ending(&self) -> impl Iterator<Item = &Arc<Session>> {
+        let entries = self.entries.values().filter(|entry| !entry.ending);
+        entries.map(|entry| &entry.session)
+    }
+
+    /// Takes out every session whose end is not under way.
+    pub(crate) fn take_not_ending(&mut self) -> Self {
+        let mut taken = std::mem::take(self);
+        // Usually there is none, and a million sessions change hands in no time.
+        let ending: Vec<_> = taken
+            .entries
+            .values()
+            .filter(|entry| entry.ending)
+            .map(|entry| entry.session.id.clone())
+            .collect();
+        for id in ending {
+            if let Some(entry) = taken.entries.remove(&id) {
+                taken.release_key(&entry.session);
+                self.entries.insert(id, entry);
+            }
+        }
+        taken
+    }
+
+    /// What starting `new` would do.
+    pub(crate) fn plan_start(&self, new: &NewSession) -> StartPlan {
+        let holder_of_key = new.key.as_ref().and_then(|key| self.keys.get(key));
+        StartPlan {
+            known: self.get(&new.id).cloned(),
+            displaced: holder_of_key
+                .filter(|&id| *id != new.id)
+                .and_then(|id| self.get(id))
+                .cloned(),
+        }
+    }
+
+    /// Takes in a new incarnation that is `age` old already.
+    pub(crate) fn insert(
+        &mut self,
+        session: Arc<Session>,
+        start_seq: Seq,
+        now: Instant,
+        age: Duration,
+    ) {
+        if let Some(key) = session.key.clone() {
+            self.keys.insert(key, session.id.clone());
+        }
+        let entry = Entry {
+            start_seq,
+            born: now.checked_sub(age).unwrap_or(now),
+            touched: now,
+            ending: false,
+            session: Arc::clone(&session),
+        };
+        self.entries.insert(session.id.clone(), entry);
+    }
+
+    /// Replaces the details of an active session; nothing if it is not active.
+    pub(crate) fn amend(&mut self, session: Arc<Session>, now: Instant) {
+        let Some(entry) = self.entries.get_mut(&session.id) else {
+            return;
+        };
+        entry.touched = now;
+        let before = std::mem::replace(&mut entry.session, Arc::clone(&session));
+        if before.key != session.key {
+            self.release_key(&before);
+        }
+        if let Some(key) = session.key.clone() {
+            self.keys.insert(key, session.id.clone());
+        }
+    }
+
+    pub(crate) fn remove(&mut self, id: &SessionId) -> Option<SessionRecord> {
+        let entry = self.entries.remove(id)?;
+        self.release_key(&entry.session);
+        Some(entry.record())
+    }
+
+    /// Gives up the key of `session`, unless another session has taken it over.
+    fn release_key(&mut self, session: &Session) {
+        if let Some(key) = &session.key
+            && self.keys.get(key) == Some(&session.id)
+        {
+            self.keys.remove(key);
+        }
+    }
+
+    pub(crate) fn set_ending(&mut self, id: &SessionId, ending: bool) {
+        if let Some(entry) = self.entries.get_mut(id) {
+            entry.ending = ending;
+        }
+    }
+
+    /// Notes activity. False when the session is not active, or only in another incarnation.
+    pub(crate) fn touch(
+        &mut self,
+        id: &SessionId,
+        incarnation: Option<Incarnation>,
+        now: Instant,
+    ) -> bool {
+        let Some(entry) = self.entries.get_mut(id) else {
+            return false;
+        };
+        if incarnation.is_some_and(|expected| expected != entry.session.incarnation) {
+            return false;
+        }
+        entry.touched = now;
+        true
+    }
+
+    /// The sessions whose time is over, with the reason. Of both limits, age counts first: it is
+    /// the one that touches can't move.
+    pub(crate) fn expired(&self, expiry: Expiry, now: Instant) -> Vec<(Arc<Session>, EndReason)> {
+        let is_over = |limit: Option<Duration>, since: Instant| {
+            limit.is_some_and(|limit| now.saturating_duration_since(since) >= limit)
+        };
+        self.entries
+            .values()
+            .filter(|entry| !entry.ending)
+            .filter_map(|entry| {
+                let reason = if is_over(expiry.max_age, entry.born) {
+                    EndReason::Expired
+                } else if is_over(expiry.idle_after, entry.touched) {
+                    EndReason::Idle
+                } else {
+                    return None;
+                };
+                Some((Arc::clone(&entry.session), reason))
+            })
+            .collect()
+    }
+}
+
+impl Entry {
+    fn record(&self) -> SessionRecord {
+        SessionRecord::active(Arc::clone(&self.session), self.start_seq)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+
+    fn session(id: &str, key: Option<&str>) -> Arc<Session> {
+        let mut new = NewSession::new(SessionId::new(id).unwrap());
+        new.key = key.map(|key| SessionKey::new(key).unwrap());
+        let incarnation = Incarnation::generate();
+        Arc::new(Session::begin(
+            new,
+            incarnation,
+            None,
+            Timestamp::UNIX_EPOCH,
+        ))
+    }
+
+    #[test]
+    fn age_ends_a_session_that_is_touched_all_the_time_and_idleness_one_that_is_not() {
+        let (mut active, start) = (ActiveSessions::default(), Instant::now());
+        let minutes = |n: u64| Duration::from_secs(60 * n);
+        active.insert(session("busy", None), 1, start, Duration::ZERO);
+        active.insert(session("quiet", None), 2, start, Duration::ZERO);
+        active.insert(session("old", None), 3, start, minutes(50));
+        let expiry = Expiry {
+            idle_after: Some(minutes(30)),
+            max_age: Some(minutes(60)),
+        };
+        let names = |active: &ActiveSessions, at| {
+            let mut names: Vec<_> = active
+                .expired(expiry, at)
+                .into_iter()
+                .map(|(session, reason)| (session.id.to_string(), reason))
+                .collect();
+            names.sort();
+            names
+        };
+
+        assert!(names(&active, start + minutes(9)).is_empty());
+        let old = ("old".into(), EndReason::Expired);
+        assert_eq!(names(&active, start + minutes(10)), [old.clone()]);
+
+        let busy = SessionId::new("busy").unwrap();
+        assert!(active.touch(&busy, None, start + minutes(29)));
+        let quiet = ("quiet".into(), EndReason::Idle);
+        assert_eq!(names(&active, start + minutes(30)), [old, quiet]);
+    }
+
+    #[test]
+    fn a_key_that_moved_on_is_not_freed_by_its_former_session() {
+        let (mut active, now) = (ActiveSessions::default(), Instant::now());
+        let first = session("first", Some("k"));
+        let second = session("second", Some("k"));
+        active.insert(first, 1, now, Duration::ZERO);
+        active.insert(Arc::clone(&second), 2, now, Duration::ZERO);
+        active.remove(&SessionId::new("first").unwrap());
+
+        let mut third = NewSession::new(SessionId::new("third").unwrap());
+        third.key = second.key.clone();
+        assert_eq!(active.plan_start(&third).displaced, Some(second));
+    }
+}

@@ -1,0 +1,679 @@
+//! The actor around the table of active sessions.
+
+use std::collections::{HashSet, VecDeque};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use tracing::{debug, error, info, warn};
+
+use super::active::{ActiveSessions, StartPlan};
+use super::{
+    ActiveRecords, CloseDoor, ClosedDoor, Ended, EndedSession, Find, RegistrySettings, Snapshot,
+    Started, StartedSession, Touch,
+};
+use crate::bus::{PluginBus, SessionEnd, SessionStart};
+use crate::error::Error;
+use crate::event::Seq;
+use crate::ledger::{Ledger, SessionRecord};
+use crate::session::{
+    End, EndDetails, EndReason, Incarnation, InvalidField, NewSession, Session, SessionId,
+    SessionKey,
+};
+
+/// How many messages may wait in the registry's mailbox before their senders have to: enough that
+/// a burst does not put its senders to sleep one by one.
+const MAILBOX: usize = 4096;
+
+/// An id or a key, of which one transition at a time is recorded.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Name {
+    Id(SessionId),
+    Key(SessionKey),
+}
+
+fn names_of<'a>(
+    sessions: impl IntoIterator<Item = (&'a SessionId, &'a Option<SessionKey>)>,
+) -> HashSet<Name> {
+    sessions
+        .into_iter()
+        .flat_map(|(id, key)| [Some(Name::Id(id.clone())), key.clone().map(Name::Key)])
+        .flatten()
+        .collect()
+}
+
+type Reply<T> = oneshot::Sender<Result<T, Error>>;
+
+fn answer<T>(reply: Reply<T>, result: Result<T, Error>) {
+    // Nobody may be waiting any more: what was recorded counts all the same.
+    let _ = reply.send(result);
+}
+
+/// A message that starts or ends a session.
+enum Request {
+    Start(NewSession, Reply<StartedSession>),
+    End(Ended, Reply<EndedSession>),
+}
+
+impl Request {
+    /// The names that the message itself mentions.
+    fn names(&self) -> HashSet<Name> {
+        match self {
+            Self::Start(new, _) => names_of([(&new.id, &new.key)]),
+            Self::End(ended, _) => names_of([(&ended.id, &None)]),
+        }
+    }
+}
+
+/// A transition that the bus was asked to record.
+enum Transition {
+    Start {
+        /// The age that a new incarnation has already; none where an active one got new details.
+        age_if_new: Option<Duration>,
+        displaced: Option<Arc<Session>>,
+        reply: Reply<StartedSession>,
+    },
+    End {
+        session: Arc<Session>,
+        end: Arc<End>,
+        reply: Reply<EndedSession>,
+    },
+    /// Ends that nobody waits for.
+    EndQuietly {
+        sessions: Arc<[Arc<Session>]>,
+        end: Arc<End>,
+    },
+}
+
+/// The bus has recorded a transition, or failed to.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Recorded {
+    names: HashSet<Name>,
+    transition: Transition,
+    /// The session that started, if one did, and the place of its start or of the last end.
+    outcome: Result<(Option<Arc<Session>>, Seq), Error>,
+}
+
+/// A door that was closed.
+enum Closing {
+    /// Some transitions are still being recorded; what ends sessions waits until they are.
+    Waiting {
+        reason: EndReason,
+        reply: oneshot::Sender<ClosedDoor>,
+    },
+    /// All these sessions have ended, in this way.
+    Closed {
+        sessions: ActiveSessions,
+        end: Arc<End>,
+    },
+}
+
+/// The actor that knows who is active. Takes [`Started`], [`Ended`], [`Touch`] and [`Snapshot`].
+pub struct SessionRegistry {
+    settings: RegistrySettings,
+    bus: Addr<PluginBus>,
+    ledger: Arc<dyn Ledger>,
+    active: ActiveSessions,
+    /// The names of the transitions that are being recorded.
+    busy: HashSet<Name>,
+    /// What waits for one of those names, in order of arrival.
+    waiting: VecDeque<Request>,
+    /// How many transitions are being recorded.
+    recording: usize,
+    /// How many sessions those will add.
+    starting: usize,
+    closing: Option<Closing>,
+}
+
+impl fmt::Debug for SessionRegistry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionRegistry")
+            .field("active", &self.active.len())
+            .field("recording", &self.recording)
+            .finish_non_exhaustive()
+    }
+}
+
+impl SessionRegistry {
+    pub(crate) fn new(
+        settings: RegistrySettings,
+        bus: Addr<PluginBus>,
+        ledger: Arc<dyn Ledger>,
+    ) -> Self {
+        Self {
+            settings,
+            bus,
+            ledger,
+            active: ActiveSessions::default(),
+            busy: HashSet::new(),
+            waiting: VecDeque::new(),
+            recording: 0,
+            starting: 0,
+            closing: None,
+        }
+    }
+
+    /// Carries `request` out, behind everything that mentions the same id or key.
+    fn submit(&mut self, request: Request, ctx: &mut Context<Self>) {
+        if !self.waiting.is_empty() {
+            let names = request.names();
+            let overlaps = |other: &Request| !other.names().is_disjoint(&names);
+            if self.waiting.iter().any(overlaps) {
+                return self.waiting.push_back(request);
+            }
+        }
+        if let Some(request) = self.attempt(request, ctx) {
+            self.waiting.push_back(request);
+        }
+    }
+
+    /// Carries out what waited for a name that is free by now.
+    fn submit_waiting(&mut self, ctx: &mut Context<Self>) {
+        let mut reserved = HashSet::new();
+        for request in std::mem::take(&mut self.waiting) {
+            let names = request.names();
+            let blocked = if names.is_disjoint(&reserved) {
+                self.attempt(request, ctx)
+            } else {
+                Some(request)
+            };
+            if let Some(request) = blocked {
+                reserved.extend(names);
+                self.waiting.push_back(request);
+            }
+        }
+    }
+
+    /// Carries `request` out, or gives it back where a name that it touches is busy.
+    fn attempt(&mut self, request: Request, ctx: &mut Context<Self>) -> Option<Request> {
+        match request {
+            Request::Start(new, reply) => self.start(new, reply, ctx),
+            Request::End(ended, reply) => self.end(ended, reply, ctx),
+        }
+    }
+
+    fn start(
+        &mut self,
+        new: NewSession,
+        reply: Reply<StartedSession>,
+        ctx: &mut Context<Self>,
+    ) -> Option<Request> {
+        if !self.settings.door.is_open() || self.closing.is_some() {
+            answer(reply, Err(Error::ShuttingDown));
+            return None;
+        }
+        let plan = self.active.plan_start(&new);
+        let others = [&plan.known, &plan.displaced].into_iter().flatten();
+        let others = others.map(|session| (&session.id, &session.key));
+        let names = names_of(others.chain([(&new.id, &new.key)]));
+        if !names.is_disjoint(&self.busy) {
+            return Some(Request::Start(new, reply));
+        }
+        let max = self.settings.max_active;
+        let leaving = usize::from(plan.displaced.is_some());
+        if plan.known.is_none() && self.active.len() + self.starting - leaving >= max {
+            answer(reply, Err(Error::TooManySessions { max }));
+        } else {
+            self.record_start(new, plan, names, reply, ctx);
+        }
+        None
+    }
+
+    fn record_start(
+        &mut self,
+        new: NewSession,
+        plan: StartPlan,
+        names: HashSet<Name>,
+        reply: Reply<StartedSession>,
+        ctx: &mut Context<Self>,
+    ) {
+        let now = self.settings.clock.now();
+        let StartPlan { known, displaced } = plan;
+        let displaced_end = displaced.as_ref().map(|session| {
+            let details = EndDetails {
+                next_session_id: Some(new.id.clone()),
+                next_key: new.key.clone(),
+                ..EndDetails::default()
+            };
+            let end = End::now(EndReason::Replaced, details, now);
+            (Arc::clone(session), Arc::new(end))
+        });
+        if let Some(session) = &displaced {
+            self.active.set_ending(&session.id, true);
+        }
+        let age_if_new = known.is_none().then(|| {
+            let age = now.duration_since(new.started_at.unwrap_or(now));
+            Duration::try_from(age).unwrap_or_default()
+        });
+        self.starting += usize::from(age_if_new.is_some());
+        let transition = Transition::Start {
+            age_if_new,
+            displaced,
+            reply,
+        };
+
+        let (bus, ledger) = (self.bus.clone(), Arc::clone(&self.ledger));
+        let recording = async move {
+            let is_new = known.is_none();
+            let session = Arc::new(match known {
+                Some(known) => known.replace_details(new),
+                None => {
+                    let previous = ledger.last_ended(&new.id).await?;
+                    let previous = previous.map(|record| record.session.incarnation);
+                    Session::begin(new, Incarnation::generate(), previous, now)
+                }
+            });
+            let message = SessionStart {
+                session: Arc::clone(&session),
+                is_new,
+                displaced: displaced_end,
+                timestamp: now,
+            };
+            let seq = bus.send(message).await??;
+            Ok((Some(session), seq))
+        };
+        self.record(names, transition, recording, ctx);
+    }
+
+    fn end(
+        &mut self,
+        ended: Ended,
+        reply: Reply<EndedSession>,
+        ctx: &mut Context<Self>,
+    ) -> Option<Request> {
+        // What ends sessions while the door closes comes after the shutdown, which was first.
+        if let Some(Closing::Waiting { .. }) = self.closing {
+            return Some(Request::End(ended, reply));
+        }
+        // Where the id is not active, its start may still be under way.
+        let names = match self.active.get(&ended.id) {
+            Some(session) => names_of([(&session.id, &session.key)]),
+            None => names_of([(&ended.id, &None)]),
+        };
+        if !names.is_disjoint(&self.busy) {
+            return Some(Request::End(ended, reply));
+        }
+        let session = self.active.get(&ended.id).filter(|session| {
+            let meant = ended.incarnation.unwrap_or(session.incarnation);
+            meant == session.incarnation
+        });
+        let Some(session) = session.map(Arc::clone) else {
+            self.answer_unchanged(ended.id, reply);
+            return None;
+        };
+        let now = self.settings.clock.now();
+        let end = Arc::new(End::now(ended.reason, ended.details, now));
+        let sessions: Arc<[_]> = Arc::new([Arc::clone(&session)]);
+        let transition = Transition::End {
+            session,
+            end: Arc::clone(&end),
+            reply,
+        };
+        self.record_ends(sessions, end, names, transition, ctx);
+        None
+    }
+
+    /// Answers a request to end that finds nothing to end.
+    fn answer_unchanged(&self, id: SessionId, reply: Reply<EndedSession>) {
+        let known = self.find(id);
+        actix_rt::spawn(async move {
+            let found = known.await.map(|record| match record {
+                Some(record) => EndedSession::Unchanged(record),
+                None => EndedSession::Unknown,
+            });
+            answer(reply, found);
+        });
+    }
+
+    /// Ends all of `sessions`, whose names are not busy, without anybody waiting for it.
+    fn end_quietly(
+        &mut self,
+        sessions: Arc<[Arc<Session>]>,
+        end: Arc<End>,
+        ctx: &mut Context<Self>,
+    ) {
+        let names = names_of(sessions.iter().map(|session| (&session.id, &session.key)));
+        let transition = Transition::EndQuietly {
+            sessions: Arc::clone(&sessions),
+            end: Arc::clone(&end),
+        };
+        self.record_ends(sessions, end, names, transition, ctx);
+    }
+
+    fn record_ends(
+        &mut self,
+        sessions: Arc<[Arc<Session>]>,
+        end: Arc<End>,
+        names: HashSet<Name>,
+        transition: Transition,
+        ctx: &mut Context<Self>,
+    ) {
+        for session in sessions.iter() {
+            self.active.set_ending(&session.id, true);
+        }
+        let bus = self.bus.clone();
+        let recording = async move {
+            let recorded = bus.send(SessionEnd { sessions, end }).await??;
+            Ok((None, recorded.last))
+        };
+        self.record(names, transition, recording, ctx);
+    }
+
+    /// Keeps `names` busy until `recording` is done, and then applies `transition`.
+    fn record(
+        &mut self,
+        names: HashSet<Name>,
+        transition: Transition,
+        recording: impl Future<Output = Result<(Option<Arc<Session>>, Seq), Error>> + 'static,
+        ctx: &mut Context<Self>,
+    ) {
+        self.busy.extend(names.iter().cloned());
+        self.recording += 1;
+        // Not spawned on the context, which polls all its futures whenever one of them wakes.
+        let registry = ctx.address();
+        actix_rt::spawn(async move {
+            let outcome = recording.await;
+            registry.do_send(Recorded {
+                names,
+                transition,
+                outcome,
+            });
+        });
+    }
+
+    fn apply(
+        &mut self,
+        transition: Transition,
+        outcome: Result<(Option<Arc<Session>>, Seq), Error>,
+        ctx: &mut Context<Self>,
+    ) {
+        match transition {
+            Transition::Start {
+                age_if_new,
+                displaced,
+                reply,
+            } => {
+                self.starting -= usize::from(age_if_new.is_some());
+                if let Some(session) = &displaced {
+                    self.settle_ends(&[Arc::clone(session)], EndReason::Replaced, outcome.is_ok());
+                }
+                let result = match outcome {
+                    Ok((Some(session), seq)) => {
+                        let replaced = displaced.map(|session| session.id.clone());
+                        self.settle_start(session, seq, age_if_new, replaced, ctx)
+                    }
+                    Ok((None, _)) => Err(Error::Stopped),
+                    Err(error) => Err(error),
+                };
+                answer(reply, result);
+            }
+            Transition::End {
+                session,
+                end,
+                reply,
+            } => {
+                let record = self.active.record(&session.id);
+                self.settle_ends(&[session], end.reason, outcome.is_ok());
+                let result = match (outcome, record) {
+                    (Ok((_, seq)), Some(mut record)) => {
+                        record.end = Some((end, seq));
+                        Ok(EndedSession::Now(record))
+                    }
+                    (Ok(_), None) => Ok(EndedSession::Unknown),
+                    (Err(error), _) => Err(error),
+                };
+                answer(reply, result);
+            }
+            Transition::EndQuietly { sessions, end } => {
+                if let Err(error) = &outcome {
+                    let (sessions, reason) = (sessions.len(), end.reason);
+                    warn!(sessions, %reason, %error, "can't record the end of sessions");
+                }
+                self.settle_ends(&sessions, end.reason, outcome.is_ok());
+            }
+        }
+    }
+
+    fn settle_start(
+        &mut self,
+        session: Arc<Session>,
+        seq: Seq,
+        age_if_new: Option<Duration>,
+        replaced: Option<SessionId>,
+        ctx: &mut Context<Self>,
+    ) -> Result<StartedSession, Error> {
+        let now = Instant::now();
+        match age_if_new {
+            Some(age) => {
+                debug!(session = %session.id, incarnation = %session.incarnation, "session started");
+                self.active.insert(Arc::clone(&session), seq, now, age);
+            }
+            None => self.active.amend(Arc::clone(&session), now),
+        }
+        if let Some(Closing::Closed { end, .. }) = &self.closing {
+            // Recorded too late for the drain's snapshot: it still gets its end, and its caller
+            // the refusal.
+            let end = Arc::clone(end);
+            if age_if_new.is_some() {
+                self.end_quietly(Arc::new([session]), end, ctx);
+            }
+            return Err(Error::ShuttingDown);
+        }
+        Ok(StartedSession {
+            session,
+            is_new: age_if_new.is_some(),
+            replaced,
+        })
+    }
+
+    /// Takes sessions out that have ended, or back in whose end could not be recorded.
+    fn settle_ends(&mut self, sessions: &[Arc<Session>], reason: EndReason, recorded: bool) {
+        for session in sessions {
+            if recorded {
+                debug!(session = %session.id, incarnation = %session.incarnation, %reason, "session ended");
+                self.active.remove(&session.id);
+            } else {
+                self.active.set_ending(&session.id, false);
+            }
+        }
+    }
+
+    /// What is known of `id`: the active session, or the one that ended last.
+    fn find(
+        &self,
+        id: SessionId,
+    ) -> impl Future<Output = Result<Option<SessionRecord>, Error>> + 'static {
+        let ended_by_shutdown = match &self.closing {
+            Some(Closing::Closed { sessions, end }) => sessions.record(&id).map(|mut record| {
+                // The drain is giving it its place in the log, the last one so far.
+                record.end = Some((Arc::clone(end), Seq::MAX));
+                record
+            }),
+            _ => None,
+        };
+        let known = ended_by_shutdown.or_else(|| self.active.record(&id));
+        let ledger = Arc::clone(&self.ledger);
+        async move {
+            match known {
+                Some(record) => Ok(Some(record)),
+                None => Ok(ledger.last_ended(&id).await?),
+            }
+        }
+    }
+
+    fn sweep(&mut self, ctx: &mut Context<Self>) {
+        if self.closing.is_some() {
+            return;
+        }
+        let expired = self.active.expired(self.settings.expiry, Instant::now());
+        for reason in [EndReason::Expired, EndReason::Idle] {
+            let of_reason = expired.iter().filter(|(_, why)| *why == reason);
+            let sessions: Arc<[_]> = of_reason
+                .map(|(session, _)| session)
+                .filter(|session| {
+                    let names = names_of([(&session.id, &session.key)]);
+                    names.is_disjoint(&self.busy)
+                })
+                .cloned()
+                .collect();
+            if !sessions.is_empty() {
+                info!(sessions = sessions.len(), %reason, "sessions end by themselves");
+                let now = self.settings.clock.now();
+                let end = End::now(reason, EndDetails::default(), now);
+                self.end_quietly(sessions, Arc::new(end), ctx);
+            }
+        }
+    }
+
+    /// Takes the snapshot that marks every session ended, if the door is closed and nothing comes
+    /// first any more.
+    fn take_snapshot(&mut self, ctx: &mut Context<Self>) {
+        let (reason, reply) = match self.closing.take() {
+            Some(Closing::Waiting { reason, reply }) => (reason, reply),
+            other => return self.closing = other,
+        };
+        let now = self.settings.clock.now();
+        let end = Arc::new(End::now(reason, EndDetails::default(), now));
+        let sessions = self.active.take_not_ending();
+        let snapshot = sessions.not_ending().cloned().collect();
+        let closed = ClosedDoor {
+            sessions: snapshot,
+            end: Arc::clone(&end),
+        };
+        self.closing = Some(Closing::Closed { sessions, end });
+        if reply.send(closed).is_err() {
+            error!("the shutdown went on without the registry's snapshot");
+        }
+        self.submit_waiting(ctx);
+    }
+}
+
+impl Actor for SessionRegistry {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        ctx.set_mailbox_capacity(MAILBOX);
+        if let Some(period) = self.settings.expiry.period() {
+            ctx.run_interval(period, Self::sweep);
+        }
+    }
+}
+
+impl Handler<Started> for SessionRegistry {
+    type Result = ResponseFuture<Result<StartedSession, Error>>;
+
+    fn handle(&mut self, Started(new): Started, ctx: &mut Context<Self>) -> Self::Result {
+        if let Err(invalid) = new.validate() {
+            return refused(invalid);
+        }
+        let (reply, answer) = oneshot::channel();
+        self.submit(Request::Start(new, reply), ctx);
+        awaited(answer)
+    }
+}
+
+impl Handler<Ended> for SessionRegistry {
+    type Result = ResponseFuture<Result<EndedSession, Error>>;
+
+    fn handle(&mut self, ended: Ended, ctx: &mut Context<Self>) -> Self::Result {
+        if ended.reason.is_reserved() {
+            let problem = format!("`{}` is for the supervisor to find", ended.reason);
+            return refused(InvalidField::new("reason", problem));
+        }
+        if let Err(invalid) = ended.details.validate() {
+            return refused(invalid);
+        }
+        let (reply, answer) = oneshot::channel();
+        self.submit(Request::End(ended, reply), ctx);
+        awaited(answer)
+    }
+}
+
+fn refused<T: 'static>(invalid: InvalidField) -> ResponseFuture<Result<T, Error>> {
+    Box::pin(std::future::ready(Err(invalid.into())))
+}
+
+fn awaited<T: 'static>(
+    answer: oneshot::Receiver<Result<T, Error>>,
+) -> ResponseFuture<Result<T, Error>> {
+    Box::pin(async move { answer.await.unwrap_or(Err(Error::Stopped)) })
+}
+
+impl Handler<Touch> for SessionRegistry {
+    type Result = Result<(), Error>;
+
+    fn handle(&mut self, touch: Touch, _: &mut Context<Self>) -> Self::Result {
+        let now = Instant::now();
+        if self.active.touch(&touch.id, touch.incarnation, now) {
+            Ok(())
+        } else {
+            Err(Error::NotActive(touch.id))
+        }
+    }
+}
+
+impl Handler<Snapshot> for SessionRegistry {
+    type Result = Vec<Arc<Session>>;
+
+    fn handle(&mut self, _: Snapshot, _: &mut Context<Self>) -> Self::Result {
+        self.active.not_ending().cloned().collect()
+    }
+}
+
+impl Handler<ActiveRecords> for SessionRegistry {
+    type Result = Vec<SessionRecord>;
+
+    fn handle(&mut self, _: ActiveRecords, _: &mut Context<Self>) -> Self::Result {
+        self.active.records().collect()
+    }
+}
+
+impl Handler<Find> for SessionRegistry {
+    type Result = ResponseFuture<Result<Option<SessionRecord>, Error>>;
+
+    fn handle(&mut self, Find(id): Find, _: &mut Context<Self>) -> Self::Result {
+        Box::pin(self.find(id))
+    }
+}
+
+impl Handler<CloseDoor> for SessionRegistry {
+    type Result = ResponseFuture<Result<ClosedDoor, Error>>;
+
+    fn handle(&mut self, message: CloseDoor, ctx: &mut Context<Self>) -> Self::Result {
+        self.settings.door.close();
+        if self.closing.is_some() {
+            return Box::pin(std::future::ready(Err(Error::ShuttingDown)));
+        }
+        let (reply, answer) = oneshot::channel();
+        self.closing = Some(Closing::Waiting {
+            reason: message.reason,
+            reply,
+        });
+        if self.recording == 0 {
+            self.take_snapshot(ctx);
+        } else {
+            ctx.run_later(message.patience, Self::take_snapshot);
+        }
+        Box::pin(async move { answer.await.map_err(|_| Error::Stopped) })
+    }
+}
+
+impl Handler<Recorded> for SessionRegistry {
+    type Result = ();
+
+    fn handle(&mut self, recorded: Recorded, ctx: &mut Context<Self>) {
+        self.recording -= 1;
+        for name in &recorded.names {
+            self.busy.remove(name);
+        }
+        self.apply(recorded.transition, recorded.outcome, ctx);
+        self.submit_waiting(ctx);
+        if self.recording == 0 {
+            self.take_snapshot(ctx);
+        }
+    }
+}

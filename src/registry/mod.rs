@@ -1,0 +1,153 @@
+//! The registry: who is active, and the one place where a session ends.
+//!
+//! Every transition is recorded before it counts: the registry sends it to the bus, and changes
+//! its table when the bus has recorded it. While that takes, later messages for the same id or
+//! key wait, so that the order of messages is the order of events.
+
+mod active;
+mod actor;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use actix::Message;
+
+pub(crate) use self::active::Expiry;
+pub use self::actor::SessionRegistry;
+use crate::clock::WallClock;
+use crate::error::Error;
+use crate::ledger::SessionRecord;
+use crate::session::{End, EndDetails, EndReason, Incarnation, NewSession, Session, SessionId};
+
+/// A session starts, or an active one gets new details.
+///
+/// Starting an id that is active replaces all its details but `started_at` and fires nothing.
+/// Starting under a key that another active session has ends that one with
+/// [`EndReason::Replaced`].
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<StartedSession, Error>")]
+pub struct Started(pub NewSession);
+
+/// The answer to [`Started`].
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct StartedSession {
+    /// The session as it is now.
+    pub session: Arc<Session>,
+    /// Whether this is a new incarnation; otherwise an active one got new details.
+    pub is_new: bool,
+    /// The session that held the key before, and that has ended.
+    pub replaced: Option<SessionId>,
+}
+
+/// A session ends. The first end counts; later ones, and those that name another incarnation,
+/// fire nothing.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<EndedSession, Error>")]
+#[non_exhaustive]
+pub struct Ended {
+    /// Which session.
+    pub id: SessionId,
+    /// Only if this is its incarnation.
+    pub incarnation: Option<Incarnation>,
+    /// Why. [`EndReason::Crash`] and [`EndReason::Lost`] are refused: only the supervisor finds
+    /// those.
+    pub reason: EndReason,
+    /// What its owner says of the end.
+    pub details: EndDetails,
+}
+
+impl Ended {
+    /// `id` ends for `reason`, whatever its incarnation.
+    pub fn new(id: SessionId, reason: EndReason) -> Self {
+        Self {
+            id,
+            incarnation: None,
+            reason,
+            details: EndDetails::default(),
+        }
+    }
+}
+
+/// The answer to [`Ended`].
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum EndedSession {
+    /// The message ended the session.
+    Now(SessionRecord),
+    /// The message changed nothing: the session has ended before, or is active in another
+    /// incarnation than the one named.
+    Unchanged(SessionRecord),
+    /// No session of that id is known.
+    Unknown,
+}
+
+/// A session was active just now, so it is not idle.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<(), Error>")]
+pub struct Touch {
+    /// Which session.
+    pub id: SessionId,
+    /// Only if this is its incarnation.
+    pub incarnation: Option<Incarnation>,
+}
+
+/// Asks for all active sessions, in no particular order.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Vec<Arc<Session>>")]
+pub struct Snapshot;
+
+/// Asks for the records of all active sessions, in no particular order.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Vec<SessionRecord>")]
+pub(crate) struct ActiveRecords;
+
+/// Asks for what is known of one id: the active session, or the one that ended last.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<Option<SessionRecord>, Error>")]
+pub(crate) struct Find(pub(crate) SessionId);
+
+/// Closes the door and ends every active session, in one step: no session starts any more, and
+/// whatever ends later finds its session ended. Recording and telling is up to the sender.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<ClosedDoor, Error>")]
+pub(crate) struct CloseDoor {
+    /// Why the sessions end.
+    pub(crate) reason: EndReason,
+    /// How long to wait for starts and ends that are being recorded, which come first.
+    pub(crate) patience: Duration,
+}
+
+/// The answer to [`CloseDoor`]: the sessions that it ended, and their end. Asking twice is an error.
+#[derive(Debug, Clone)]
+pub(crate) struct ClosedDoor {
+    pub(crate) sessions: Arc<[Arc<Session>]>,
+    pub(crate) end: Arc<End>,
+}
+
+/// Whether new sessions are taken. Shared, so that the shutdown can close it the moment it is
+/// asked for, before its message has reached the registry.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Door {
+    closed: Arc<AtomicBool>,
+}
+
+impl Door {
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        !self.closed.load(Ordering::SeqCst)
+    }
+}
+
+/// What the registry is told when it is made.
+#[derive(Debug, Clone)]
+pub(crate) struct RegistrySettings {
+    pub(crate) clock: WallClock,
+    pub(crate) door: Door,
+    pub(crate) max_active: usize,
+    pub(crate) expiry: Expiry,
+}

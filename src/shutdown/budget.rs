@@ -1,0 +1,84 @@
+//! How the time of a shutdown is divided. All of it is counted from the request.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// The shortest cap that can be kept.
+pub const MIN_CAP: Duration = Duration::from_millis(100);
+
+/// The time that a shutdown may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Budget {
+    /// Lifecycle hooks and session-end drain together, from the request.
+    pub(crate) cap: Duration,
+    /// Each lifecycle hook, inside the cap.
+    pub(crate) lifecycle_timeout: Duration,
+    /// All teardown steps together, after the cap at the latest.
+    pub(crate) teardown: Duration,
+}
+
+impl Budget {
+    /// The usual lifecycle time-out for a cap.
+    pub(crate) fn default_lifecycle_timeout(cap: Duration) -> Duration {
+        Duration::from_millis(250).min(cap / 4)
+    }
+
+    pub(crate) fn check(&self) -> Result<(), String> {
+        if self.cap < MIN_CAP {
+            return Err(format!("the cap must be at least {MIN_CAP:?}"));
+        }
+        if self.lifecycle_timeout > self.cap / 4 {
+            return Err("the lifecycle time-out must be at most a quarter of the cap".into());
+        }
+        Ok(())
+    }
+
+    /// What is kept of the cap for what comes after the drain: the report.
+    fn reserve(&self) -> Duration {
+        Duration::from_millis(50).min(self.cap / 10)
+    }
+
+    /// When deliveries are cut.
+    pub(crate) fn cut(&self, asked_at: Instant) -> Instant {
+        asked_at + self.cap - self.reserve()
+    }
+
+    /// When the coordinator goes on, whether it has heard of everyone or not. The lanes answer at
+    /// the cut, so until then something of ours would have to be stuck.
+    pub(crate) fn give_up(&self, asked_at: Instant) -> Instant {
+        self.cut(asked_at) + self.reserve() / 2
+    }
+
+    /// When everything is over.
+    pub(crate) fn end(&self, asked_at: Instant) -> Instant {
+        asked_at + self.cap + self.teardown
+    }
+
+    /// How long to wait for a ledger that completes nothing.
+    pub(crate) fn ledger_patience(&self) -> Duration {
+        Duration::from_millis(250).min(self.cap / 4)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_drain_is_cut_early_enough_to_write_the_report() {
+        let start = Instant::now();
+        let budget = |cap| Budget {
+            cap: Duration::from_millis(cap),
+            lifecycle_timeout: Duration::from_millis(25),
+            teardown: Duration::from_secs(1),
+        };
+        let after = |at: Instant| at - start;
+        let millis = Duration::from_millis;
+        assert_eq!(after(budget(2000).cut(start)), millis(1950));
+        assert_eq!(after(budget(120).cut(start)), millis(108));
+        assert_eq!(after(budget(2000).end(start)), millis(3000));
+        assert!(budget(99).check().is_err());
+        assert!(budget(100).check().is_ok());
+    }
+}

@@ -1,0 +1,216 @@
+//! The actor that takes the request for a shutdown and keeps its time.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use actix_rt::ArbiterHandle;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::Shutdown;
+use super::budget::Budget;
+use super::report::{Outcome, ShutdownReport};
+use super::sequence::Sequence;
+use super::signal::{self, Signal};
+use super::teardown::TeardownSteps;
+use crate::bus::PluginBus;
+use crate::clock::WallClock;
+use crate::error::Error;
+use crate::event::InstanceId;
+use crate::registry::{Door, SessionRegistry};
+
+/// How long after the first signal another one means that somebody has lost patience. Sooner it
+/// is the same wish told twice, as when a terminal and a service manager both send it.
+const FORCE_AFTER: Duration = Duration::from_secs(1);
+
+/// Where the report of the stop appears, once.
+#[derive(Debug, Clone)]
+pub(crate) struct ReportSlot(watch::Sender<Option<Arc<ShutdownReport>>>);
+
+impl ReportSlot {
+    pub(crate) fn new() -> Self {
+        Self(watch::Sender::new(None))
+    }
+
+    /// Fills the slot, unless it is filled already.
+    pub(super) fn fill(&self, report: ShutdownReport) {
+        self.0.send_if_modified(|slot| {
+            let is_first = slot.is_none();
+            slot.get_or_insert_with(|| Arc::new(report));
+            is_first
+        });
+    }
+
+    pub(super) fn is_filled(&self) -> bool {
+        self.0.borrow().is_some()
+    }
+
+    /// The report, when it is there. Needs no particular runtime.
+    pub(crate) fn wait(
+        &self,
+    ) -> impl Future<Output = Result<Arc<ShutdownReport>, Error>> + Send + 'static {
+        let mut slot = self.0.subscribe();
+        async move {
+            let filled = slot.wait_for(Option::is_some).await;
+            filled
+                .ok()
+                .and_then(|report| report.clone())
+                .ok_or(Error::Stopped)
+        }
+    }
+}
+
+/// What the coordinator is told when it is made.
+pub(crate) struct CoordinatorSettings {
+    pub(crate) instance: InstanceId,
+    pub(crate) clock: WallClock,
+    pub(crate) budget: Budget,
+    pub(crate) door: Door,
+    pub(crate) registry: Addr<SessionRegistry>,
+    pub(crate) bus: Addr<PluginBus>,
+    /// The plugins that hear of ends.
+    pub(crate) plugins: Vec<Arc<str>>,
+    /// Whether the ledger outlives the process.
+    pub(crate) is_durable: bool,
+    pub(crate) teardown: TeardownSteps,
+    /// Where teardown steps run; with the coordinator if there is no such place.
+    pub(crate) teardown_arbiter: Option<ArbiterHandle>,
+    pub(crate) state_dir: Option<PathBuf>,
+    pub(crate) reports: ReportSlot,
+    /// The downtime that a planned restart by signal announces.
+    pub(crate) restart_expected: Duration,
+    pub(crate) handle_signals: bool,
+    /// Whether the actix system is the supervisor's own, and is stopped in the end.
+    pub(crate) owns_system: bool,
+}
+
+/// The actor that shuts down. Takes [`Shutdown`].
+pub struct ShutdownCoordinator {
+    settings: Rc<CoordinatorSettings>,
+    /// The report of the stop that is under way, as far as it goes.
+    draft: Option<Rc<RefCell<ShutdownReport>>>,
+    first_signal: Option<Instant>,
+}
+
+impl fmt::Debug for ShutdownCoordinator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ShutdownCoordinator")
+            .field("is_shutting_down", &self.draft.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+impl ShutdownCoordinator {
+    pub(crate) fn new(settings: CoordinatorSettings) -> Self {
+        Self {
+            settings: Rc::new(settings),
+            draft: None,
+            first_signal: None,
+        }
+    }
+
+    fn begin(&mut self, request: Shutdown, ctx: &mut Context<Self>) {
+        let settings = &self.settings;
+        settings.door.close();
+        info!(reason = %request.reason(), trigger = request.trigger, "shutting down");
+        let draft = ShutdownReport::begin(
+            settings.instance,
+            request.reason(),
+            request.restart_expected,
+            request.trigger.clone(),
+            settings.clock.now(),
+            settings.budget.cap,
+        );
+        let draft = Rc::new(RefCell::new(draft));
+        self.draft = Some(Rc::clone(&draft));
+
+        let give_up = CancellationToken::new();
+        let give_up_at = settings.budget.give_up(request.asked_at);
+        let wait = give_up_at.saturating_duration_since(Instant::now());
+        let alarm = give_up.clone();
+        ctx.run_later(wait, move |_, _| alarm.cancel());
+        let sequence = Sequence::new(Rc::clone(settings), request, draft, give_up);
+        actix_rt::spawn(sequence.run());
+    }
+
+    /// A signal that asks for a shutdown, or for the second time.
+    fn on_stop_signal(&mut self, signal: Signal, ctx: &mut Context<Self>) {
+        let now = Instant::now();
+        let since_first = self.first_signal.map(|first| now - first);
+        self.first_signal.get_or_insert(now);
+        let Some(draft) = &self.draft else {
+            let request = match signal {
+                Signal::Usr2 => Shutdown::for_restart(self.settings.restart_expected),
+                _ => Shutdown::now(),
+            };
+            return self.begin(request.with_trigger(signal.as_str()), ctx);
+        };
+        let is_forcing = since_first.is_some_and(|elapsed| elapsed >= FORCE_AFTER);
+        if signal == Signal::Usr2 || !is_forcing {
+            info!(signal = signal.as_str(), "already shutting down");
+            return;
+        }
+        if self.settings.reports.is_filled() {
+            return;
+        }
+        warn!(signal = signal.as_str(), "forced to stop at once");
+        let mut report = draft.borrow().clone();
+        let now = self.settings.clock.now();
+        let took = Duration::try_from(now.duration_since(report.started_at));
+        report.finish(now, took.unwrap_or_default(), self.settings.is_durable);
+        report.outcome = Outcome::Forced;
+        report.exit_code = signal.exit_code();
+        if let Some(state_dir) = self.settings.state_dir.clone() {
+            // Who forces the exit does not wait for a disk that hangs.
+            let report = report.clone();
+            let (done, written) = std::sync::mpsc::channel();
+            std::thread::spawn(move || done.send(report.write(&state_dir)));
+            if !matches!(written.recv_timeout(Duration::from_millis(50)), Ok(Ok(()))) {
+                warn!("the report could not be written");
+            }
+        }
+        self.settings.reports.fill(report);
+    }
+}
+
+impl Actor for ShutdownCoordinator {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        if self.settings.handle_signals
+            && let Err(error) = signal::listen(&ctx.address())
+        {
+            warn!(%error, "can't listen for signals");
+        }
+    }
+}
+
+impl Handler<Shutdown> for ShutdownCoordinator {
+    type Result = ResponseFuture<Result<Arc<ShutdownReport>, Error>>;
+
+    fn handle(&mut self, request: Shutdown, ctx: &mut Context<Self>) -> Self::Result {
+        if self.draft.is_none() {
+            self.begin(request, ctx);
+        }
+        Box::pin(self.settings.reports.wait())
+    }
+}
+
+impl Handler<Signal> for ShutdownCoordinator {
+    type Result = ();
+
+    fn handle(&mut self, signal: Signal, ctx: &mut Context<Self>) {
+        if signal == Signal::Hup {
+            info!("SIGHUP ignored: there is nothing to reload yet");
+        } else {
+            self.on_stop_signal(signal, ctx);
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! The shutdown: what is left ends, everyone is told, and it takes no longer than its cap.
+//!
+//! The phases: door closed, `gateway_shutdown` (and `gateway_pre_restart`) hooks, session-end
+//! drain, teardown steps, report, stop. The coordinator has a thread of its own, where signals
+//! arrive too, so that no blocked thread can stop its clock.
+
+mod budget;
+mod coordinator;
+mod report;
+mod sequence;
+mod signal;
+mod teardown;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::Message;
+use tokio::time::Instant;
+
+pub(crate) use self::budget::Budget;
+pub use self::budget::MIN_CAP;
+pub use self::coordinator::ShutdownCoordinator;
+pub(crate) use self::coordinator::{CoordinatorSettings, ReportSlot};
+pub use self::report::{
+    DrainReport, Outcome, PluginReport, ShutdownReport, StepOutcome, StepReport,
+};
+pub(crate) use self::teardown::TeardownSteps;
+use crate::error::Error;
+use crate::session::EndReason;
+
+/// Asks for the shutdown, and answers its report when it is over. A second request joins the
+/// first: its own reason does not count.
+///
+/// The clock starts when the message is made, not when it arrives.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<Arc<ShutdownReport>, Error>")]
+#[non_exhaustive]
+pub struct Shutdown {
+    restart_expected: Option<Duration>,
+    trigger: String,
+    asked_at: Instant,
+}
+
+impl Shutdown {
+    /// A shutdown for good, from now on: sessions end with [`EndReason::Shutdown`].
+    pub fn now() -> Self {
+        Self {
+            restart_expected: None,
+            trigger: "handle".into(),
+            asked_at: Instant::now(),
+        }
+    }
+
+    /// A planned restart, from now on, with the downtime to expect, which may be zero: sessions
+    /// end with [`EndReason::Restart`].
+    pub fn for_restart(downtime: Duration) -> Self {
+        Self {
+            restart_expected: Some(downtime),
+            ..Self::now()
+        }
+    }
+
+    /// Says who asked, for the report: `"handle"` unless set.
+    #[must_use]
+    pub fn with_trigger(mut self, trigger: impl Into<String>) -> Self {
+        self.trigger = trigger.into();
+        self
+    }
+
+    /// Why the sessions end.
+    pub fn reason(&self) -> EndReason {
+        match self.restart_expected {
+            Some(_) => EndReason::Restart,
+            None => EndReason::Shutdown,
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! The report of a stop.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::bus::{LaneTally, PluginState, RecordedEnds};
+use crate::clock::serialize_wire_time;
+use crate::event::InstanceId;
+use crate::session::{EndReason, Session};
+
+/// How many reports are kept.
+const KEPT_REPORTS: usize = 100;
+
+/// How a stop went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Outcome {
+    /// It has begun and not ended.
+    Unfinished,
+    /// Every session's end was delivered to every plugin that hears of ends, or is a dead letter.
+    Clean,
+    /// Something stays owed, and is delivered at the next start.
+    Owed,
+    /// Something can't be delivered any more.
+    Lost,
+    /// The watchdog had to end the process.
+    Watchdog,
+    /// A second signal forced the exit.
+    Forced,
+}
+
+/// How a step of a stop went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum StepOutcome {
+    /// It did what it should.
+    Ok,
+    /// It failed.
+    Failed,
+    /// It ran out of time.
+    TimedOut,
+}
+
+/// A step of a stop.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct StepReport {
+    /// Its name, which stands in the warnings unless the outcome is `ok`.
+    pub name: String,
+    /// How long it took.
+    pub duration_ms: u64,
+    /// How it went.
+    pub outcome: StepOutcome,
+}
+
+/// The session-end drain. Counts are pairs of a session that this stop ended and a plugin that
+/// hears of ends: sessions × plugins = delivered + owed + dead + lost.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct DrainReport {
+    /// How long it took.
+    pub duration_ms: u64,
+    /// Whether a delivery was still running at the cut.
+    pub timed_out: bool,
+    /// How many sessions this stop ended.
+    pub sessions: u64,
+    /// Acknowledged.
+    pub delivered: u64,
+    /// Not acknowledged, and delivered at the next start.
+    pub owed: u64,
+    /// The part of what was not acknowledged that was tried in this stop.
+    pub failed: u64,
+    /// Rejected for good.
+    pub dead: u64,
+    /// Not acknowledged, and not recorded where a next start would find it.
+    pub lost: u64,
+    /// Events from before this stop that were not acknowledged either.
+    pub owed_before: u64,
+}
+
+/// A plugin's part of the drain. The counts are those of [`DrainReport`].
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct PluginReport {
+    /// The plugin's name.
+    pub name: String,
+    /// How it was at the end.
+    pub state: PluginState,
+    /// Acknowledged.
+    pub delivered: u64,
+    /// Not acknowledged, and delivered at the next start.
+    pub owed: u64,
+    /// The part of what was not acknowledged that was tried in this stop.
+    pub failed: u64,
+    /// Rejected for good.
+    pub dead: u64,
+    /// Not acknowledged, and not recorded where a next start would find it.
+    pub lost: u64,
+    /// Events from before this stop that were not acknowledged either.
+    pub owed_before: u64,
+    /// Whether a delivery was still running at the cut.
+    pub timed_out: bool,
+    /// How long the plugin took for its part.
+    pub duration_ms: u64,
+    /// Why its last failed delivery failed.
+    pub last_error: Option<String>,
+    /// The ids of sessions whose end it was not told, at most 1,000.
+    pub unfinished: Vec<String>,
+}
+
+/// The report of a stop.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct ShutdownReport {
+    /// The version of this form.
+    pub schema: u32,
+    /// How the stop went.
+    pub outcome: Outcome,
+    /// What the binary exits with: 0, 3 where something was lost, 128 + n where signal n forced
+    /// the exit.
+    pub exit_code: u8,
+    /// Which run of the supervisor.
+    pub instance: String,
+    /// Why the sessions ended.
+    pub reason: EndReason,
+    /// The downtime that was announced; null for `shutdown`.
+    pub restart_expected_ms: Option<u64>,
+    /// Who asked: a signal's name, or what the caller said.
+    pub trigger: String,
+    /// When it was asked for.
+    #[serde(serialize_with = "serialize_wire_time")]
+    pub started_at: Timestamp,
+    /// When it was over.
+    #[serde(serialize_with = "serialize_wire_time")]
+    pub ended_at: Timestamp,
+    /// How long it took.
+    pub duration_ms: u64,
+    /// How long hooks and drain might take.
+    pub cap_ms: u64,
+    /// The session-end drain.
+    pub drain: DrainReport,
+    /// The drain per plugin that hears of ends, in the order of their registration.
+    pub plugins: Vec<PluginReport>,
+    /// The steps in their order.
+    pub steps: Vec<StepReport>,
+    /// The names of the steps that failed or timed out, and `ledger` where it failed.
+    pub warnings: Vec<String>,
+    /// What the next start found, if it had to complete this report.
+    pub recovery: Option<Value>,
+}
+
+pub(super) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl PluginReport {
+    /// The part of a plugin whose lane has not answered: nothing is known to be delivered.
+    pub(super) fn unanswered(name: &str, sessions: &[Arc<Session>]) -> Self {
+        let unfinished = sessions.iter().take(1000);
+        Self {
+            name: name.into(),
+            state: PluginState::Retrying,
+            owed: sessions.len() as u64,
+            timed_out: true,
+            last_error: Some("its lane did not answer".into()),
+            unfinished: unfinished.map(|session| session.id.to_string()).collect(),
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn from_tally(
+        name: &str,
+        tally: &LaneTally,
+        sessions: &[Arc<Session>],
+        ends: Option<RecordedEnds>,
+    ) -> Self {
+        let first = ends.map_or(0, |ends| ends.first);
+        let unfinished = tally.unfinished.iter().filter_map(|seq| {
+            let index = usize::try_from(seq - first).ok()?;
+            Some(sessions.get(index)?.id.to_string())
+        });
+        Self {
+            name: name.into(),
+            state: tally.state,
+            delivered: tally.delivered,
+            owed: tally.owed,
+            failed: tally.failed,
+            dead: tally.dead,
+            lost: tally.lost,
+            owed_before: tally.owed_before,
+            timed_out: tally.timed_out,
+            duration_ms: millis(tally.duration),
+            last_error: tally.last_error.as_deref().map(Into::into),
+            unfinished: unfinished.collect(),
+        }
+    }
+}
+
+impl ShutdownReport {
+    /// The report of a stop that has just been asked for.
+    pub(super) fn begin(
+        instance: InstanceId,
+        reason: EndReason,
+        restart_expected: Option<Duration>,
+        trigger: String,
+        now: Timestamp,
+        cap: Duration,
+    ) -> Self {
+        Self {
+            schema: 1,
+            outcome: Outcome::Unfinished,
+            exit_code: 0,
+            instance: instance.to_string(),
+            reason,
+            restart_expected_ms: restart_expected.map(millis),
+            trigger,
+            started_at: now,
+            ended_at: now,
+            duration_ms: 0,
+            cap_ms: millis(cap),
+            drain: DrainReport::default(),
+            plugins: Vec::new(),
+            steps: Vec::new(),
+            warnings: Vec::new(),
+            recovery: None,
+        }
+    }
+
+    /// Adds a step, and a warning where it did not go well.
+    pub(super) fn add_step(&mut self, name: &str, took: Duration, outcome: StepOutcome) {
+        if outcome != StepOutcome::Ok {
+            self.warn(name);
+        }
+        self.steps.push(StepReport {
+            name: name.into(),
+            duration_ms: millis(took),
+            outcome,
+        });
+    }
+
+    pub(super) fn warn(&mut self, name: &str) {
+        if !self.warnings.iter().any(|known| known == name) {
+            self.warnings.push(name.into());
+        }
+    }
+
+    /// Sets the plugins' parts and adds them up. Where nothing outlives the process, what would be
+    /// owed is lost.
+    pub(super) fn set_plugins(
+        &mut self,
+        sessions: usize,
+        mut plugins: Vec<PluginReport>,
+        is_durable: bool,
+    ) {
+        if !is_durable {
+            for plugin in &mut plugins {
+                plugin.lost += std::mem::take(&mut plugin.owed);
+            }
+        }
+        let sum = |count: fn(&PluginReport) -> u64| plugins.iter().map(count).sum();
+        self.drain = DrainReport {
+            duration_ms: self.drain.duration_ms,
+            timed_out: plugins.iter().any(|plugin| plugin.timed_out),
+            sessions: sessions as u64,
+            delivered: sum(|plugin| plugin.delivered),
+            owed: sum(|plugin| plugin.owed),
+            failed: sum(|plugin| plugin.failed),
+            dead: sum(|plugin| plugin.dead),
+            lost: sum(|plugin| plugin.lost),
+            owed_before: sum(|plugin| plugin.owed_before),
+        };
+        self.plugins = plugins;
+    }
+
+    /// Ends the report. `is_durable` says whether what is owed is found again.
+    pub(super) fn finish(&mut self, now: Timestamp, took: Duration, is_durable: bool) {
+        self.ended_at = now;
+        self.duration_ms = millis(took);
+        let drain = &self.drain;
+        (self.outcome, self.exit_code) = if drain.lost > 0 || !is_durable && drain.owed_before > 0 {
+            (Outcome::Lost, 3)
+        } else if drain.owed > 0 || drain.owed_before > 0 {
+            (Outcome::Owed, 0)
+        } else {
+            (Outcome::Clean, 0)
+        };
+    }
+
+    /// Writes the report to `state_dir`: as the last one, and among the last hundred.
+    ///
+    /// # Errors
+    ///
+    /// When a file or folder can't be written.
+    pub(super) fn write(&self, state_dir: &Path) -> io::Result<()> {
+        let text = serde_json::to_vec_pretty(self)?;
+        let reports = state_dir.join("reports");
+        fs::create_dir_all(&reports)?;
+        // The instance's id ascends with time, and so do the file names.
+        write_whole(&reports, &format!("{}.json", self.instance), &text)?;
+        write_whole(state_dir, "last-shutdown.json", &text)?;
+        prune(&reports)
+    }
+}
+
+/// Writes a file so that a reader, or a next start, finds all of it or the one before.
+fn write_whole(dir: &Path, name: &str, text: &[u8]) -> io::Result<()> {
+    let draft = dir.join(format!(".{name}.draft"));
+    fs::write(&draft, text)?;
+    fs::rename(&draft, dir.join(name))
+}
+
+fn prune(reports: &Path) -> io::Result<()> {
+    let mut names: Vec<_> = fs::read_dir(reports)?
+        .filter_map(|entry| Some(entry.ok()?.file_name()))
+        .filter(|name| name.to_string_lossy().ends_with(".json"))
+        .collect();
+    names.sort();
+    let surplus = names.len().saturating_sub(KEPT_REPORTS);
+    for name in &names[..surplus] {
+        fs::remove_file(reports.join(name))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,284 @@
+//! The phases of a shutdown, one after the other.
+
+use std::cell::RefCell;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::{Arc, mpsc};
+
+use actix::prelude::*;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::Shutdown;
+use super::coordinator::CoordinatorSettings;
+use super::report::{PluginReport, ShutdownReport, StepOutcome, millis};
+use crate::bus::{Drain, RecordedEnds, SessionEnd, TellLifecycle};
+use crate::event::{Hook, Lifecycle};
+use crate::registry::{CloseDoor, ClosedDoor};
+use crate::session::{End, EndDetails, Session};
+
+/// The name of the drain among the steps and warnings.
+const DRAIN_STEP: &str = "session-end-drain";
+
+/// The name of the ledger among the warnings.
+const LEDGER_WARNING: &str = "ledger";
+
+/// A shutdown that is under way.
+pub(super) struct Sequence {
+    settings: Rc<CoordinatorSettings>,
+    request: Shutdown,
+    report: Rc<RefCell<ShutdownReport>>,
+    /// Fires when the cap does not allow to wait for anybody any more.
+    give_up: CancellationToken,
+    writer: ReportWriter,
+}
+
+impl Sequence {
+    pub(super) fn new(
+        settings: Rc<CoordinatorSettings>,
+        request: Shutdown,
+        report: Rc<RefCell<ShutdownReport>>,
+        give_up: CancellationToken,
+    ) -> Self {
+        let writer = ReportWriter::start(settings.state_dir.as_deref());
+        Self {
+            settings,
+            request,
+            report,
+            give_up,
+            writer,
+        }
+    }
+
+    pub(super) async fn run(self) {
+        self.writer.write_soon(&self.report.borrow());
+        let closed = self.close_door().await;
+        self.tell(Hook::GatewayShutdown, closed.sessions.len())
+            .await;
+        if self.request.restart_expected.is_some() {
+            self.tell(Hook::GatewayPreRestart, closed.sessions.len())
+                .await;
+        }
+        self.drain(&closed).await;
+        self.writer.write_soon(&self.report.borrow());
+        self.tear_down().await;
+        self.finish().await;
+    }
+
+    /// Waits for `answer`, but not past the cap.
+    async fn bounded<T>(&self, answer: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            biased;
+            answer = answer => Some(answer),
+            () = self.give_up.cancelled() => None,
+        }
+    }
+
+    async fn close_door(&self) -> ClosedDoor {
+        let message = CloseDoor {
+            reason: self.request.reason(),
+            patience: self.settings.budget.ledger_patience(),
+        };
+        let closed = self.bounded(self.settings.registry.send(message)).await;
+        if let Some(Ok(Ok(closed))) = closed {
+            let sessions: &[Arc<Session>] = &closed.sessions;
+            let mut report = self.report.borrow_mut();
+            let plugins = self.settings.plugins.iter();
+            let plugins = plugins.map(|name| PluginReport::unanswered(name, sessions));
+            report.set_plugins(sessions.len(), plugins.collect(), self.settings.is_durable);
+            return closed;
+        }
+        error!("the registry did not answer: the sessions it holds are not told");
+        self.report.borrow_mut().warn(DRAIN_STEP);
+        let now = self.settings.clock.now();
+        ClosedDoor {
+            sessions: Arc::new([]),
+            end: Arc::new(End::now(self.request.reason(), EndDetails::default(), now)),
+        }
+    }
+
+    async fn tell(&self, hook: Hook, active_sessions: usize) {
+        let began = Instant::now();
+        let cut = self.settings.budget.cut(self.request.asked_at);
+        let deadline = cut.min(began + self.settings.budget.lifecycle_timeout);
+        let message = TellLifecycle {
+            lifecycle: Lifecycle {
+                hook,
+                reason: Some(self.request.reason()),
+                restart_expected_ms: self.request.restart_expected.map(millis),
+                active_sessions: active_sessions as u64,
+            },
+            deadline,
+        };
+        let outcome = match self.bounded(self.settings.bus.send(message)).await {
+            Some(Ok(failures)) if failures.is_empty() => StepOutcome::Ok,
+            Some(Ok(_)) if Instant::now() < deadline => StepOutcome::Failed,
+            Some(Err(_)) => StepOutcome::Failed,
+            Some(Ok(_)) | None => StepOutcome::TimedOut,
+        };
+        let mut report = self.report.borrow_mut();
+        report.add_step(hook.as_str(), began.elapsed(), outcome);
+    }
+
+    async fn drain(&self, closed: &ClosedDoor) {
+        let began = Instant::now();
+        let sessions: &[Arc<Session>] = &closed.sessions;
+        let ends = self.record(closed).await;
+        let message = Drain {
+            cut: self.settings.budget.cut(self.request.asked_at),
+            ends,
+        };
+        let tallies = self.bounded(self.settings.bus.send(message)).await;
+        let tallies = tallies.and_then(Result::ok).unwrap_or_default();
+        let plugins = self.settings.plugins.iter().map(|name| {
+            let tally = tallies.iter().find(|(plugin, _)| plugin == name);
+            match tally {
+                Some((_, tally)) if ends.is_some() || sessions.is_empty() => {
+                    PluginReport::from_tally(name, tally, sessions, ends)
+                }
+                Some((_, tally)) => {
+                    // Nothing was recorded, so nothing was told, and no next start will know.
+                    let mut plugin = PluginReport::unanswered(name, sessions);
+                    plugin.lost = std::mem::take(&mut plugin.owed);
+                    plugin.owed_before = tally.owed_before;
+                    plugin.last_error = Some("the ledger did not record the ends".into());
+                    plugin
+                }
+                None => PluginReport::unanswered(name, sessions),
+            }
+        });
+        let mut report = self.report.borrow_mut();
+        report.set_plugins(sessions.len(), plugins.collect(), self.settings.is_durable);
+        report.drain.duration_ms = millis(began.elapsed());
+        let drain = &report.drain;
+        let (sessions, delivered) = (drain.sessions, drain.delivered);
+        let outcome = if drain.timed_out {
+            let (owed, lost) = (drain.owed, drain.lost);
+            warn!(
+                sessions,
+                delivered, owed, lost, "the session-end drain timed out"
+            );
+            StepOutcome::TimedOut
+        } else {
+            info!(sessions, delivered, "the session-end drain is over");
+            StepOutcome::Ok
+        };
+        report.add_step(DRAIN_STEP, began.elapsed(), outcome);
+    }
+
+    /// Has the ends of the closed door's sessions recorded. Their places in the log.
+    async fn record(&self, closed: &ClosedDoor) -> Option<RecordedEnds> {
+        if closed.sessions.is_empty() {
+            return None;
+        }
+        let message = SessionEnd {
+            sessions: Arc::clone(&closed.sessions),
+            end: Arc::clone(&closed.end),
+        };
+        let problem = match self.bounded(self.settings.bus.send(message)).await {
+            Some(Ok(Ok(ends))) => return Some(ends),
+            Some(Ok(Err(error))) => error.to_string(),
+            Some(Err(_)) => "the bus is gone".into(),
+            None => "the ledger did not record them in time".into(),
+        };
+        error!(error = problem, "the ends of the sessions are not recorded");
+        self.report.borrow_mut().warn(LEDGER_WARNING);
+        None
+    }
+
+    async fn tear_down(&self) {
+        let steps = self.settings.teardown.take();
+        let until = Instant::now() + self.settings.budget.teardown;
+        let until = until.min(self.settings.budget.end(self.request.asked_at));
+        let mut left = u32::try_from(steps.len()).unwrap_or(u32::MAX);
+        for step in steps {
+            // Each step has its share of what is left, so that none keeps a later one from running.
+            let limit = until.saturating_duration_since(Instant::now()) / left;
+            left -= 1;
+            let name = step.name.clone();
+            let arbiter = self.settings.teardown_arbiter.as_ref();
+            let (outcome, took) = step.run(arbiter, limit).await;
+            let mut report = self.report.borrow_mut();
+            report.add_step(&name, took, outcome);
+        }
+    }
+
+    async fn finish(self) {
+        let report = {
+            let mut report = self.report.borrow_mut();
+            let took = self.request.asked_at.elapsed();
+            report.finish(self.settings.clock.now(), took, self.settings.is_durable);
+            report.clone()
+        };
+        let written = self.writer.write(&report);
+        let end = self.settings.budget.end(self.request.asked_at);
+        if timeout_at(end, written).await.is_err() {
+            warn!("the report could not be written in time");
+        }
+        info!(
+            outcome = ?report.outcome,
+            duration_ms = report.duration_ms,
+            warnings = ?report.warnings,
+            "stopped"
+        );
+        self.settings.reports.fill(report);
+        if self.settings.owns_system {
+            // Those who asked by message get their answers first.
+            tokio::task::yield_now().await;
+            System::current().stop();
+        }
+    }
+}
+
+/// Writes reports on a thread of its own: a disk that hangs must not stop the coordinator.
+struct ReportWriter {
+    reports: Option<mpsc::Sender<(ShutdownReport, oneshot::Sender<()>)>>,
+}
+
+impl ReportWriter {
+    fn start(state_dir: Option<&Path>) -> Self {
+        let Some(state_dir) = state_dir.map(Path::to_path_buf) else {
+            return Self { reports: None };
+        };
+        let (reports, written) = mpsc::channel::<(ShutdownReport, oneshot::Sender<()>)>();
+        let write_all = move || {
+            for (report, done) in written {
+                if let Err(error) = report.write(&state_dir) {
+                    let dir = state_dir.display();
+                    error!(%dir, %error, "can't write the report");
+                }
+                let _ = done.send(());
+            }
+        };
+        let thread = std::thread::Builder::new().name("report-writer".into());
+        match thread.spawn(write_all) {
+            Ok(_) => Self {
+                reports: Some(reports),
+            },
+            Err(error) => {
+                error!(%error, "can't start a thread to write the report");
+                Self { reports: None }
+            }
+        }
+    }
+
+    /// Writes `report` after those before it, without waiting for it.
+    fn write_soon(&self, report: &ShutdownReport) {
+        drop(self.queue(report));
+    }
+
+    /// Writes `report` after those before it.
+    async fn write(&self, report: &ShutdownReport) {
+        let _ = self.queue(report).await;
+    }
+
+    fn queue(&self, report: &ShutdownReport) -> oneshot::Receiver<()> {
+        let (done, written) = oneshot::channel();
+        if let Some(reports) = &self.reports {
+            let _ = reports.send((report.clone(), done));
+        }
+        written
+    }
+}

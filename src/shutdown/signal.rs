@@ -1,0 +1,85 @@
+//! Signals, for programs that leave them to the supervisor.
+
+use std::io::{self, IsTerminal as _};
+
+use actix::{Addr, Message};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::coordinator::ShutdownCoordinator;
+
+/// A signal that arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub(super) enum Signal {
+    Term,
+    Int,
+    Quit,
+    /// A planned restart.
+    Usr2,
+    Hup,
+    /// The terminal went away, and the program with it.
+    Hangup,
+}
+
+impl Signal {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Term => "SIGTERM",
+            Self::Int => "SIGINT",
+            Self::Quit => "SIGQUIT",
+            Self::Usr2 => "SIGUSR2",
+            Self::Hup | Self::Hangup => "SIGHUP",
+        }
+    }
+
+    fn kind(self) -> SignalKind {
+        match self {
+            Self::Term => SignalKind::terminate(),
+            Self::Int => SignalKind::interrupt(),
+            Self::Quit => SignalKind::quit(),
+            Self::Usr2 => SignalKind::user_defined2(),
+            Self::Hup | Self::Hangup => SignalKind::hangup(),
+        }
+    }
+
+    /// What a process exits with that this signal ended.
+    pub(super) fn exit_code(self) -> u8 {
+        u8::try_from(128 + self.kind().as_raw_value()).unwrap_or(u8::MAX)
+    }
+}
+
+/// Sends `coordinator` every signal that this process gets from now on.
+pub(super) fn listen(coordinator: &Addr<ShutdownCoordinator>) -> io::Result<()> {
+    let hup = if io::stdin().is_terminal() {
+        Signal::Hangup
+    } else {
+        Signal::Hup
+    };
+    for kind in [Signal::Term, Signal::Int, Signal::Quit, Signal::Usr2, hup] {
+        // As `nohup` leaves it: who ignores a hang-up wants the program to outlive it.
+        if kind.kind() == SignalKind::hangup() && is_ignored(SignalKind::hangup()) {
+            continue;
+        }
+        let mut arrivals = signal(kind.kind())?;
+        let coordinator = coordinator.clone();
+        actix_rt::spawn(async move {
+            while arrivals.recv().await.is_some() {
+                coordinator.do_send(kind);
+            }
+        });
+    }
+    Ok(())
+}
+
+/// Whether this process was started with the signal ignored. Asked of /proc, since the system
+/// call for it is not safe to use from Rust; where there is no /proc nothing counts as ignored.
+fn is_ignored(kind: SignalKind) -> bool {
+    let Ok(status) = std::fs::read_to_string("/proc/self/status") else {
+        return false;
+    };
+    let mask = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & (1 << (kind.as_raw_value() - 1)) != 0)
+}

@@ -1,0 +1,493 @@
+//! The supervisor: what ties the actors together, and the handle that a service holds.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use actix_rt::Arbiter;
+use jiff::Timestamp;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use tracing::info;
+
+use crate::bus::{
+    BusSettings, DeliveryState, DeliveryStates, PluginBus, PluginStatus, PluginStatuses,
+    TellLifecycle,
+};
+use crate::clock::WallClock;
+use crate::error::Error;
+use crate::event::{Hook, InstanceId, Lifecycle};
+use crate::ledger::{Ledger, MemoryLedger, SessionRecord};
+use crate::plugin::{Place, PluginSpec};
+use crate::registry::{
+    ActiveRecords, Door, Ended, EndedSession, Expiry, Find, RegistrySettings, SessionRegistry,
+    Snapshot, Started, StartedSession, Touch,
+};
+use crate::session::{NewSession, Session, SessionId};
+use crate::shutdown::{
+    Budget, CoordinatorSettings, ReportSlot, Shutdown, ShutdownCoordinator, ShutdownReport,
+    TeardownSteps,
+};
+
+/// Where the supervisor's actors run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Threads {
+    /// On an actix system of the supervisor's own: registry, bus, coordinator and each plugin have
+    /// a thread each. Nothing that the caller's threads do can hold them up, and the caller's
+    /// system, if there is one, is never stopped.
+    #[default]
+    Own,
+    /// All on the caller's arbiter, for tests in virtual time and for plugins that share what is
+    /// not [`Send`]. A plugin that blocks then blocks everything: the cap is not kept.
+    Current,
+}
+
+/// Sets up a [`SessionSupervisor`].
+#[must_use = "nothing runs before `start`"]
+pub struct Builder {
+    plugins: Vec<PluginSpec>,
+    ledger: Arc<dyn Ledger>,
+    cap: Duration,
+    lifecycle_timeout: Option<Duration>,
+    teardown: Duration,
+    teardown_steps: TeardownSteps,
+    restart_expected: Duration,
+    max_active: usize,
+    expiry: Expiry,
+    state_dir: Option<PathBuf>,
+    threads: Threads,
+    handle_signals: bool,
+    clock: WallClock,
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder")
+            .field("plugins", &self.plugins)
+            .field("ledger", &self.ledger)
+            .field("cap", &self.cap)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        Self {
+            plugins: Vec::new(),
+            ledger: Arc::new(MemoryLedger::new()),
+            cap: Duration::from_secs(2),
+            lifecycle_timeout: None,
+            teardown: Duration::from_secs(1),
+            teardown_steps: TeardownSteps::default(),
+            restart_expected: Duration::ZERO,
+            max_active: 1_000_000,
+            expiry: Expiry::default(),
+            state_dir: None,
+            threads: Threads::default(),
+            handle_signals: false,
+            clock: WallClock::default(),
+        }
+    }
+}
+
+impl Builder {
+    /// Adds a plugin. Their order is the order in which reports name them.
+    pub fn plugin(mut self, plugin: PluginSpec) -> Self {
+        self.plugins.push(plugin);
+        self
+    }
+
+    /// Records in this ledger; a [`MemoryLedger`] unless set.
+    pub fn ledger(mut self, ledger: impl Ledger) -> Self {
+        self.ledger = Arc::new(ledger);
+        self
+    }
+
+    /// How long lifecycle hooks and session-end drain may take together, counted from the request
+    /// for the shutdown. At least 100 ms; 2 s unless set.
+    pub fn cap(mut self, cap: Duration) -> Self {
+        self.cap = cap;
+        self
+    }
+
+    /// How long each `gateway_…` hook may take, inside the cap. At most a quarter of it; the lesser
+    /// of 250 ms and a quarter of the cap unless set.
+    pub fn lifecycle_timeout(mut self, timeout: Duration) -> Self {
+        self.lifecycle_timeout = Some(timeout);
+        self
+    }
+
+    /// How long all teardown steps may take together; 1 s unless set.
+    pub fn teardown(mut self, teardown: Duration) -> Self {
+        self.teardown = teardown;
+        self
+    }
+
+    /// Adds a step to carry out after the drain, such as stopping a server. A step that fails, or
+    /// takes longer than its share of the time, is a warning in the report and keeps no later step
+    /// from running.
+    pub fn teardown_step<F, R>(self, name: impl Into<String>, run: F) -> Self
+    where
+        F: FnOnce() -> R + Send + 'static,
+        R: Future<Output = anyhow::Result<()>> + 'static,
+    {
+        self.teardown_steps.add(name, run);
+        self
+    }
+
+    /// The downtime that a planned restart by SIGUSR2 announces; 0 unless set.
+    pub fn restart_expected(mut self, downtime: Duration) -> Self {
+        self.restart_expected = downtime;
+        self
+    }
+
+    /// How many sessions may be active; 1,000,000 unless set.
+    pub fn max_active(mut self, sessions: usize) -> Self {
+        self.max_active = sessions;
+        self
+    }
+
+    /// Ends a session that was not touched for this long, with reason `idle`; never unless set.
+    pub fn idle_after(mut self, limit: Duration) -> Self {
+        self.expiry.idle_after = Some(limit);
+        self
+    }
+
+    /// Ends a session that is this old, with reason `expired`; never unless set.
+    pub fn max_age(mut self, limit: Duration) -> Self {
+        self.expiry.max_age = Some(limit);
+        self
+    }
+
+    /// Writes the report of the stop into this folder, which is made if it is missing; nowhere
+    /// unless set.
+    pub fn state_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.state_dir = Some(dir.into());
+        self
+    }
+
+    /// Where the actors run; [`Threads::Own`] unless set.
+    pub fn threads(mut self, threads: Threads) -> Self {
+        self.threads = threads;
+        self
+    }
+
+    /// Shuts down on SIGTERM, SIGINT and SIGQUIT, and for a restart on SIGUSR2. A further stop
+    /// signal at least a second after the first ends the wait: the report is then
+    /// [`Forced`](crate::Outcome::Forced) and there at once, for the program to exit.
+    ///
+    /// Signals belong to a program, so this is off unless set.
+    pub fn handle_signals(mut self) -> Self {
+        self.handle_signals = true;
+        self
+    }
+
+    /// Reads the wall clock with `now`, for tests. Deadlines don't use it.
+    pub fn wall_clock(mut self, now: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
+        self.clock = WallClock::new(now);
+        self
+    }
+
+    fn budget(&self) -> Budget {
+        let default = Budget::default_lifecycle_timeout(self.cap);
+        Budget {
+            cap: self.cap,
+            lifecycle_timeout: self.lifecycle_timeout.unwrap_or(default),
+            teardown: self.teardown,
+        }
+    }
+
+    fn check(&self) -> Result<(), String> {
+        self.budget().check()?;
+        let mut names = BTreeSet::new();
+        for plugin in &self.plugins {
+            plugin.check()?;
+            if !names.insert(plugin.name()) {
+                return Err(format!("two plugins are named `{}`", plugin.name()));
+            }
+        }
+        for (limit, name) in [
+            (self.expiry.idle_after, "idle_after"),
+            (self.expiry.max_age, "max_age"),
+        ] {
+            if limit.is_some_and(|limit| limit.is_zero()) {
+                return Err(format!("{name} must be more than zero"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts the supervisor.
+    ///
+    /// Works on any runtime; with [`Threads::Current`] only inside an actix system.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Settings`] when settings can't work together, [`Error::Ledger`] when the ledger
+    /// does not answer, [`Error::Start`] when a thread can't be started.
+    pub async fn start(self) -> Result<SessionSupervisor, Error> {
+        self.check().map_err(Error::Settings)?;
+        match self.threads {
+            Threads::Current => self.assemble().await,
+            Threads::Own => self.start_own_system().await,
+        }
+    }
+
+    async fn start_own_system(self) -> Result<SessionSupervisor, Error> {
+        let (ready, started) = oneshot::channel();
+        let run = move || {
+            let system = System::new();
+            let outcome = system.block_on(self.assemble());
+            let is_running = outcome.is_ok();
+            if ready.send(outcome).is_ok()
+                && is_running
+                && let Err(error) = system.run()
+            {
+                tracing::error!(%error, "the supervisor's system failed");
+            }
+        };
+        std::thread::Builder::new()
+            .name("session-supervisor".into())
+            .spawn(run)
+            .map_err(|error| Error::Start(error.to_string()))?;
+        let died = || Error::Start("the supervisor's thread died".into());
+        started.await.map_err(|_| died())?
+    }
+
+    async fn assemble(self) -> Result<SessionSupervisor, Error> {
+        let budget = self.budget();
+        let instance = InstanceId::generate();
+        let (door, reports) = (Door::default(), ReportSlot::new());
+        let owns_system = self.threads == Threads::Own;
+        let ledger = self.ledger;
+        let hears_ends = |plugin: &&PluginSpec| plugin.hooks().contains(Hook::SessionEnd);
+        let listeners = self.plugins.iter().filter(hears_ends);
+        let listeners = listeners.map(PluginSpec::shared_name).collect();
+        let plugins = PluginBus::attach(self.plugins, &*ledger).await?;
+
+        // Each has a thread, since none must wait for another: the registry for the lanes' work,
+        // the coordinator for anybody. This thread is left for teardown steps.
+        let place = || {
+            if owns_system {
+                Place::On(Arbiter::new().handle())
+            } else {
+                Place::Current
+            }
+        };
+        let bus_settings = BusSettings {
+            instance,
+            clock: self.clock.clone(),
+            own_threads: owns_system,
+        };
+        let bus_ledger = Arc::clone(&ledger);
+        let bus = place().start(move || PluginBus::new(bus_settings, bus_ledger, plugins));
+        let registry_settings = RegistrySettings {
+            clock: self.clock.clone(),
+            door: door.clone(),
+            max_active: self.max_active,
+            expiry: self.expiry,
+        };
+        let (registry_bus, registry_ledger) = (bus.clone(), Arc::clone(&ledger));
+        let registry = place()
+            .start(move || SessionRegistry::new(registry_settings, registry_bus, registry_ledger));
+        let coordinator_settings = CoordinatorSettings {
+            instance,
+            clock: self.clock,
+            budget,
+            door: door.clone(),
+            registry: registry.clone(),
+            bus: bus.clone(),
+            plugins: listeners,
+            is_durable: ledger.is_durable(),
+            teardown: self.teardown_steps.clone(),
+            teardown_arbiter: owns_system.then(Arbiter::current),
+            state_dir: self.state_dir,
+            reports: reports.clone(),
+            restart_expected: self.restart_expected,
+            handle_signals: self.handle_signals,
+            owns_system,
+        };
+        let coordinator = place().start(move || ShutdownCoordinator::new(coordinator_settings));
+
+        let hello = TellLifecycle {
+            lifecycle: Lifecycle {
+                hook: Hook::GatewayStart,
+                reason: None,
+                restart_expected_ms: None,
+                active_sessions: 0,
+            },
+            deadline: Instant::now() + budget.lifecycle_timeout,
+        };
+        // Best effort, once: nobody waits for it, and the bus logs what fails.
+        bus.do_send(hello);
+        info!(%instance, "started");
+        Ok(SessionSupervisor {
+            instance,
+            door,
+            registry,
+            bus,
+            coordinator,
+            teardown_steps: self.teardown_steps,
+            reports,
+        })
+    }
+}
+
+/// The handle of a running supervisor. Cheap to clone, and usable from any thread and runtime.
+///
+/// Dropping it stops nothing: sessions end with their program, or by [`shutdown`](Self::shutdown).
+#[derive(Debug, Clone)]
+pub struct SessionSupervisor {
+    instance: InstanceId,
+    door: Door,
+    registry: Addr<SessionRegistry>,
+    bus: Addr<PluginBus>,
+    coordinator: Addr<ShutdownCoordinator>,
+    teardown_steps: TeardownSteps,
+    reports: ReportSlot,
+}
+
+impl SessionSupervisor {
+    /// Sets up a supervisor.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// This run of the supervisor.
+    pub fn instance(&self) -> InstanceId {
+        self.instance
+    }
+
+    /// The registry, for messages.
+    pub fn registry(&self) -> &Addr<SessionRegistry> {
+        &self.registry
+    }
+
+    /// The bus, for messages.
+    pub fn bus(&self) -> &Addr<PluginBus> {
+        &self.bus
+    }
+
+    /// The coordinator, for messages.
+    pub fn coordinator(&self) -> &Addr<ShutdownCoordinator> {
+        &self.coordinator
+    }
+
+    /// A session starts, or an active one gets new details. Recorded when this returns.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`], [`Error::ShuttingDown`], [`Error::TooManySessions`],
+    /// [`Error::Ledger`]: nothing has started then. [`Error::Stopped`].
+    pub async fn started(&self, new: impl Into<NewSession>) -> Result<StartedSession, Error> {
+        self.registry.send(Started(new.into())).await?
+    }
+
+    /// A session ends. Recorded when this returns; ending what is not active changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] for a reason that only the supervisor may find, or a detail that is too
+    /// long; [`Error::Ledger`]: it has not ended then. [`Error::Stopped`].
+    pub async fn ended(&self, ended: Ended) -> Result<EndedSession, Error> {
+        self.registry.send(ended).await?
+    }
+
+    /// A session is active, so it is not idle.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotActive`], [`Error::Stopped`].
+    pub async fn touch(&self, touch: Touch) -> Result<(), Error> {
+        self.registry.send(touch).await?
+    }
+
+    /// All active sessions, in no particular order.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Stopped`].
+    pub async fn snapshot(&self) -> Result<Vec<Arc<Session>>, Error> {
+        Ok(self.registry.send(Snapshot).await?)
+    }
+
+    /// The records of all active sessions, in no particular order.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Stopped`].
+    pub async fn active(&self) -> Result<Vec<SessionRecord>, Error> {
+        Ok(self.registry.send(ActiveRecords).await?)
+    }
+
+    /// What is known of an id: the active session, or the one that ended last.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Ledger`], [`Error::Stopped`].
+    pub async fn find(&self, id: &SessionId) -> Result<Option<SessionRecord>, Error> {
+        self.registry.send(Find(id.clone())).await?
+    }
+
+    /// What has become of the last event of a session, per plugin that hears of it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Ledger`], [`Error::Stopped`].
+    pub async fn delivery_states(
+        &self,
+        record: &SessionRecord,
+    ) -> Result<BTreeMap<Arc<str>, DeliveryState>, Error> {
+        let states = self.bus.send(DeliveryStates(record.clone())).await??;
+        Ok(states.into_iter().collect())
+    }
+
+    /// How the plugins are, in the order of their registration.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Stopped`].
+    pub async fn plugins(&self) -> Result<Vec<PluginStatus>, Error> {
+        Ok(self.bus.send(PluginStatuses).await?)
+    }
+
+    /// Whether new sessions are taken: false from the moment that a shutdown is asked for.
+    pub fn is_ready(&self) -> bool {
+        self.door.is_open()
+    }
+
+    /// Adds a teardown step, as [`Builder::teardown_step`] does. Steps added after the teardown
+    /// has begun never run.
+    pub fn add_teardown_step<F, R>(&self, name: impl Into<String>, run: F)
+    where
+        F: FnOnce() -> R + Send + 'static,
+        R: Future<Output = anyhow::Result<()>> + 'static,
+    {
+        self.teardown_steps.add(name, run);
+    }
+
+    /// Shuts down: closes the door, ends every session, tells every plugin, all inside the cap.
+    /// Joins a shutdown that is under way, and answers the report of one that is over.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Stopped`] when the supervisor was torn down without a report.
+    pub async fn shutdown(&self, shutdown: Shutdown) -> Result<Arc<ShutdownReport>, Error> {
+        // The answer may be late for a system that has stopped; the report is there all the same.
+        self.door.close();
+        self.coordinator.do_send(shutdown);
+        self.stopped().await
+    }
+
+    /// Waits until a shutdown is over, whoever asks for it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Stopped`] when the supervisor was torn down without a report.
+    pub async fn stopped(&self) -> Result<Arc<ShutdownReport>, Error> {
+        self.reports.wait().await
+    }
+}
