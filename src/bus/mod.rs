@@ -2,12 +2,11 @@
 //!
 //! Each plugin has a *lane*: it reads the ledger's log in order, delivers in batches with a
 //! deadline, tells a plugin that is down from an event that is poison, tries again with backoff,
-//! and moves the plugin's cursor past what is acknowledged or parked. [`lane`] decides, [`runner`]
-//! carries out, [`delivery`] makes one attempt, [`parked`] keeps what the lane went past.
+//! and moves the plugin's cursor past what is acknowledged or parked. `lane` decides, `runner`
+//! carries out, `delivery` makes one attempt.
 
 mod delivery;
 mod lane;
-mod parked;
 mod runner;
 
 use std::rc::Rc;

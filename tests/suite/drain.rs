@@ -50,11 +50,7 @@ fn d3_a_planned_restart_is_the_reason() {
 
 #[test]
 fn d4_a_session_that_has_ended_before_is_not_ended_again() {
-    for reason in [
-        EndReason::Reset,
-        EndReason::Deleted,
-        EndReason::Compaction,
-    ] {
+    for reason in [EndReason::Reset, EndReason::Deleted, EndReason::Compaction] {
         in_virtual_time(async {
             let (plugin, told) = recorder("p");
             let supervisor = start(builder().plugin(plugin)).await;

@@ -8,7 +8,8 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
-use super::lane::Now;
+use super::flight::Now;
+use super::incarnation_of;
 use crate::event::{Event, Seq};
 use crate::ledger::Parked;
 use crate::session::Incarnation;
@@ -34,11 +35,6 @@ pub(super) struct ParkedEvents {
     /// The first of each chain that is not dead and not in flight, by when it is due.
     queue: BTreeSet<(Instant, Seq)>,
     dead: usize,
-}
-
-/// The incarnation whose order an event has to keep. Lanes see only events of sessions.
-pub(super) fn incarnation_of(event: &Event) -> Option<Incarnation> {
-    event.session().map(|session| session.incarnation)
 }
 
 impl ParkedEvents {

@@ -12,17 +12,25 @@
 //!
 //! An event that the plugin rejected by itself counts an attempt in any case.
 
-use std::collections::{HashSet, VecDeque};
-use std::ops::RangeInclusive;
+mod drain;
+mod flight;
+mod parked;
+mod pending;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::PluginState;
-use super::parked::{ParkedEvents, incarnation_of};
+use self::drain::Drain;
+pub(crate) use self::drain::LaneTally;
+pub(super) use self::flight::{Failure, Flight, Now, Outcome, Step};
+use self::parked::ParkedEvents;
+use self::pending::PendingEvents;
 use crate::event::{Event, Hooks, Seq, Verdict};
 use crate::ledger::{Page, Position, Progress};
 use crate::plugin::DeliveryPolicy;
@@ -31,126 +39,6 @@ use crate::session::{Incarnation, SessionId};
 /// How many events may be parked, the dead not counted, before the lane pauses: a plugin that
 /// rejects everything must not move the whole log into memory.
 const MAX_PARKED: usize = 10_000;
-
-/// How many sessions a tally names.
-const MAX_UNFINISHED: usize = 1000;
-
-/// A moment, by both clocks.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Now {
-    pub(super) mono: Instant,
-    pub(super) wall: Timestamp,
-}
-
-/// Why a delivery failed as a whole.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Failure {
-    /// The plugin said that it can't work at present.
-    Down(Arc<str>),
-    /// The plugin returned some other error.
-    Error(Arc<str>),
-    /// No answer in time.
-    TimedOut,
-    /// The plugin panicked, or its actor is dead.
-    Panicked(Arc<str>),
-}
-
-impl Failure {
-    pub(super) fn message(&self) -> Arc<str> {
-        match self {
-            Self::Down(error) | Self::Error(error) | Self::Panicked(error) => Arc::clone(error),
-            Self::TimedOut => "timed out".into(),
-        }
-    }
-}
-
-/// What came of a delivery.
-#[derive(Debug)]
-pub(super) struct Outcome {
-    /// An answer per event, or none at all.
-    pub(super) verdicts: Vec<Verdict>,
-    pub(super) failure: Option<Failure>,
-}
-
-impl Outcome {
-    /// Why the delivery failed, or the first of its events that was rejected.
-    pub(super) fn first_error(&self) -> Option<Arc<str>> {
-        let rejected = self.verdicts.iter().find_map(|verdict| match verdict {
-            Verdict::Rejected(error) => Some(error.as_str().into()),
-            Verdict::Open | Verdict::Acknowledged => None,
-        });
-        self.failure.as_ref().map(Failure::message).or(rejected)
-    }
-}
-
-/// A delivery to make.
-#[derive(Debug, Clone)]
-pub(super) struct Flight {
-    pub(super) id: u64,
-    pub(super) events: Arc<[Event]>,
-    pub(super) attempt: u32,
-    pub(super) deadline: Instant,
-    departed: Instant,
-    /// How many events the plugin had acknowledged when these were first tried.
-    tried_at: u64,
-    parked: bool,
-}
-
-/// What a lane does next.
-#[derive(Debug)]
-pub(super) enum Step {
-    /// Make this delivery.
-    Deliver(Flight),
-    /// Read the log after this place, so many events at the most.
-    Read(Seq, usize),
-    /// Nothing before that moment, or before something else happens.
-    Wait(Option<Instant>),
-}
-
-/// An event that was tried and is to be tried again before the log goes on.
-#[derive(Debug)]
-struct Pending {
-    event: Event,
-    /// Not together with others, because a delivery with it failed.
-    alone: bool,
-    /// It failed alone, and it is open whose fault that was.
-    suspect: bool,
-    tried_at: u64,
-    attempts: u32,
-}
-
-/// A shutdown, as a lane sees it.
-#[derive(Debug)]
-struct Drain {
-    begun: Instant,
-    cut: Instant,
-    /// The places of the ends that the shutdown recorded.
-    ends: Option<RangeInclusive<Seq>>,
-    timed_out: bool,
-    lost: u64,
-}
-
-/// What a lane achieved in a drain. Counts are of the ends that the shutdown recorded.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct LaneTally {
-    pub(crate) state: PluginState,
-    pub(crate) delivered: u64,
-    /// Neither delivered nor dead.
-    pub(crate) owed: u64,
-    /// The part of `owed` that was tried.
-    pub(crate) failed: u64,
-    pub(crate) dead: u64,
-    /// Given up by the ledger before the lane could read it.
-    pub(crate) lost: u64,
-    /// Events from before the shutdown that are still owed.
-    pub(crate) owed_before: u64,
-    /// A delivery was under way at the cut.
-    pub(crate) timed_out: bool,
-    pub(crate) duration: Duration,
-    pub(crate) last_error: Option<Arc<str>>,
-    /// The places of ends that are owed, at most 1,000.
-    pub(crate) unfinished: Vec<Seq>,
-}
 
 /// The state of one plugin's lane.
 #[derive(Debug)]
@@ -166,7 +54,7 @@ pub(super) struct Lane {
     held_up: bool,
     flights: Vec<Flight>,
     next_flight: u64,
-    pending: VecDeque<Pending>,
+    pending: PendingEvents,
     parked: ParkedEvents,
     acknowledged: u64,
     failed_rounds: u32,
@@ -193,7 +81,7 @@ impl Lane {
             held_up: false,
             flights: Vec::new(),
             next_flight: 0,
-            pending: VecDeque::new(),
+            pending: PendingEvents::default(),
             parked: ParkedEvents::load(position.parked, now),
             acknowledged: 0,
             failed_rounds: 0,
@@ -270,8 +158,19 @@ impl Lane {
                 return self.depart(Arc::new([event]), attempt, tried_at, true, now);
             }
         }
-        if let Some(step) = self.depart_pending(now) {
-            return step;
+        if !self.pending.is_empty() {
+            // Where another event can tell more, it comes before those that are suspect.
+            let also_suspects = self.read_limit().is_none();
+            let flying = self.flying_sessions();
+            let max_batch = self.policy.max_batch;
+            if let Some(batch) = self.pending.take_next(flying, max_batch, also_suspects) {
+                let events = batch.events.into();
+                let tried_at = match batch.attempts {
+                    0 => self.acknowledged,
+                    _ => batch.tried_at,
+                };
+                return self.depart(events, batch.attempts + 1, tried_at, false, now);
+            }
         }
         if let Some(limit) = self.read_limit() {
             self.reading = true;
@@ -293,9 +192,9 @@ impl Lane {
             return Some(self.policy.max_batch);
         }
         // Only another event can tell whether it is the plugin's fault or a suspect's.
-        let all_suspect = self.pending.iter().all(|pending| pending.suspect);
-        let room = self.pending.len() < self.policy.max_batch;
-        (all_suspect && room && self.flights.is_empty()).then_some(1)
+        let has_room = self.pending.len() < self.policy.max_batch;
+        let may_read = has_room && self.flights.is_empty() && self.pending.all_suspect();
+        may_read.then_some(1)
     }
 
     /// The sessions that must not fly again now. Not needed where one delivery flies at a time.
@@ -327,51 +226,6 @@ impl Lane {
         self.next_flight += 1;
         self.flights.push(flight.clone());
         Step::Deliver(flight)
-    }
-
-    /// Departs with the first pending events that may fly: several that failed together because
-    /// the plugin was down, or one by itself.
-    fn depart_pending(&mut self, now: Instant) -> Option<Step> {
-        if self.pending.is_empty() {
-            return None;
-        }
-        let mut blocked = self.flying_sessions();
-        let mut suspect = None;
-        let mut chosen = Vec::new();
-        for (index, pending) in self.pending.iter().enumerate() {
-            let free = !is_of(&pending.event, &blocked);
-            if free && pending.suspect {
-                suspect.get_or_insert(index);
-            } else if free && (chosen.is_empty() || !pending.alone) {
-                chosen.push(index);
-                if pending.alone || chosen.len() >= self.policy.max_batch {
-                    break;
-                }
-                continue;
-            } else if !chosen.is_empty() {
-                break;
-            }
-            blocked.extend(pending.event.session().map(|session| session.id.clone()));
-        }
-        if chosen.is_empty() {
-            // Another event from the log comes first, if there is one.
-            if self.read_limit().is_some() {
-                return None;
-            }
-            chosen.extend(suspect);
-        }
-        let first = *chosen.first()?;
-        let (tried_at, attempts) = {
-            let pending = &self.pending[first];
-            (pending.tried_at, pending.attempts)
-        };
-        let taken = chosen
-            .iter()
-            .rev()
-            .filter_map(|&at| self.pending.remove(at));
-        let mut events: Vec<_> = taken.map(|pending| pending.event).collect();
-        events.reverse();
-        Some(self.depart(events.into(), attempts + 1, tried_at, false, now))
     }
 
     /// The log was read. Answers the delivery to make with it, if one can be made.
@@ -409,8 +263,7 @@ impl Lane {
     fn sort_in(&mut self, events: &Arc<[Event]>, now: Now) -> Arc<[Event]> {
         let blocked: HashSet<_> = self
             .pending
-            .iter()
-            .filter_map(|pending| Some(pending.event.session()?.id.clone()))
+            .sessions()
             .chain(self.flying_sessions())
             .collect();
         let parks = !self.parked.is_empty() || self.given_up_to > self.read_to;
@@ -435,13 +288,7 @@ impl Lane {
                         self.held_up = true;
                         break;
                     }
-                    self.pending.push_back(Pending {
-                        event,
-                        alone: false,
-                        suspect: false,
-                        tried_at: self.acknowledged,
-                        attempts: 0,
-                    });
+                    self.pending.push(event);
                 } else {
                     batch.push(event);
                 }
@@ -522,13 +369,9 @@ impl Lane {
 
     /// Parks what is pending behind a parked event.
     fn park_followers(&mut self, now: Now) {
-        for pending in std::mem::take(&mut self.pending) {
-            if self.parked.is_behind(&pending.event) {
-                let rows = self.parked.park_behind(pending.event, now);
-                self.progress.park.extend(rows);
-            } else {
-                self.pending.push_back(pending);
-            }
+        for event in self.pending.take_if(|event| self.parked.is_behind(event)) {
+            let rows = self.parked.park_behind(event, now);
+            self.progress.park.extend(rows);
         }
     }
 
@@ -562,54 +405,24 @@ impl Lane {
             }
             return;
         }
-        let open_question = !matches!(failure, Failure::Down(_)) && !cut;
+        let is_open_question = !matches!(failure, Failure::Down(_)) && !cut;
         if flight.parked {
             // Not first again at once, or it would keep all others from being tried.
-            let wait = if open_question {
-                2 * backoff(&self.policy, self.failed_rounds + 1)
-            } else {
-                Duration::ZERO
+            let wait = match is_open_question {
+                true => 2 * backoff(&self.policy, self.failed_rounds + 1),
+                false => Duration::ZERO,
             };
             for event in open {
-                self.parked.put_back(event.recorded_seq(), wait, now.mono);
+                let seq = event.recorded_seq();
+                self.parked.put_back(seq, wait, now.mono);
             }
         } else {
-            self.put_back(flight, open, open_question, now);
+            self.pending.put_back(flight, open, is_open_question);
+            self.park_followers(now);
         }
         if is_down {
             self.back_off(flight, now);
         }
-    }
-
-    /// Makes events pending that a failed delivery left without an answer.
-    fn put_back(&mut self, flight: &Flight, open: Vec<Event>, open_question: bool, now: Now) {
-        let suspect = open_question && flight.events.len() == 1;
-        let pending = open.into_iter().map(|event| Pending {
-            event,
-            alone: open_question,
-            suspect,
-            tried_at: flight.tried_at,
-            attempts: flight.attempt,
-        });
-        if suspect {
-            // To the end, with what must stay behind it: the others are tried first.
-            let incarnations: HashSet<Option<Incarnation>> =
-                flight.events.iter().map(incarnation_of).collect();
-            let is_follower =
-                |other: &Pending| incarnations.contains(&incarnation_of(&other.event));
-            let (followers, mut others): (VecDeque<_>, VecDeque<_>) =
-                std::mem::take(&mut self.pending)
-                    .into_iter()
-                    .partition(is_follower);
-            others.extend(pending);
-            others.extend(followers);
-            self.pending = others;
-        } else {
-            let later = std::mem::take(&mut self.pending);
-            self.pending.extend(pending);
-            self.pending.extend(later);
-        }
-        self.park_followers(now);
     }
 
     /// The plugin failed: nothing is tried for a while, and too long a while ends its owed events.
@@ -627,17 +440,21 @@ impl Lane {
             let error: Arc<str> = "the plugin was down for too long".into();
             let rows = self.parked.kill_all(&error, now);
             self.progress.park.extend(rows);
-            for pending in std::mem::take(&mut self.pending) {
-                self.bury(pending.event, now);
+            for event in self.pending.take_if(|_| true) {
+                self.bury(event, now);
             }
         }
     }
 
     /// What changed since this was last asked for.
     pub(super) fn take_progress(&mut self) -> Progress {
-        let in_flight = self.log_flights().flat_map(|flight| flight.events.first());
-        let in_hand = in_flight.chain(self.pending.iter().map(|pending| &pending.event));
-        let first = in_hand.map(Event::recorded_seq).min();
+        let in_flight = self
+            .log_flights()
+            .filter_map(|flight| flight.events.first());
+        let in_flight = in_flight.map(Event::recorded_seq);
+        let first = in_flight
+            .chain(self.pending.iter().map(|(seq, _)| seq))
+            .min();
         let cursor = first.map_or(self.read_to, |first| first - 1);
         let mut progress = std::mem::take(&mut self.progress);
         if cursor > self.cursor {
@@ -653,116 +470,11 @@ impl Lane {
         self.progress.park.extend(newer.park);
         self.progress.unpark.extend(newer.unpark);
     }
+}
 
-    fn is_cut(&self, now: Instant) -> bool {
-        self.drain.as_ref().is_some_and(|drain| now >= drain.cut)
-    }
-
-    /// When the drain is cut, if there is one.
-    pub(super) fn cut(&self) -> Option<Instant> {
-        self.drain.as_ref().map(|drain| drain.cut)
-    }
-
-    /// A shutdown has recorded `ends`, and the lane has until `cut`. If it is waiting after a
-    /// failure, it tries once more at once.
-    pub(super) fn begin_drain(
-        &mut self,
-        cut: Instant,
-        ends: Option<RangeInclusive<Seq>>,
-        now: Instant,
-    ) {
-        self.retry_at = None;
-        self.set_head(ends.as_ref().map_or(0, |ends| *ends.end()));
-        self.drain = Some(Drain {
-            begun: now,
-            cut,
-            ends,
-            timed_out: false,
-            lost: 0,
-        });
-    }
-
-    pub(super) fn is_reading(&self) -> bool {
-        self.reading
-    }
-
-    /// The log was still being read at the cut.
-    pub(super) fn set_timed_out(&mut self) {
-        if let Some(drain) = &mut self.drain {
-            drain.timed_out = true;
-        }
-    }
-
-    /// What came of the drain. `unread_before` is how many events for this plugin lie unread
-    /// before the shutdown's.
-    pub(super) fn tally(&self, now: Instant, unread_before: u64) -> LaneTally {
-        let Some(drain) = &self.drain else {
-            return LaneTally::default();
-        };
-        let mut tally = LaneTally {
-            owed_before: unread_before,
-            timed_out: drain.timed_out,
-            duration: now - drain.begun,
-            last_error: self.last_error.clone(),
-            ..LaneTally::default()
-        };
-        // An empty range where the shutdown ended nothing, or this plugin does not hear of ends.
-        let ends = match &drain.ends {
-            Some(ends) if self.hooks.contains(crate::event::Hook::SessionEnd) => ends.clone(),
-            _ => RangeInclusive::new(Seq::MAX, Seq::MAX - 1),
-        };
-        let count_owed = |tally: &mut LaneTally, seq: Seq, tried: bool| {
-            if !ends.contains(&seq) {
-                tally.owed_before += 1;
-                return;
-            }
-            tally.owed += 1;
-            tally.failed += u64::from(tried);
-            if tally.unfinished.len() < MAX_UNFINISHED {
-                tally.unfinished.push(seq);
-            }
-        };
-        let in_flight = self.log_flights().flat_map(|flight| flight.events.iter());
-        for event in in_flight {
-            count_owed(&mut tally, event.recorded_seq(), true);
-        }
-        for pending in &self.pending {
-            count_owed(
-                &mut tally,
-                pending.event.recorded_seq(),
-                pending.attempts > 0,
-            );
-        }
-        for (seq, dead, tried) in self.parked.iter() {
-            if !dead {
-                count_owed(&mut tally, seq, tried);
-            } else if ends.contains(&seq) {
-                tally.dead += 1;
-            }
-        }
-        if !ends.is_empty() {
-            for seq in (self.read_to + 1).max(*ends.start())..=*ends.end() {
-                count_owed(&mut tally, seq, false);
-            }
-            let total = ends.end() - ends.start() + 1;
-            tally.lost = drain.lost;
-            tally.delivered = total.saturating_sub(tally.owed + tally.dead + tally.lost);
-        }
-        tally.unfinished.sort_unstable();
-        tally
-    }
-
-    /// The part of the log before the shutdown's ends that this lane has not read.
-    pub(super) fn unread_before(&self) -> Option<RangeInclusive<Seq>> {
-        let ends = self.drain.as_ref()?.ends.as_ref();
-        let last = ends.map_or(self.head, |ends| ends.start() - 1);
-        (self.read_to < last).then(|| self.read_to + 1..=last)
-    }
-
-    /// Whether this lane listens to the hook of `event`.
-    pub(super) fn listens_to(&self, event: &Event) -> bool {
-        self.hooks.contains(event.hook())
-    }
+/// The incarnation whose order an event has to keep. Lanes see only events of sessions.
+fn incarnation_of(event: &Event) -> Option<Incarnation> {
+    event.session().map(|session| session.incarnation)
 }
 
 fn is_of(event: &Event, sessions: &HashSet<SessionId>) -> bool {

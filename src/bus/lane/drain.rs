@@ -1,0 +1,155 @@
+//! A shutdown, as a lane sees it, and what the lane achieved in it.
+
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Lane;
+use crate::bus::PluginState;
+use crate::event::{Event, Hook, Seq};
+
+/// How many sessions a tally names.
+const MAX_UNFINISHED: usize = 1000;
+
+/// A shutdown, as a lane sees it.
+#[derive(Debug)]
+pub(super) struct Drain {
+    begun: Instant,
+    pub(super) cut: Instant,
+    /// The places of the ends that the shutdown recorded.
+    pub(super) ends: Option<RangeInclusive<Seq>>,
+    pub(super) timed_out: bool,
+    pub(super) lost: u64,
+}
+
+/// What a lane achieved in a drain. Counts are of the ends that the shutdown recorded.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct LaneTally {
+    pub(crate) state: PluginState,
+    pub(crate) delivered: u64,
+    /// Neither delivered nor dead.
+    pub(crate) owed: u64,
+    /// The part of `owed` that was tried.
+    pub(crate) failed: u64,
+    pub(crate) dead: u64,
+    /// Given up by the ledger before the lane could read it.
+    pub(crate) lost: u64,
+    /// Events from before the shutdown that are still owed.
+    pub(crate) owed_before: u64,
+    /// A delivery was under way at the cut.
+    pub(crate) timed_out: bool,
+    pub(crate) duration: Duration,
+    pub(crate) last_error: Option<Arc<str>>,
+    /// The places of ends that are owed, at most 1,000.
+    pub(crate) unfinished: Vec<Seq>,
+}
+
+impl Lane {
+    pub(super) fn is_cut(&self, now: Instant) -> bool {
+        self.drain.as_ref().is_some_and(|drain| now >= drain.cut)
+    }
+
+    /// When the drain is cut, if there is one.
+    pub(in crate::bus) fn cut(&self) -> Option<Instant> {
+        self.drain.as_ref().map(|drain| drain.cut)
+    }
+
+    /// A shutdown has recorded `ends`, and the lane has until `cut`. If it is waiting after a
+    /// failure, it tries once more at once.
+    pub(in crate::bus) fn begin_drain(
+        &mut self,
+        cut: Instant,
+        ends: Option<RangeInclusive<Seq>>,
+        now: Instant,
+    ) {
+        self.retry_at = None;
+        self.set_head(ends.as_ref().map_or(0, |ends| *ends.end()));
+        self.drain = Some(Drain {
+            begun: now,
+            cut,
+            ends,
+            timed_out: false,
+            lost: 0,
+        });
+    }
+
+    pub(in crate::bus) fn is_reading(&self) -> bool {
+        self.reading
+    }
+
+    /// The log was still being read at the cut.
+    pub(in crate::bus) fn set_timed_out(&mut self) {
+        if let Some(drain) = &mut self.drain {
+            drain.timed_out = true;
+        }
+    }
+
+    /// What came of the drain. `unread_before` is how many events for this plugin lie unread
+    /// before the shutdown's.
+    pub(in crate::bus) fn tally(&self, now: Instant, unread_before: u64) -> LaneTally {
+        let Some(drain) = &self.drain else {
+            return LaneTally::default();
+        };
+        let mut tally = LaneTally {
+            owed_before: unread_before,
+            timed_out: drain.timed_out,
+            duration: now - drain.begun,
+            last_error: self.last_error.clone(),
+            ..LaneTally::default()
+        };
+        // An empty range where the shutdown ended nothing, or this plugin does not hear of ends.
+        let ends = match &drain.ends {
+            Some(ends) if self.hooks.contains(Hook::SessionEnd) => ends.clone(),
+            _ => RangeInclusive::new(Seq::MAX, Seq::MAX - 1),
+        };
+        let count_owed = |tally: &mut LaneTally, seq: Seq, tried: bool| {
+            if !ends.contains(&seq) {
+                tally.owed_before += 1;
+                return;
+            }
+            tally.owed += 1;
+            tally.failed += u64::from(tried);
+            if tally.unfinished.len() < MAX_UNFINISHED {
+                tally.unfinished.push(seq);
+            }
+        };
+        let in_flight = self.log_flights().flat_map(|flight| flight.events.iter());
+        for event in in_flight {
+            count_owed(&mut tally, event.recorded_seq(), true);
+        }
+        for (seq, tried) in self.pending.iter() {
+            count_owed(&mut tally, seq, tried);
+        }
+        for (seq, dead, tried) in self.parked.iter() {
+            if !dead {
+                count_owed(&mut tally, seq, tried);
+            } else if ends.contains(&seq) {
+                tally.dead += 1;
+            }
+        }
+        if !ends.is_empty() {
+            for seq in (self.read_to + 1).max(*ends.start())..=*ends.end() {
+                count_owed(&mut tally, seq, false);
+            }
+            let total = ends.end() - ends.start() + 1;
+            tally.lost = drain.lost;
+            tally.delivered = total.saturating_sub(tally.owed + tally.dead + tally.lost);
+        }
+        tally.unfinished.sort_unstable();
+        tally
+    }
+
+    /// The part of the log before the shutdown's ends that this lane has not read.
+    pub(in crate::bus) fn unread_before(&self) -> Option<RangeInclusive<Seq>> {
+        let ends = self.drain.as_ref()?.ends.as_ref();
+        let last = ends.map_or(self.head, |ends| ends.start() - 1);
+        (self.read_to < last).then(|| self.read_to + 1..=last)
+    }
+
+    /// Whether this lane listens to the hook of `event`.
+    pub(in crate::bus) fn listens_to(&self, event: &Event) -> bool {
+        self.hooks.contains(event.hook())
+    }
+}
