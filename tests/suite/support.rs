@@ -1,8 +1,6 @@
 //! What the tests share: a supervisor on one arbiter, and plugins that record what they are told.
 
-use std::cell::RefCell;
 use std::future::Future;
-use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -14,7 +12,7 @@ use session_supervisor::{
 use tokio::sync::watch;
 
 /// How long anything may take, in virtual time. Every wait has an end.
-const PATIENCE: Duration = Duration::from_secs(3600);
+const PATIENCE: Duration = Duration::from_secs(24 * 3600);
 
 /// Runs a test with a clock that stands still unless everyone waits.
 pub(crate) fn in_virtual_time(test: impl Future<Output = ()>) {
@@ -195,9 +193,4 @@ impl Gate {
         let mut opened = self.0.subscribe();
         opened.wait_for(|open| *open).await.expect("the gate stays");
     }
-}
-
-/// A value that a test on one thread counts or collects in.
-pub(crate) fn shared<T>(value: T) -> Rc<RefCell<T>> {
-    Rc::new(RefCell::new(value))
 }
