@@ -15,7 +15,7 @@ pub use self::ledger::{
     Append, Ledger, LedgerError, LedgerFuture, MemoryLedger, Page, Parked, Position, Progress,
     SessionRecord,
 };
-pub use self::plugin::{DeliveryPolicy, Down, Panicked, PerSession, Plugin, PluginSpec};
+pub use self::plugin::{DeliveryPolicy, Down, LogPlugin, Panicked, PerSession, Plugin, PluginSpec};
 pub use self::session::{
     End, EndDetails, EndReason, HolderId, Incarnation, InvalidField, MAX_DETAIL_BYTES,
     MAX_METADATA_BYTES, MAX_NAME_BYTES, MAX_TEXT_BYTES, Metadata, NewSession, Session, SessionId,
