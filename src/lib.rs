@@ -16,6 +16,8 @@ pub use self::ledger::{
     SessionRecord,
 };
 pub use self::plugin::{DeliveryPolicy, Down, LogPlugin, Panicked, PerSession, Plugin, PluginSpec};
+#[cfg(feature = "sqlite")]
+pub use self::plugin::{SqlPlugin, SqlSettings};
 pub use self::session::{
     End, EndDetails, EndReason, HolderId, Incarnation, InvalidField, MAX_DETAIL_BYTES,
     MAX_METADATA_BYTES, MAX_NAME_BYTES, MAX_TEXT_BYTES, Metadata, NewSession, Session, SessionId,

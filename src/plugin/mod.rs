@@ -5,6 +5,8 @@ mod file_id;
 mod log;
 #[cfg(test)]
 mod sample;
+#[cfg(feature = "sqlite")]
+mod sql;
 
 use std::fmt;
 use std::rc::Rc;
@@ -17,6 +19,8 @@ use actix_rt::ArbiterHandle;
 use self::adapter::PluginActor;
 pub use self::adapter::{Panicked, PerSession};
 pub use self::log::LogPlugin;
+#[cfg(feature = "sqlite")]
+pub use self::sql::{SqlPlugin, SqlSettings};
 use crate::event::{Deliver, Event, Hooks};
 
 /// Someone who is told of starts and ends.
