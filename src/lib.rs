@@ -22,7 +22,9 @@ pub use self::ledger::{
     Append, Ledger, LedgerError, LedgerFuture, MemoryLedger, Page, Parked, Position, Progress,
     SessionRecord,
 };
-pub use self::plugin::{DeliveryPolicy, Down, Panicked, PerSession, Plugin, PluginSpec};
+pub use self::plugin::{DeliveryPolicy, Down, LogPlugin, Panicked, PerSession, Plugin, PluginSpec};
+#[cfg(feature = "sqlite")]
+pub use self::plugin::{SqlPlugin, SqlSettings};
 pub use self::registry::{
     Ended, EndedSession, SessionRegistry, Snapshot, Started, StartedSession, Touch,
 };

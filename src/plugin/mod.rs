@@ -1,6 +1,12 @@
 //! Plugins: who is told, how they are made, and how patiently they are served.
 
 mod adapter;
+mod file_id;
+mod log;
+#[cfg(test)]
+mod sample;
+#[cfg(feature = "sqlite")]
+mod sql;
 
 use std::fmt;
 use std::rc::Rc;
@@ -12,6 +18,9 @@ use actix_rt::ArbiterHandle;
 
 use self::adapter::PluginActor;
 pub use self::adapter::{Panicked, PerSession};
+pub use self::log::LogPlugin;
+#[cfg(feature = "sqlite")]
+pub use self::sql::{SqlPlugin, SqlSettings};
 use crate::event::{Deliver, Event, Hooks};
 
 /// Someone who is told of starts and ends.
