@@ -4,6 +4,8 @@ mod bus;
 mod clock;
 mod error;
 mod event;
+#[cfg(feature = "gateway")]
+mod gateway;
 mod ledger;
 mod plugin;
 mod registry;
@@ -18,6 +20,8 @@ pub use self::error::Error;
 pub use self::event::{
     Acks, Deadline, Deliver, Event, EventId, Hook, Hooks, InstanceId, Lifecycle, Seq, WireEvent,
 };
+#[cfg(feature = "gateway")]
+pub use self::gateway::Gateway;
 pub use self::ledger::{
     Append, Ledger, LedgerError, LedgerFuture, MemoryLedger, Page, Parked, Position, Progress,
     SessionRecord,

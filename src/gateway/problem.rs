@@ -1,0 +1,296 @@
+//! Refusals as `application/problem+json` (RFC 9457).
+
+use std::borrow::Cow;
+use std::fmt;
+
+use actix_web::HttpResponse;
+use actix_web::body::BoxBody;
+use actix_web::http::{StatusCode, header};
+use actix_web::{HttpResponseBuilder, ResponseError};
+use serde::Serialize;
+
+use crate::error::Error;
+use crate::session::InvalidField;
+
+/// What every `type` begins with.
+const TYPE_PREFIX: &str = "urn:session-supervisor:problem:";
+
+/// Seconds after which a client may try again what a 503 refused. Short, since what passes by
+/// itself (a busy ledger, a restart) is over in seconds, and the answer is cheap.
+const RETRY_AFTER_SECONDS: &str = "1";
+
+/// The kinds of refusal. Each has one `type` and one status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    MalformedJson,
+    Forbidden,
+    NotFound,
+    NotActive,
+    MethodNotAllowed,
+    BodyTooLarge,
+    UnsupportedMediaType,
+    InvalidField,
+    ReservedReason,
+    TooManySessions,
+    ShuttingDown,
+    LedgerUnavailable,
+}
+
+impl Kind {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::MalformedJson => "malformed-json",
+            Self::Forbidden => "forbidden",
+            Self::NotFound => "not-found",
+            Self::NotActive => "not-active",
+            Self::MethodNotAllowed => "method-not-allowed",
+            Self::BodyTooLarge => "body-too-large",
+            Self::UnsupportedMediaType => "unsupported-media-type",
+            Self::InvalidField => "invalid-field",
+            Self::ReservedReason => "reserved-reason",
+            Self::TooManySessions => "too-many-sessions",
+            Self::ShuttingDown => "shutting-down",
+            Self::LedgerUnavailable => "ledger-unavailable",
+        }
+    }
+
+    const fn title(self) -> &'static str {
+        match self {
+            Self::MalformedJson => "the body is not JSON",
+            Self::Forbidden => "forbidden",
+            Self::NotFound => "not found",
+            Self::NotActive => "the session is not active",
+            Self::MethodNotAllowed => "method not allowed",
+            Self::BodyTooLarge => "the body is too large",
+            Self::UnsupportedMediaType => "unsupported media type",
+            Self::InvalidField => "a field is invalid",
+            Self::ReservedReason => "the reason is reserved",
+            Self::TooManySessions => "too many sessions are active",
+            Self::ShuttingDown => "shutting down",
+            Self::LedgerUnavailable => "the ledger is unavailable",
+        }
+    }
+
+    const fn status(self) -> StatusCode {
+        match self {
+            Self::MalformedJson => StatusCode::BAD_REQUEST,
+            Self::Forbidden => StatusCode::FORBIDDEN,
+            Self::NotFound | Self::NotActive => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::InvalidField | Self::ReservedReason => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::TooManySessions => StatusCode::TOO_MANY_REQUESTS,
+            Self::ShuttingDown | Self::LedgerUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+}
+
+/// A field at fault.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct FieldError {
+    /// Where it is: a JSON Pointer as a URI fragment. Fields of the body are `#/field`, parts of
+    /// the request's target are `#/path/name` and `#/query/name`.
+    pointer: Cow<'static, str>,
+    detail: Cow<'static, str>,
+}
+
+/// A refusal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Problem {
+    kind: Kind,
+    detail: Cow<'static, str>,
+    /// The field at fault, if it is one field's.
+    field: Option<FieldError>,
+    /// The methods that the resource has, if the refused one is not among them.
+    allow: Option<&'static str>,
+}
+
+impl Problem {
+    pub(super) fn new(kind: Kind, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            kind,
+            detail: detail.into(),
+            field: None,
+            allow: None,
+        }
+    }
+
+    /// The field at `pointer` is invalid.
+    pub(super) fn invalid_field(
+        pointer: impl Into<Cow<'static, str>>,
+        detail: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        let problem = Self::new(Kind::InvalidField, "the request has an invalid field");
+        problem.at(pointer, detail)
+    }
+
+    /// A resource that has only the methods `allow`.
+    pub(super) fn method_not_allowed(allow: &'static str) -> Self {
+        let detail = format!("use one of {allow}");
+        Self {
+            allow: Some(allow),
+            ..Self::new(Kind::MethodNotAllowed, detail)
+        }
+    }
+
+    /// Names the field at fault.
+    pub(super) fn at(
+        mut self,
+        pointer: impl Into<Cow<'static, str>>,
+        detail: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        self.field = Some(FieldError {
+            pointer: pointer.into(),
+            detail: detail.into(),
+        });
+        self
+    }
+}
+
+impl From<InvalidField> for Problem {
+    fn from(invalid: InvalidField) -> Self {
+        Self::invalid_field(format!("#/{}", invalid.field), invalid.problem)
+    }
+}
+
+impl From<Error> for Problem {
+    fn from(error: Error) -> Self {
+        let kind = match error {
+            Error::Invalid(invalid) => return invalid.into(),
+            Error::NotActive(_) => Kind::NotActive,
+            Error::TooManySessions { .. } => Kind::TooManySessions,
+            Error::Ledger(_) => Kind::LedgerUnavailable,
+            // The last two happen before there is a handle that could answer them.
+            Error::ShuttingDown | Error::Stopped | Error::Settings(_) | Error::Start(_) => {
+                Kind::ShuttingDown
+            }
+        };
+        Self::new(kind, error.to_string())
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.kind.name(), self.detail)?;
+        match &self.field {
+            Some(field) => write!(f, " ({}: {})", field.pointer, field.detail),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Serialize for Problem {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Document<'a> {
+            r#type: String,
+            title: &'static str,
+            status: u16,
+            detail: &'a str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            errors: Option<[&'a FieldError; 1]>,
+        }
+
+        Document {
+            r#type: format!("{TYPE_PREFIX}{}", self.kind.name()),
+            title: self.kind.title(),
+            status: self.kind.status().as_u16(),
+            detail: &self.detail,
+            errors: self.field.as_ref().map(|field| [field]),
+        }
+        .serialize(serializer)
+    }
+}
+
+impl ResponseError for Problem {
+    fn status_code(&self) -> StatusCode {
+        self.kind.status()
+    }
+
+    fn error_response(&self) -> HttpResponse<BoxBody> {
+        let mut response = HttpResponseBuilder::new(self.status_code());
+        if self.status_code() == StatusCode::SERVICE_UNAVAILABLE {
+            response.insert_header((header::RETRY_AFTER, RETRY_AFTER_SECONDS));
+        }
+        if let Some(allow) = self.allow {
+            response.insert_header((header::ALLOW, allow));
+        }
+        response
+            .insert_header((header::CONTENT_TYPE, "application/problem+json"))
+            .json(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::body::to_bytes;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::ledger::LedgerError;
+    use crate::session::SessionId;
+
+    async fn document(problem: &Problem) -> Value {
+        let body = to_bytes(problem.error_response().into_body()).await;
+        serde_json::from_slice(&body.unwrap()).unwrap()
+    }
+
+    #[actix_web::test]
+    async fn a_field_at_fault_is_named() {
+        let problem = Problem::from(InvalidField::new("metadata", "must be smaller"));
+        let expected = json!({
+            "type": "urn:session-supervisor:problem:invalid-field",
+            "title": "a field is invalid",
+            "status": 422,
+            "detail": "the request has an invalid field",
+            "errors": [{"pointer": "#/metadata", "detail": "must be smaller"}],
+        });
+        assert_eq!(document(&problem).await, expected);
+    }
+
+    #[actix_web::test]
+    async fn a_refusal_without_a_field_has_no_errors() {
+        let problem = Problem::from(Error::TooManySessions { max: 7 });
+        let document = document(&problem).await;
+        assert_eq!(document["status"], 429);
+        assert!(document["detail"].as_str().unwrap().contains('7'));
+        assert_eq!(document.get("errors"), None);
+    }
+
+    #[test]
+    fn every_error_of_the_handle_has_its_type() {
+        let id = SessionId::new("a").unwrap();
+        let cases = [
+            (Error::NotActive(id), "not-active", 404),
+            (Error::TooManySessions { max: 1 }, "too-many-sessions", 429),
+            (Error::ShuttingDown, "shutting-down", 503),
+            (Error::Stopped, "shutting-down", 503),
+            (
+                LedgerError::new("disk full").into(),
+                "ledger-unavailable",
+                503,
+            ),
+        ];
+        for (error, name, status) in cases {
+            let problem = Problem::from(error);
+            assert_eq!(problem.kind.name(), name);
+            assert_eq!(problem.status_code().as_u16(), status, "{name}");
+        }
+    }
+
+    #[test]
+    fn only_a_503_says_when_to_try_again() {
+        for (error, expected) in [
+            (Error::ShuttingDown, true),
+            (LedgerError::new("disk full").into(), true),
+            (Error::TooManySessions { max: 1 }, false),
+        ] {
+            let response = Problem::from(error.clone()).error_response();
+            let headers = response.headers();
+            assert_eq!(headers.contains_key("retry-after"), expected, "{error}");
+            let content_type = headers.get("content-type").unwrap();
+            assert_eq!(content_type, "application/problem+json");
+        }
+    }
+}

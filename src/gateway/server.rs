@@ -1,0 +1,168 @@
+//! The server: listeners, threads and limits.
+
+use std::future::Future;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use actix_web::dev::{Server, ServerHandle};
+use actix_web::middleware::from_fn;
+use actix_web::{App, HttpServer};
+
+use super::guard::guard;
+use super::routes;
+use crate::supervisor::SessionSupervisor;
+
+/// Threads that serve requests, at the most. They only pass messages on, so more would be idle.
+const MAX_WORKERS: usize = 4;
+
+/// Connections open at a time, in all. Further ones wait to be accepted.
+const MAX_CONNECTIONS: usize = 4096;
+
+/// How long the head of a connection's first request may take to arrive.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a connection may stay open between two requests.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
+
+/// How long a client that was refused may go on sending before its connection is closed.
+const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A running gateway: the HTTP API of a [`SessionSupervisor`].
+///
+/// It serves on threads of its own until [`stop`](Self::stop) is called or it is dropped. It
+/// handles no signals.
+///
+/// # Examples
+///
+/// ```
+/// # use session_supervisor::{Gateway, SessionSupervisor};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let supervisor = SessionSupervisor::builder().start().await?;
+/// let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+/// let gateway = Gateway::start(vec![listener], supervisor)?;
+/// println!("listening on {:?}", gateway.addresses());
+/// gateway.stop().await;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+#[must_use = "dropping a gateway stops it"]
+pub struct Gateway {
+    addresses: Vec<SocketAddr>,
+    server: ServerHandle,
+}
+
+impl Gateway {
+    /// Serves the API of `supervisor` on `listeners`, which are bound already.
+    ///
+    /// # Errors
+    ///
+    /// When there is no listener, when one is not on a loopback address (there, programs of other
+    /// machines could end sessions), or when the operating system refuses a thread or a socket.
+    pub fn start(listeners: Vec<TcpListener>, supervisor: SessionSupervisor) -> io::Result<Self> {
+        if listeners.is_empty() {
+            let problem = "there is no listener: bind at least one";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
+        }
+        let addresses = listeners.iter().map(loopback_address);
+        let addresses = addresses.collect::<io::Result<Vec<_>>>()?;
+        let (started, handle) = mpsc::sync_channel(1);
+        // A system of its own: the caller's may be blocked, or no actix system at all.
+        thread::Builder::new()
+            .name("gateway".to_owned())
+            .spawn(move || {
+                actix_rt::System::new().block_on(async move {
+                    match bind(listeners, supervisor) {
+                        Ok(server) => {
+                            let _ = started.send(Ok(server.handle()));
+                            if let Err(error) = server.await {
+                                tracing::error!(%error, "the gateway has failed");
+                            }
+                        }
+                        Err(error) => {
+                            let _ = started.send(Err(error));
+                        }
+                    }
+                });
+            })?;
+        let gone = |_| Err(io::Error::other("the thread of the gateway has died"));
+        let server = handle.recv().unwrap_or_else(gone)?;
+        Ok(Self { addresses, server })
+    }
+
+    /// The addresses on which it listens.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Stops it at once: requests that are being answered are cut off, since whatever is worth
+    /// waiting for is over when a gateway is stopped. The future is done when the listeners are
+    /// closed; stopping begins with the call, and stopping again does nothing.
+    pub fn stop(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.server.stop(false)
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        drop(self.stop());
+    }
+}
+
+fn loopback_address(listener: &TcpListener) -> io::Result<SocketAddr> {
+    let address = listener.local_addr()?;
+    if address.ip().is_loopback() {
+        return Ok(address);
+    }
+    let problem = format!("{address} is not a loopback address: use 127.0.0.1 or [::1]");
+    Err(io::Error::new(io::ErrorKind::InvalidInput, problem))
+}
+
+fn bind(listeners: Vec<TcpListener>, supervisor: SessionSupervisor) -> io::Result<Server> {
+    let workers = thread::available_parallelism().map_or(1, usize::from);
+    let workers = workers.min(MAX_WORKERS);
+    let server = HttpServer::new(move || {
+        let supervisor = supervisor.clone();
+        App::new()
+            .wrap(from_fn(guard))
+            .configure(|config| routes(config, supervisor))
+    })
+    .workers(workers)
+    .max_connections(MAX_CONNECTIONS / workers)
+    .client_request_timeout(HEAD_TIMEOUT)
+    .client_disconnect_timeout(DISCONNECT_TIMEOUT)
+    .keep_alive(KEEP_ALIVE)
+    .disable_signals();
+    let listen = |server: HttpServer<_, _, _, _>, listener| server.listen(listener);
+    let server = listeners.into_iter().try_fold(server, listen)?;
+    Ok(server.run())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn start_error(listeners: Vec<TcpListener>) -> String {
+        let supervisor = SessionSupervisor::builder().start().await.unwrap();
+        Gateway::start(listeners, supervisor)
+            .unwrap_err()
+            .to_string()
+    }
+
+    #[actix_web::test]
+    async fn it_does_not_listen_to_other_machines() {
+        let listener = TcpListener::bind("0.0.0.0:0").unwrap();
+        let error = start_error(vec![listener]).await;
+        assert!(error.contains("is not a loopback address"), "{error}");
+    }
+
+    #[actix_web::test]
+    async fn it_needs_a_listener() {
+        let error = start_error(Vec::new()).await;
+        assert!(error.contains("no listener"), "{error}");
+    }
+}
