@@ -21,7 +21,8 @@ use crate::session::{
     EndDetails, EndReason, HolderId, Incarnation, Metadata, NewSession, Session, SessionId,
     SessionKey,
 };
-use crate::supervisor::{DeliveryState, SessionSupervisor};
+use crate::bus::DeliveryState;
+use crate::supervisor::SessionSupervisor;
 
 type Supervisor = Data<SessionSupervisor>;
 type Answer = Result<HttpResponse, Problem>;

@@ -1,8 +1,11 @@
-//! Tests at the level of messages, in virtual time: every actor on one arbiter whose clock stands
-//! still unless all wait.
+//! Tests through the public API.
+//!
+//! At the level of messages they run in virtual time: every actor on one arbiter, whose clock
+//! stands still unless all wait. Those of the gateway talk to it over real connections.
 
 mod delivery;
 mod drain;
+mod gateway;
 mod guarantees;
 mod hooks;
 mod model;

@@ -1,0 +1,187 @@
+//! A gateway to ask, and an HTTP client that also sends what no client should.
+
+use std::fmt::Write as _;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
+
+use serde_json::Value;
+use session_supervisor::{Gateway, SessionSupervisor};
+
+/// What no answer should ever take.
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// An answer.
+#[derive(Debug)]
+pub(super) struct Response {
+    pub(super) status: u16,
+    pub(super) head: String,
+    pub(super) body: String,
+}
+
+impl Response {
+    fn parse(text: &str) -> Self {
+        let (head, body) = text.split_once("\r\n\r\n").expect("no end of the head");
+        let status = head.split(' ').nth(1).expect("no status");
+        Self {
+            status: status.parse().unwrap(),
+            head: head.to_owned(),
+            body: body.to_owned(),
+        }
+    }
+
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        let mut headers = self.head.lines().filter_map(|line| line.split_once(": "));
+        let found = headers.find(|(found, _)| found.eq_ignore_ascii_case(name));
+        found.map(|(_, value)| value)
+    }
+
+    pub(super) fn json(&self) -> Value {
+        serde_json::from_str(&self.body).expect("the body is not JSON")
+    }
+
+    /// The status and the end of the problem's type.
+    #[track_caller]
+    pub(super) fn problem(&self) -> (u16, String) {
+        let content_type = self.header("content-type");
+        assert_eq!(content_type, Some("application/problem+json"), "{self:?}");
+        let document = self.json();
+        assert_eq!(document["status"], self.status, "{self:?}");
+        for member in ["title", "detail"] {
+            assert!(document[member].is_string(), "{self:?}");
+        }
+        let name = document["type"].as_str().unwrap();
+        let name = name.strip_prefix("urn:session-supervisor:problem:");
+        (self.status, name.expect("a foreign type").to_owned())
+    }
+
+    /// Where the one field at fault is.
+    pub(super) fn pointer(&self) -> String {
+        let errors = &self.json()["errors"];
+        assert_eq!(errors.as_array().map(Vec::len), Some(1), "{self:?}");
+        assert!(errors[0]["detail"].is_string(), "{self:?}");
+        errors[0]["pointer"].as_str().unwrap().to_owned()
+    }
+}
+
+/// A request to be built up.
+pub(super) struct Request {
+    line: String,
+    headers: Vec<(String, String)>,
+    body: String,
+}
+
+impl Request {
+    /// A request as a well-behaved client sends it.
+    pub(super) fn new(method: &str, target: &str) -> Self {
+        let request = Self {
+            line: format!("{method} {target} HTTP/1.1"),
+            headers: Vec::new(),
+            body: String::new(),
+        };
+        let request = request
+            .header("Host", "localhost")
+            .header("Connection", "close");
+        match method {
+            "GET" | "HEAD" => request,
+            _ => request.header("Content-Type", "application/json"),
+        }
+    }
+
+    /// Sets a header, or leaves it out if `value` is empty.
+    pub(super) fn header(mut self, name: &str, value: &str) -> Self {
+        self.headers.retain(|(old, _)| old != name);
+        if !value.is_empty() {
+            self.headers.push((name.to_owned(), value.to_owned()));
+        }
+        self
+    }
+
+    pub(super) fn body(mut self, body: impl ToString) -> Self {
+        self.body = body.to_string();
+        let length = self.body.len().to_string();
+        self.header("Content-Length", &length)
+    }
+
+    pub(super) fn chunked_body(mut self, body: &str) -> Self {
+        self.body.clear();
+        for chunk in body.as_bytes().chunks(8192) {
+            let chunk = std::str::from_utf8(chunk).unwrap();
+            write!(self.body, "{:x}\r\n{chunk}\r\n", chunk.len()).unwrap();
+        }
+        self.body.push_str("0\r\n\r\n");
+        self.header("Transfer-Encoding", "chunked")
+    }
+}
+
+impl ToString for Request {
+    fn to_string(&self) -> String {
+        let mut text = format!("{}\r\n", self.line);
+        for (name, value) in &self.headers {
+            write!(text, "{name}: {value}\r\n").unwrap();
+        }
+        text + "\r\n" + &self.body
+    }
+}
+
+/// A gateway of its own, over a supervisor of its own.
+pub(super) struct TestGateway {
+    gateway: Gateway,
+    pub(super) supervisor: SessionSupervisor,
+}
+
+impl TestGateway {
+    pub(super) async fn start() -> Self {
+        let supervisor = SessionSupervisor::builder().start().await.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let gateway = Gateway::start(vec![listener], supervisor.clone()).unwrap();
+        Self {
+            gateway,
+            supervisor,
+        }
+    }
+
+    pub(super) fn connect(&self) -> TcpStream {
+        let connection = TcpStream::connect(self.gateway.addresses()[0]).unwrap();
+        connection.set_read_timeout(Some(TIMEOUT)).unwrap();
+        connection.set_write_timeout(Some(TIMEOUT)).unwrap();
+        connection
+    }
+
+    /// Sends `bytes` and reads until the gateway closes the connection.
+    pub(super) fn send_raw(&self, bytes: &[u8]) -> Response {
+        let mut connection = self.connect();
+        connection.write_all(bytes).unwrap();
+        let mut answer = Vec::new();
+        connection.read_to_end(&mut answer).unwrap();
+        Response::parse(&String::from_utf8(answer).unwrap())
+    }
+
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "built in place by all callers"
+    )]
+    pub(super) fn send(&self, request: Request) -> Response {
+        self.send_raw(request.to_string().as_bytes())
+    }
+
+    pub(super) fn get(&self, target: &str) -> Response {
+        self.send(Request::new("GET", target))
+    }
+
+    pub(super) fn post(&self, target: &str, body: &Value) -> Response {
+        self.send(Request::new("POST", target).body(body))
+    }
+
+    /// Starts a session that has only an id.
+    #[track_caller]
+    pub(super) fn start_session(&self, id: &str) -> Value {
+        let started = self.post("/v1/sessions", &serde_json::json!({"id": id}));
+        assert_eq!(started.status, 201, "{started:?}");
+        started.json()
+    }
+
+    pub(super) async fn stop(&self) {
+        self.gateway.stop().await;
+    }
+}

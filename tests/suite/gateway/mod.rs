@@ -1,0 +1,5 @@
+//! The HTTP API, over real connections.
+
+mod client;
+mod refusals;
+mod sessions;
