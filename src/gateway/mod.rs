@@ -6,6 +6,7 @@
 //!
 //! | what is looked at | where |
 //! |---|---|
+//! | whether it is HTTP at all | `connection` |
 //! | `Host`, `Origin` | `guard` |
 //! | route, method | here |
 //! | content type, size | `body` |
@@ -13,6 +14,7 @@
 //! | what it means | the handle |
 
 mod body;
+mod connection;
 mod guard;
 mod health;
 mod page;

@@ -12,6 +12,9 @@ use serde::Serialize;
 use crate::error::Error;
 use crate::session::InvalidField;
 
+/// The content type of a refusal.
+pub(super) const MEDIA_TYPE: &str = "application/problem+json";
+
 /// What every `type` begins with.
 const TYPE_PREFIX: &str = "urn:session-supervisor:problem:";
 
@@ -56,7 +59,7 @@ impl Kind {
 
     const fn title(self) -> &'static str {
         match self {
-            Self::MalformedJson => "the body is not JSON",
+            Self::MalformedJson => "the request is malformed",
             Self::Forbidden => "forbidden",
             Self::NotFound => "not found",
             Self::NotActive => "the session is not active",
@@ -217,7 +220,7 @@ impl ResponseError for Problem {
             response.insert_header((header::ALLOW, allow));
         }
         response
-            .insert_header((header::CONTENT_TYPE, "application/problem+json"))
+            .insert_header((header::CONTENT_TYPE, MEDIA_TYPE))
             .json(self)
     }
 }

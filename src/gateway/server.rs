@@ -7,10 +7,18 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use actix_web::dev::{Server, ServerHandle};
+use actix_http::HttpService;
+use actix_http::error::DispatchError;
+use actix_rt::net::TcpStream;
+use actix_server::{Server, ServerHandle};
+use actix_service::{
+    IntoServiceFactory as _, ServiceFactory, ServiceFactoryExt as _, fn_service, map_config,
+};
+use actix_web::App;
+use actix_web::dev::AppConfig;
 use actix_web::middleware::from_fn;
-use actix_web::{App, HttpServer};
 
+use super::connection::Connection;
 use super::guard::guard;
 use super::routes;
 use crate::supervisor::SessionSupervisor;
@@ -22,7 +30,7 @@ const MAX_WORKERS: usize = 4;
 const MAX_CONNECTIONS: usize = 4096;
 
 /// How long the head of a connection's first request may take to arrive.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a connection may stay open between two requests.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
@@ -76,7 +84,7 @@ impl Gateway {
             .name("gateway".to_owned())
             .spawn(move || {
                 actix_rt::System::new().block_on(async move {
-                    match bind(listeners, supervisor) {
+                    match bind(listeners, &supervisor) {
                         Ok(server) => {
                             let _ = started.send(Ok(server.handle()));
                             if let Err(error) = server.await {
@@ -122,24 +130,43 @@ fn loopback_address(listener: &TcpListener) -> io::Result<SocketAddr> {
     Err(io::Error::new(io::ErrorKind::InvalidInput, problem))
 }
 
-fn bind(listeners: Vec<TcpListener>, supervisor: SessionSupervisor) -> io::Result<Server> {
+fn bind(listeners: Vec<TcpListener>, supervisor: &SessionSupervisor) -> io::Result<Server> {
     let workers = thread::available_parallelism().map_or(1, usize::from);
     let workers = workers.min(MAX_WORKERS);
-    let server = HttpServer::new(move || {
+    let mut server = Server::build()
+        .workers(workers)
+        .max_concurrent_connections(MAX_CONNECTIONS / workers)
+        .disable_signals();
+    for listener in listeners {
         let supervisor = supervisor.clone();
-        App::new()
-            .wrap(from_fn(guard))
-            .configure(|config| routes(config, supervisor))
-    })
-    .workers(workers)
-    .max_connections(MAX_CONNECTIONS / workers)
-    .client_request_timeout(HEAD_TIMEOUT)
-    .client_disconnect_timeout(DISCONNECT_TIMEOUT)
-    .keep_alive(KEEP_ALIVE)
-    .disable_signals();
-    let listen = |server: HttpServer<_, _, _, _>, listener| server.listen(listener);
-    let server = listeners.into_iter().try_fold(server, listen)?;
+        server = server.listen("gateway", listener, move || service(&supervisor))?;
+    }
     Ok(server.run())
+}
+
+/// What serves a connection. Put together here rather than by `HttpServer`, which has no place for
+/// [`Connection`].
+fn service(
+    supervisor: &SessionSupervisor,
+) -> impl ServiceFactory<TcpStream, Config = (), Response = (), Error = DispatchError, InitError = ()>
++ use<> {
+    let app = App::new()
+        .wrap(from_fn(guard))
+        .configure(|config| routes(config, supervisor.clone()))
+        .into_factory()
+        .map_err(|error| error.error_response());
+    let http = HttpService::build()
+        .client_request_timeout(HEAD_TIMEOUT)
+        .client_disconnect_timeout(DISCONNECT_TIMEOUT)
+        .keep_alive(KEEP_ALIVE)
+        .h1(map_config(app, |()| AppConfig::default()));
+    fn_service(|stream: TcpStream| async move {
+        // Answers are small and written at once: waiting for more to send only delays them.
+        let _ = stream.set_nodelay(true);
+        let peer = stream.peer_addr().ok();
+        Ok((Connection::new(stream), peer))
+    })
+    .and_then(http)
 }
 
 #[cfg(test)]

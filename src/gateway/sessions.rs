@@ -14,6 +14,7 @@ use super::body::Body;
 use super::page::PageRequest;
 use super::problem::{Kind, Problem};
 use super::target::{query, session_id};
+use crate::bus::DeliveryState;
 use crate::clock::WireTime;
 use crate::ledger::SessionRecord;
 use crate::registry::{Ended, EndedSession, StartedSession, Touch};
@@ -21,7 +22,6 @@ use crate::session::{
     EndDetails, EndReason, HolderId, Incarnation, Metadata, NewSession, Session, SessionId,
     SessionKey,
 };
-use crate::bus::DeliveryState;
 use crate::supervisor::SessionSupervisor;
 
 type Supervisor = Data<SessionSupervisor>;

@@ -1,6 +1,6 @@
 //! A gateway to ask, and an HTTP client that also sends what no client should.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
@@ -97,7 +97,7 @@ impl Request {
         self
     }
 
-    pub(super) fn body(mut self, body: impl ToString) -> Self {
+    pub(super) fn body(mut self, body: &(impl ToString + ?Sized)) -> Self {
         self.body = body.to_string();
         let length = self.body.len().to_string();
         self.header("Content-Length", &length)
@@ -114,13 +114,13 @@ impl Request {
     }
 }
 
-impl ToString for Request {
-    fn to_string(&self) -> String {
-        let mut text = format!("{}\r\n", self.line);
+impl fmt::Display for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}\r\n", self.line)?;
         for (name, value) in &self.headers {
-            write!(text, "{name}: {value}\r\n").unwrap();
+            write!(f, "{name}: {value}\r\n")?;
         }
-        text + "\r\n" + &self.body
+        write!(f, "\r\n{}", self.body)
     }
 }
 

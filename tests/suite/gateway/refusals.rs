@@ -21,7 +21,7 @@ async fn refusals_are_decided_in_the_documented_order() {
             .header("Host", "example.org")
             .header("Origin", "http://example.com")
             .header("Content-Type", "text/plain")
-            .body(too_large())
+            .body(&too_large())
     };
     let refusal = gateway.send(worst());
     assert_eq!(refusal.problem(), (403, "forbidden".to_owned()));
@@ -41,7 +41,7 @@ async fn refusals_are_decided_in_the_documented_order() {
     let at = |method, target| {
         Request::new(method, target)
             .header("Content-Type", "text/plain")
-            .body(too_large())
+            .body(&too_large())
     };
     let wrong_method = at("PUT", "/v1/sessions/%FF/end");
     let problem = gateway.send(wrong_method).problem();
@@ -207,6 +207,47 @@ async fn a_refused_request_leaves_its_connection_usable() {
     connection.read_to_string(&mut answers).unwrap();
     assert!(answers.starts_with("HTTP/1.1 400"), "{answers}");
     assert!(answers.contains("HTTP/1.1 200"), "{answers}");
+}
+
+#[actix_web::test]
+async fn what_is_no_http_is_refused_with_a_document_too() {
+    let gateway = TestGateway::start().await;
+    for garbage in [
+        &b"GARBAGE\r\n\r\n"[..],
+        b"GET /healthz HTTP/1.1\r\nno header\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: x\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n",
+        b"GET /v1/sessions/\xc3\xa4 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"POST /v1/sessions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+          Transfer-Encoding: chunked\r\n\r\nnot a length\r\n",
+    ] {
+        let refusal = gateway.send_raw(garbage);
+        let expected = (400, "malformed-json".to_owned());
+        let garbage = String::from_utf8_lossy(garbage);
+        assert_eq!(refusal.problem(), expected, "{garbage}");
+    }
+}
+
+#[actix_web::test]
+async fn garbage_after_a_request_does_not_spoil_its_answer() {
+    let gateway = TestGateway::start().await;
+    let bytes = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\nGARBAGE\r\n\r\n";
+    let answer = gateway.send_raw(bytes);
+    assert_eq!(answer.status, 200);
+    let (first, second) = answer.body.split_once("HTTP/1.1 400 Bad Request").unwrap();
+    assert_eq!(first, "{\"status\":\"alive\"}");
+    assert!(second.contains("application/problem+json"), "{second}");
+}
+
+#[actix_web::test]
+async fn a_request_whose_head_does_not_come_is_refused() {
+    let gateway = TestGateway::start().await;
+    let refusal = gateway.send_raw(b"GET /healthz HT");
+    assert_eq!(refusal.problem(), (400, "malformed-json".to_owned()));
+    assert!(
+        refusal.body.contains("did not arrive within"),
+        "{refusal:?}"
+    );
 }
 
 #[actix_web::test]

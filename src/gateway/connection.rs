@@ -1,0 +1,189 @@
+//! Connections, and what is refused before there is a request.
+//!
+//! What is not HTTP never gets as far as a route: the HTTP layer answers it with a head alone and
+//! closes the connection. [`Connection`] sees that answer on its way out and gives it the document
+//! that every refusal has.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use actix_rt::net::TcpStream;
+use actix_web::ResponseError as _;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::problem::{Kind, MEDIA_TYPE, Problem};
+use super::server::HEAD_TIMEOUT;
+
+/// A connection whose bare refusals become problem documents.
+#[derive(Debug)]
+pub(super) struct Connection {
+    stream: TcpStream,
+    replacement: Option<Replacement>,
+}
+
+/// A refusal on its way out.
+#[derive(Debug)]
+struct Replacement {
+    /// How many bytes it takes the place of.
+    replaced: usize,
+    bytes: Vec<u8>,
+    written: usize,
+}
+
+impl Connection {
+    pub(super) fn new(stream: TcpStream) -> Self {
+        Self {
+            stream,
+            replacement: None,
+        }
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let Self {
+            stream,
+            replacement,
+        } = self.get_mut();
+        let mut stream = Pin::new(stream);
+        if replacement.is_none() {
+            match bare_refusal(bytes) {
+                None => return stream.poll_write(context, bytes),
+                // Answers to earlier requests go first, as they are.
+                Some((start @ 1.., _)) => return stream.poll_write(context, &bytes[..start]),
+                Some((0, refusal)) => {
+                    *replacement = Some(Replacement {
+                        replaced: bytes.len(),
+                        bytes: refusal,
+                        written: 0,
+                    });
+                }
+            }
+        }
+        while let Some(unfinished) = replacement {
+            let rest = &unfinished.bytes[unfinished.written..];
+            if rest.is_empty() {
+                break;
+            }
+            match ready!(stream.as_mut().poll_write(context, rest))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                written => unfinished.written += written,
+            }
+        }
+        let replaced = replacement.take().map_or(0, |finished| finished.replaced);
+        Poll::Ready(Ok(replaced))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+/// Where in `bytes` a refusal of the HTTP layer begins, if there is one, and what to send instead.
+///
+/// It is always the last that is written, and it has an empty body where ours have a document.
+fn bare_refusal(bytes: &[u8]) -> Option<(usize, Vec<u8>)> {
+    let head = bytes.strip_suffix(b"\r\n\r\n")?;
+    let start = head.windows(7).rposition(|window| window == b"HTTP/1.")?;
+    let head = std::str::from_utf8(&head[start..]).ok()?;
+    let mut lines = head.split("\r\n");
+    let mut status_line = lines.next()?.split(' ');
+    let (version, status) = (status_line.next()?, status_line.next()?);
+    let is_length = |line: &&str| line.starts_with("content-length: ");
+    let (length, headers): (Vec<_>, Vec<_>) = lines.partition(is_length);
+    if length != ["content-length: 0"] {
+        return None;
+    }
+    let detail = match status {
+        "400" => "the request is not valid HTTP/1.1: encode what its path may not hold".to_owned(),
+        "408" => {
+            let limit = HEAD_TIMEOUT.as_secs();
+            format!("the head of the request did not arrive within {limit} s")
+        }
+        "431" => "the head of the request is too large".to_owned(),
+        _ => return None,
+    };
+
+    // There is one type for what can't be read, and with it goes one status.
+    let problem = Problem::new(Kind::MalformedJson, detail);
+    let body = serde_json::to_string(&problem).ok()?;
+    let refusal = format!(
+        "{version} {}\r\n{}\r\ncontent-length: {}\r\ncontent-type: {MEDIA_TYPE}\r\n\r\n{body}",
+        problem.status_code(),
+        headers.join("\r\n"),
+        body.len(),
+    );
+    Some((start, refusal.into_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BARE: &str = "HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+
+    fn replaced(bytes: &str) -> Option<(usize, String)> {
+        let (start, bytes) = bare_refusal(bytes.as_bytes())?;
+        Some((start, String::from_utf8(bytes).unwrap()))
+    }
+
+    #[test]
+    fn a_bare_refusal_gets_a_document() {
+        let (start, refusal) = replaced(BARE).unwrap();
+        assert_eq!(start, 0);
+        let (head, body) = refusal.split_once("\r\n\r\n").unwrap();
+        let length = format!("content-length: {}", body.len());
+        let expected = [
+            "HTTP/1.1 400 Bad Request",
+            "connection: close",
+            length.as_str(),
+            "content-type: application/problem+json",
+        ];
+        assert!(head.split("\r\n").eq(expected), "{head}");
+        let document: serde_json::Value = serde_json::from_str(body).unwrap();
+        assert_eq!(document["status"], 400);
+    }
+
+    #[test]
+    fn an_answer_before_it_is_left_alone() {
+        let before = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
+        let (start, refusal) = replaced(&format!("{before}{BARE}")).unwrap();
+        assert_eq!(start, before.len());
+        assert_eq!(refusal, replaced(BARE).unwrap().1);
+    }
+
+    #[test]
+    fn other_answers_are_left_alone() {
+        for answer in [
+            "HTTP/1.1 204 No Content\r\ndate: x\r\n\r\n",
+            "HTTP/1.1 404 Not Found\r\ncontent-length: 9\r\n\r\n",
+            "HTTP/1.1 400 Bad Request\r\ncontent-length: 2\r\n\r\n{}",
+            "HTTP/1.1 100 Continue\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
+            "d\r\n\r\n",
+            "\r\n\r\n",
+            "",
+        ] {
+            assert_eq!(replaced(answer), None, "{answer}");
+        }
+    }
+}
