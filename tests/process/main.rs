@@ -1,1 +1,5 @@
+//! Tests of the real binary: real sockets, real signals, real files.
 
+mod gateway;
+mod refusals;
+mod signals;

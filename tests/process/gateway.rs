@@ -1,0 +1,217 @@
+//! A gateway that runs as a process of its own, and what the tests ask of it.
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// How long anything may take before a test fails instead of hanging.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The binary under test.
+pub(crate) fn command() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_session-supervisor"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("SESSION_SUPERVISOR_") {
+            command.env_remove(name);
+        }
+    }
+    command
+        .env_remove("RUST_LOG")
+        .env_remove("STATE_DIRECTORY")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+/// A running `serve` in a folder of its own. Killed when dropped.
+pub(crate) struct Gateway {
+    child: Child,
+    url: String,
+    dir: TempDir,
+    log: Receiver<String>,
+}
+
+/// How a gateway ended.
+pub(crate) struct Ended {
+    pub(crate) status: ExitStatus,
+    /// From the last signal to the exit.
+    pub(crate) took: Duration,
+    pub(crate) stdout: String,
+    pub(crate) dir: TempDir,
+}
+
+impl Gateway {
+    /// Starts one with this configuration, whose relative paths lie in the gateway's folder.
+    pub(crate) fn start(config: &str) -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), config)
+    }
+
+    pub(crate) fn start_in(dir: TempDir, config: &str) -> Self {
+        let path = dir.path().join("config.toml");
+        std::fs::write(&path, config).unwrap();
+        let mut command = command();
+        command
+            .args(["serve", "--log-format", "json"])
+            .args(["--listen", "127.0.0.1:0", "--config"])
+            .arg(&path);
+        Self::spawn(dir, command)
+    }
+
+    /// Starts one without a configuration.
+    pub(crate) fn start_with_defaults() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut command = command();
+        command
+            .args(["serve", "--log-format", "json"])
+            .args(["--listen", "127.0.0.1:0"])
+            .current_dir(dir.path());
+        Self::spawn(dir, command)
+    }
+
+    fn spawn(dir: TempDir, mut command: Command) -> Self {
+        let mut child = command.spawn().expect("the binary starts");
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let (lines, log) = mpsc::channel();
+        thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                if lines.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        let mut gateway = Self {
+            child,
+            url: String::new(),
+            dir,
+            log,
+        };
+        let listening = gateway.wait_for_log("listening");
+        let listening: Value = serde_json::from_str(&listening).unwrap();
+        let address = listening["fields"]["address"].as_str().unwrap();
+        gateway.url = format!("http://{address}");
+        gateway
+    }
+
+    /// The first log line from here on that contains `text`.
+    pub(crate) fn wait_for_log(&mut self, text: &str) -> String {
+        let until = Instant::now() + PATIENCE;
+        let mut seen = Vec::new();
+        while let Ok(line) = self
+            .log
+            .recv_timeout(until.saturating_duration_since(Instant::now()))
+        {
+            if line.contains(text) {
+                return line;
+            }
+            seen.push(line);
+        }
+        panic!("no line with `{text}` in the log:\n{}", seen.join("\n"));
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// A request with a JSON body. Answers the status and the JSON of the answer, null for none.
+    pub(crate) fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+        let request = agent().post(format!("{}{path}", self.url));
+        read(request.send_json(body))
+    }
+
+    pub(crate) fn get(&self, path: &str) -> (u16, Value) {
+        read(agent().get(format!("{}{path}", self.url)).call())
+    }
+
+    /// Starts a session, which must work.
+    pub(crate) fn begin(&self, id: &str) {
+        let (status, answer) = self.post("/v1/sessions", &json!({ "id": id }));
+        assert_eq!(status, 201, "{answer}");
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.child.id().try_into().unwrap());
+        kill(pid, signal).unwrap();
+    }
+
+    /// Sends `signal` and waits for the end.
+    pub(crate) fn stop(self, signal: Signal) -> Ended {
+        self.signal(signal);
+        self.wait()
+    }
+
+    /// Waits for the end.
+    pub(crate) fn wait(mut self) -> Ended {
+        let began = Instant::now();
+        // Read on a thread, or a full pipe would keep the gateway from ending.
+        let mut pipe = self.child.stdout.take().unwrap();
+        let stdout = thread::spawn(move || {
+            let mut text = String::new();
+            pipe.read_to_string(&mut text).map(|_| text)
+        });
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(began.elapsed() < PATIENCE, "the gateway does not end");
+            thread::sleep(Duration::from_millis(2));
+        };
+        let took = began.elapsed();
+        let dir = std::mem::replace(&mut self.dir, tempfile::tempdir().unwrap());
+        Ended {
+            status,
+            took,
+            stdout: stdout.join().unwrap().unwrap(),
+            dir,
+        }
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Ended {
+    /// The report of the stop.
+    pub(crate) fn report(&self) -> Value {
+        let path = self.dir.path().join("state/last-shutdown.json");
+        serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+}
+
+fn agent() -> ureq::Agent {
+    let config = ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        .timeout_global(Some(PATIENCE));
+    config.build().into()
+}
+
+fn read(answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> (u16, Value) {
+    let mut answer = answer.expect("an answer");
+    let status = answer.status().as_u16();
+    let text = answer.body_mut().read_to_string().unwrap();
+    (status, serde_json::from_str(&text).unwrap_or(Value::Null))
+}
+
+/// The lines of a JSON lines file.
+pub(crate) fn json_lines(path: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(path).unwrap();
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
