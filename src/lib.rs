@@ -1,6 +1,8 @@
 //! Every session that starts gets its end, and stopping never takes longer than its cap.
 
 mod clock;
+#[cfg(feature = "cli")]
+mod config;
 mod error;
 mod event;
 mod ledger;
