@@ -1,5 +1,8 @@
 //! Every session that starts gets its end, and stopping never takes longer than its cap.
 
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod cli;
 mod clock;
 #[cfg(feature = "cli")]
 mod config;
@@ -8,6 +11,8 @@ mod event;
 mod ledger;
 mod plugin;
 mod session;
+#[cfg(feature = "cli")]
+mod telemetry;
 
 pub use self::error::Error;
 pub use self::event::{
