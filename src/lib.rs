@@ -1,7 +1,12 @@
 //! Every session that starts gets its end, and stopping never takes longer than its cap.
 
 mod bus;
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod cli;
 mod clock;
+#[cfg(feature = "cli")]
+mod config;
 mod error;
 mod event;
 #[cfg(feature = "gateway")]
@@ -12,6 +17,8 @@ mod registry;
 mod session;
 mod shutdown;
 mod supervisor;
+#[cfg(feature = "cli")]
+mod telemetry;
 
 pub use self::bus::{
     DeliveryState, PluginBus, PluginState, PluginStatus, RecordedEnds, SessionEnd, SessionStart,

@@ -248,17 +248,22 @@ impl PluginSpec {
 
     /// Says what is wrong with the name or the policy.
     pub(crate) fn check(&self) -> Result<(), String> {
-        let is_allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_-".contains(c);
-        if !(1..=64).contains(&self.name.len()) || !self.name.chars().all(is_allowed) {
-            return Err(format!(
-                "plugin name `{}` must be 1 to 64 characters of a-z, 0-9, `_` and `-`",
-                self.name
-            ));
-        }
+        check_name(&self.name)?;
         self.policy
             .check()
             .map_err(|problem| format!("plugin `{}`: {problem}", self.name))
     }
+}
+
+/// Says what is wrong with a plugin's name.
+pub(crate) fn check_name(name: &str) -> Result<(), String> {
+    let is_allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_-".contains(c);
+    if (1..=64).contains(&name.len()) && name.chars().all(is_allowed) {
+        return Ok(());
+    }
+    Err(format!(
+        "plugin name {name:?} is malformed, expected 1 to 64 characters of a-z, 0-9, `_` and `-`"
+    ))
 }
 
 impl fmt::Debug for PluginSpec {

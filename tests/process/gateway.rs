@@ -50,11 +50,7 @@ pub(crate) struct Ended {
 }
 
 impl Gateway {
-    /// Starts one with this configuration, whose relative paths lie in the gateway's folder.
-    pub(crate) fn start(config: &str) -> Self {
-        Self::start_in(tempfile::tempdir().unwrap(), config)
-    }
-
+    /// Starts one in `dir` with this configuration.
     pub(crate) fn start_in(dir: TempDir, config: &str) -> Self {
         let path = dir.path().join("config.toml");
         std::fs::write(&path, config).unwrap();
@@ -94,7 +90,7 @@ impl Gateway {
             dir,
             log,
         };
-        let listening = gateway.wait_for_log("listening");
+        let listening = gateway.wait_for_log("\"listening\"");
         let listening: Value = serde_json::from_str(&listening).unwrap();
         let address = listening["fields"]["address"].as_str().unwrap();
         gateway.url = format!("http://{address}");

@@ -161,7 +161,10 @@ fn a_further_signal_within_a_second_joins() {
     let ended = gateway.wait();
     assert_eq!(ended.status.code(), Some(0));
     let report = ended.report();
-    assert_eq!((&report["trigger"], &report["outcome"]), (&json!("SIGTERM"), &json!("clean")));
+    assert_eq!(
+        (&report["trigger"], &report["outcome"]),
+        (&json!("SIGTERM"), &json!("clean"))
+    );
     assert_no_ghost(&ended, "shutdown");
 }
 
@@ -188,8 +191,16 @@ fn g4_a_locked_database_does_not_move_the_cap_and_what_it_missed_is_in_the_repor
     let _lock = lock(&gateway.path("app.db"));
     let ended = gateway.stop(Signal::SIGTERM);
     // The cap is 2 s; nothing is left to tear down but the server.
-    assert!(ended.took < Duration::from_millis(2500), "took {:?}", ended.took);
-    assert_eq!(ended.status.code(), Some(3), "the ledger in memory loses it");
+    assert!(
+        ended.took < Duration::from_millis(2500),
+        "took {:?}",
+        ended.took
+    );
+    assert_eq!(
+        ended.status.code(),
+        Some(3),
+        "the ledger in memory loses it"
+    );
     let report = ended.report();
     assert_eq!(report["outcome"], "lost");
     assert_eq!(report["warnings"], json!(["session-end-drain"]));

@@ -37,7 +37,7 @@ use crate::session::InvalidField;
 ///     .with_hooks(hooks);
 /// # Ok::<(), session_supervisor::InvalidField>(())
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SqlSettings {
     path: PathBuf,
     statements: BTreeMap<Hook, String>,

@@ -1,0 +1,129 @@
+//! The command line.
+
+mod serve;
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::telemetry::{self, LogFormat};
+
+/// Could not start.
+const COULD_NOT_START: u8 = 1;
+/// Wrong usage.
+const USAGE: u8 = 2;
+/// The configuration is wrong: `EX_CONFIG` of `sysexits.h`.
+const CONFIGURATION: u8 = 78;
+
+/// Every session that starts gets its end, and stopping never takes longer than its cap.
+///
+/// Programs tell the gateway over HTTP which sessions start and end; it tells the plugins. When it
+/// is stopped, it ends the sessions that are left and tells the plugins so, inside a fixed time.
+#[derive(Debug, Parser)]
+#[command(name = "session-supervisor", version, max_term_width = 100)]
+#[command(subcommand_required = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+
+    /// How log lines on standard error look
+    ///
+    /// RUST_LOG says which are written, such as `debug` or `warn,session_supervisor=debug`;
+    /// without it those from `info` on.
+    #[arg(
+        long,
+        global = true,
+        value_name = "FORMAT",
+        value_enum,
+        default_value_t
+    )]
+    log_format: LogFormat,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(serve::Serve),
+}
+
+/// Runs the program with the process's arguments and environment.
+pub fn main() -> ExitCode {
+    run(std::env::args_os())
+}
+
+fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(answer) => {
+            // Help, the version, or what is wrong. If nobody reads it, the code still tells.
+            let _ = answer.print();
+            return if answer.use_stderr() {
+                ExitCode::from(USAGE)
+            } else {
+                ExitCode::SUCCESS
+            };
+        }
+    };
+    telemetry::init(cli.log_format);
+    match cli.command {
+        Command::Serve(serve) => serve.run(),
+    }
+}
+
+/// Says why the program ends, in lines that are no log lines, and gives its exit code.
+fn fail(code: u8, message: &dyn std::fmt::Display) -> ExitCode {
+    // `eprintln!` panics where nobody reads.
+    let _ = writeln!(io::stderr(), "{message}");
+    ExitCode::from(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_commands_hold_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn wrong_usage_is_refused() {
+        for arguments in [
+            &[][..],
+            &["serv"],
+            &["serve", "--listen", "localhost"],
+            &["serve", "--listen", "127.0.0.1"],
+            &["serve", "--ledger", "postgres"],
+            &["serve", "--log-format", "yaml"],
+            &["serve", "config.toml"],
+        ] {
+            let arguments = ["session-supervisor"].iter().chain(arguments);
+            let refused = Cli::try_parse_from(arguments.clone()).err();
+            assert!(
+                refused.is_some_and(|error| error.use_stderr()),
+                "{arguments:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_help_of_serve_lists_defaults_and_exit_codes() {
+        let mut command = Cli::command();
+        let serve = command.find_subcommand_mut("serve").unwrap();
+        let help = serve.render_long_help().to_string();
+        for expected in [
+            "127.0.0.1:7467",
+            "./state",
+            "SESSION_SUPERVISOR_CONFIG",
+            "SESSION_SUPERVISOR_LISTEN",
+            "SESSION_SUPERVISOR_STATE_DIR",
+            "\n  78 ",
+            "\n  128 + n ",
+        ] {
+            assert!(help.contains(expected), "no {expected:?} in:\n{help}");
+        }
+    }
+}

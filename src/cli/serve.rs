@@ -1,0 +1,169 @@
+//! `serve`: the gateway, until a signal.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+
+use super::{CONFIGURATION, COULD_NOT_START, fail};
+use crate::config::{Config, Env, Flags, LedgerKind, PluginConfig, parse_address};
+use crate::gateway::Gateway;
+use crate::ledger::MemoryLedger;
+use crate::supervisor::{Builder, SessionSupervisor};
+
+/// Runs the gateway until a signal
+///
+/// It listens for starts and ends of sessions over HTTP and tells the plugins. Without a
+/// configuration file there is one plugin, which writes a line of JSON per event to standard
+/// output.
+///
+/// SIGTERM, SIGINT and SIGQUIT stop it: the sessions that are still active end with the reason
+/// `shutdown`, and with `restart` on SIGUSR2.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = AFTER_HELP)]
+pub(super) struct Serve {
+    /// The configuration file (TOML)
+    ///
+    /// Without one every setting has its default. [env: SESSION_SUPERVISOR_CONFIG]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// The address to listen on, a loopback one; port 0 takes a free one
+    ///
+    /// Overrides `listen` of the file. [env: SESSION_SUPERVISOR_LISTEN] [default: 127.0.0.1:7467]
+    #[arg(long, value_name = "ADDR", value_parser = parse_address)]
+    listen: Option<SocketAddr>,
+
+    /// Where the reports of stops are kept; made if there is none
+    ///
+    /// Overrides `state_dir` of the file. [env: SESSION_SUPERVISOR_STATE_DIR] [default: ./state,
+    /// under systemd the unit's StateDirectory]
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+
+    /// Where events are recorded until every plugin has acknowledged them
+    ///
+    /// Overrides `ledger.kind` of the file. This release has only `memory`. [default: memory]
+    #[arg(long, value_name = "KIND", value_enum)]
+    ledger: Option<LedgerKind>,
+}
+
+const AFTER_HELP: &str = "\
+A flag comes before the environment, that before the file, and that before the default. An empty
+variable counts as unset.
+
+Exit codes:
+  0        stopped inside its bounds, and nothing was lost
+  1        could not start, such as when the port is taken
+  2        wrong usage
+  78       the configuration is wrong: a line says where, what is wrong and what was expected
+  3        stopped, and something was lost: events that a plugin is owed, with the memory ledger
+  4        the watchdog had to end the process
+  128 + n  a further signal n forced the exit
+
+Examples:
+  session-supervisor serve
+  session-supervisor serve --config /etc/session-supervisor/config.toml
+  session-supervisor serve --listen 127.0.0.1:0 --state-dir /tmp/state --log-format json";
+
+impl Serve {
+    pub(super) fn run(self) -> ExitCode {
+        let flags = Flags {
+            config: self.config,
+            listen: self.listen,
+            state_dir: self.state_dir,
+            ledger: self.ledger,
+        };
+        let env = Env::new(&|name| std::env::var_os(name));
+        let config = Config::load(&flags, &env).and_then(|config| {
+            config.create_state_dir()?;
+            Ok(config)
+        });
+        let config = match config {
+            Ok(config) => config,
+            Err(error) => return fail(CONFIGURATION, &error),
+        };
+        match run(&config) {
+            Ok(code) => code,
+            Err(error) => fail(COULD_NOT_START, &format_args!("can't start: {error:#}")),
+        }
+    }
+}
+
+/// Runs the gateway that `config` describes until it is asked to stop, and gives the exit code of
+/// how that went.
+fn run(config: &Config) -> anyhow::Result<ExitCode> {
+    // Ports are taken before anything else starts: a second gateway by mistake tells nobody.
+    let listeners = bind(&config.listen)?;
+    if config.plugins.is_empty() {
+        tracing::warn!("no plugin is configured: starts and ends are told to nobody");
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    let report = runtime.block_on(async {
+        let supervisor = builder(config).start().await?;
+        let gateway = Gateway::start(listeners, supervisor.clone())?;
+        for address in gateway.addresses() {
+            tracing::info!(%address, "listening");
+        }
+        // It stays open until the drain is over, for refusals and for those who watch.
+        supervisor.add_teardown_step("http-server", move || async move {
+            gateway.stop().await;
+            Ok(())
+        });
+        anyhow::Ok(supervisor.stopped().await?)
+    })?;
+    Ok(ExitCode::from(report.exit_code))
+}
+
+fn builder(config: &Config) -> Builder {
+    let (shutdown, sessions) = (&config.shutdown, &config.sessions);
+    let mut builder = SessionSupervisor::builder()
+        .ledger(MemoryLedger::new())
+        .cap(shutdown.cap)
+        .lifecycle_timeout(shutdown.lifecycle_timeout)
+        .teardown(shutdown.teardown)
+        .restart_expected(shutdown.restart_expected)
+        .max_active(sessions.max_active)
+        .state_dir(&config.state_dir)
+        .handle_signals();
+    if let Some(limit) = sessions.idle_after {
+        builder = builder.idle_after(limit);
+    }
+    if let Some(limit) = sessions.max_age {
+        builder = builder.max_age(limit);
+    }
+    let plugins = config.plugins.iter().map(PluginConfig::to_spec);
+    plugins.fold(builder, Builder::plugin)
+}
+
+fn bind(addresses: &[SocketAddr]) -> anyhow::Result<Vec<TcpListener>> {
+    let bind = |address: &SocketAddr| {
+        TcpListener::bind(address).with_context(|| format!("can't listen on {address}"))
+    };
+    addresses.iter().map(bind).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_taken_port_is_named() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap();
+        let error = bind(&[address]).unwrap_err();
+        let message = format!("{error:#}");
+        assert!(
+            message.starts_with(&format!("can't listen on {address}: ")),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn every_address_is_listened_on() {
+        let free = "127.0.0.1:0".parse().unwrap();
+        let listeners = bind(&[free, free]).unwrap();
+        assert_eq!(listeners.len(), 2);
+    }
+}

@@ -1,0 +1,138 @@
+//! The budgets of a shutdown, and whether they fit into each other.
+
+use std::time::Duration;
+
+use humantime::format_duration;
+
+use super::document::{FROM_ZERO, Given, POSITIVE, Section};
+
+const MIN_CAP: Duration = Duration::from_millis(100);
+const MAX_CAP: Duration = Duration::from_secs(600);
+/// What the process needs beyond its budgets to be gone before it is killed.
+const SLACK: Duration = Duration::from_secs(1);
+pub(super) const KEYS: &[&str] = &[
+    "cap",
+    "lifecycle_timeout",
+    "teardown",
+    "kill_after",
+    "restart_expected",
+];
+
+/// `[shutdown]`: how long stopping may take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ShutdownConfig {
+    /// From the request: lifecycle hooks and session-end drain.
+    pub(crate) cap: Duration,
+    /// Each lifecycle hook, inside the cap: at most a quarter of it.
+    pub(crate) lifecycle_timeout: Duration,
+    /// All teardown steps together, after the cap.
+    pub(crate) teardown: Duration,
+    /// When the service manager kills; everything else has to fit inside.
+    pub(crate) kill_after: Duration,
+    /// The downtime that a planned restart announces where it names none.
+    pub(crate) restart_expected: Duration,
+}
+
+impl Default for ShutdownConfig {
+    fn default() -> Self {
+        Self {
+            cap: Duration::from_secs(2),
+            lifecycle_timeout: Duration::from_millis(250),
+            teardown: Duration::from_secs(1),
+            kill_after: Duration::from_secs(10),
+            restart_expected: Duration::ZERO,
+        }
+    }
+}
+
+impl ShutdownConfig {
+    pub(super) fn read(mut section: Section<'_, '_>) -> Self {
+        let default = Self::default();
+        let cap = section.duration("cap", MIN_CAP..=MAX_CAP);
+        let lifecycle_timeout = section.duration("lifecycle_timeout", POSITIVE);
+        let teardown = section.duration("teardown", POSITIVE);
+        let kill_after = section.duration("kill_after", POSITIVE);
+        let restart_expected = section.duration("restart_expected", FROM_ZERO);
+
+        let or = |given: &Option<Given<Duration>>, default| {
+            given.as_ref().map_or(default, |given| given.value)
+        };
+        let mut config = Self {
+            cap: or(&cap, default.cap),
+            lifecycle_timeout: default.lifecycle_timeout,
+            teardown: or(&teardown, default.teardown),
+            kill_after: or(&kill_after, default.kill_after),
+            restart_expected: or(&restart_expected, default.restart_expected),
+        };
+        let quarter = config.cap / 4;
+        config.lifecycle_timeout = or(&lifecycle_timeout, default.lifecycle_timeout.min(quarter));
+
+        if let Some(given) = lifecycle_timeout
+            && given.value > quarter
+        {
+            let problem = format!(
+                "{} is {}, expected at most {}, a quarter of `cap`",
+                section.full("lifecycle_timeout"),
+                format_duration(given.value),
+                format_duration(quarter),
+            );
+            section.refuse(given.origin, problem);
+        }
+
+        if !config.fits() {
+            // The value to blame is the one without which all would fit.
+            let with_default = [
+                (
+                    &cap,
+                    Self {
+                        cap: default.cap,
+                        ..config.clone()
+                    },
+                ),
+                (
+                    &teardown,
+                    Self {
+                        teardown: default.teardown,
+                        ..config.clone()
+                    },
+                ),
+                (
+                    &kill_after,
+                    Self {
+                        kill_after: default.kill_after,
+                        ..config.clone()
+                    },
+                ),
+            ];
+            let culprit = with_default
+                .iter()
+                .find(|(given, config)| given.is_some() && config.fits())
+                .and_then(|(given, _)| given.as_ref());
+            let any = [&cap, &teardown, &kill_after].into_iter().flatten().next();
+            if let Some(given) = culprit.or(any) {
+                section.refuse(given.origin, config.misfit());
+            }
+        }
+        section.finish(KEYS);
+        config
+    }
+
+    fn needed(&self) -> Duration {
+        self.cap + self.teardown + SLACK
+    }
+
+    fn fits(&self) -> bool {
+        self.needed() <= self.kill_after
+    }
+
+    fn misfit(&self) -> String {
+        format!(
+            "`cap` {} + `teardown` {} + {} of slack make {}, expected at most `kill_after`, which is {}",
+            format_duration(self.cap),
+            format_duration(self.teardown),
+            format_duration(SLACK),
+            format_duration(self.needed()),
+            format_duration(self.kill_after),
+        )
+    }
+}

@@ -1,0 +1,23 @@
+//! From a configured plugin to one that can be registered.
+
+use super::plugin::{LogTarget, PluginConfig, PluginKind};
+use crate::plugin::{LogPlugin, PluginSpec, SqlPlugin};
+
+impl PluginConfig {
+    /// The plugin, ready to be registered.
+    pub(crate) fn to_spec(&self) -> PluginSpec {
+        let name = self.name.as_str();
+        let spec = match &self.kind {
+            PluginKind::Log(LogTarget::Stdout) => PluginSpec::new(name, LogPlugin::stdout),
+            PluginKind::Log(LogTarget::File(path)) => {
+                let path = path.clone();
+                PluginSpec::new(name, move || LogPlugin::file(&path))
+            }
+            PluginKind::Sql(settings) => {
+                let settings = settings.clone();
+                PluginSpec::new(name, move || SqlPlugin::new(settings.clone()))
+            }
+        };
+        spec.with_hooks(self.hooks).with_policy(self.policy.clone())
+    }
+}

@@ -1,0 +1,329 @@
+//! Tests of reading a configuration: what is refused, and what comes out.
+
+mod budgets;
+mod sources;
+
+use std::collections::HashMap;
+
+use tempfile::TempDir;
+
+use super::plugin::{LogTarget, PluginKind};
+use super::*;
+use crate::event::{Hook, Hooks};
+use crate::plugin::{DeliveryPolicy, SqlSettings};
+
+/// A directory for the files that a configuration names, and what the process is given.
+struct World {
+    directory: TempDir,
+    env: HashMap<&'static str, String>,
+    flags: Flags,
+}
+
+impl World {
+    fn new() -> Self {
+        let directory = TempDir::new().unwrap();
+        fs::write(directory.path().join("a_file"), "").unwrap();
+        Self {
+            directory,
+            env: HashMap::new(),
+            flags: Flags::default(),
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn env(mut self, name: &'static str, value: &str) -> Self {
+        self.env.insert(name, value.to_owned());
+        self
+    }
+
+    fn read(&self, text: &str) -> Result<Config, ConfigError> {
+        self.with_env(|env| {
+            let file = File {
+                name: "c.toml".into(),
+                text: text.into(),
+                base: self.directory.path().to_owned(),
+            };
+            Config::read(Some(file), &self.flags, env)
+        })
+    }
+
+    fn load(&self) -> Result<Config, ConfigError> {
+        self.with_env(|env| Config::load(&self.flags, env))
+    }
+
+    fn with_env<T>(&self, f: impl FnOnce(&Env<'_>) -> T) -> T {
+        f(&Env::new(&|name| self.env.get(name).map(Into::into)))
+    }
+
+    /// What is refused, with the directory written as `DIR`.
+    fn refusals(&self, text: &str) -> Vec<String> {
+        let Err(error) = self.read(text) else {
+            panic!("accepted:\n{text}");
+        };
+        let directory = self.directory.path().display().to_string();
+        let message = error.to_string().replace(&directory, "DIR");
+        message.lines().map(str::to_owned).collect()
+    }
+}
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// Blocks of a file's text and, after `=> `, what is refused of it.
+const REFUSED: &str = include_str!("refused.txt");
+
+#[test]
+fn a_wrong_value_is_refused_with_its_line_and_what_was_expected() {
+    let world = World::new()
+        .env("EMPTY", "")
+        .env("PG", "postgres://user:s3cret@host/db");
+    for block in REFUSED.trim_end().split("\n---\n") {
+        let (text, expected) = block.split_once("\n=> ").expect(block);
+        assert_eq!(world.refusals(text), [expected], "for:\n{text}");
+    }
+}
+
+#[test]
+fn a_plugin_needs_a_name_of_its_own() {
+    let world = World::new();
+    let log = "kind = \"log\"\npath = \"-\"";
+    let name = |name: &str| format!("[[plugin]]\nname = \"{name}\"\n{log}\n");
+
+    for bad in ["A", "a b", "ä", "a.b", "a\\nb", &"x".repeat(65)] {
+        let expected = format!(
+            "c.toml:2: plugin name \"{bad}\" is malformed, expected 1 to 64 characters of a-z, 0-9, `_` and `-`"
+        );
+        assert_eq!(world.refusals(&name(bad)), [expected]);
+    }
+    for good in ["a", "a_b-1", &"x".repeat(64)] {
+        assert_eq!(world.read(&name(good)).unwrap().plugins[0].name, good);
+    }
+    assert_eq!(
+        world.refusals(&format!("[[plugin]]\n{log}")),
+        ["c.toml:1: a plugin has no `name`, expected one"]
+    );
+    assert_eq!(
+        world.refusals(&[name("a"), name("b"), name("a")].concat()),
+        ["c.toml:10: a plugin before has the name `a`, expected another"]
+    );
+}
+
+#[test]
+fn every_problem_is_named_in_the_order_of_lines() {
+    let refusals = World::new().refusals(
+        "lisen = \"\"\n[shutdown]\ncap = 2\n[sessions]\nmax_active = 0\n[[plugin]]\nkind = \"log\"\n",
+    );
+    let lines: Vec<_> = refusals.iter().map(|line| &line[..9]).collect();
+    assert_eq!(
+        lines,
+        [
+            "c.toml:1:",
+            "c.toml:3:",
+            "c.toml:5:",
+            "c.toml:6:",
+            "c.toml:6:"
+        ]
+    );
+}
+
+#[test]
+fn without_a_file_there_is_a_log_to_standard_output() {
+    let config = World::new().load().unwrap();
+    assert_eq!(config.listen, ["127.0.0.1:7467".parse().unwrap()]);
+    assert_eq!(config.state_dir, Path::new("./state"));
+    assert_eq!(config.shutdown, ShutdownConfig::default());
+    assert_eq!(
+        config.sessions,
+        SessionsConfig {
+            max_active: 1_000_000,
+            idle_after: None,
+            max_age: None,
+            retention: seconds(7 * 24 * 3600),
+        }
+    );
+    assert_eq!(
+        config.plugins,
+        [PluginConfig {
+            name: "log".into(),
+            hooks: Hooks::SESSION,
+            policy: DeliveryPolicy::default(),
+            kind: PluginKind::Log(LogTarget::Stdout),
+        }]
+    );
+}
+
+#[test]
+fn a_file_without_a_plugin_means_none() {
+    let world = World::new();
+    let config = world.read("").unwrap();
+    assert_eq!(config.plugins, []);
+    assert_eq!(config.shutdown, ShutdownConfig::default());
+    assert_eq!(config.listen, ["127.0.0.1:7467".parse().unwrap()]);
+    assert_eq!(config.state_dir, Path::new("./state"));
+}
+
+#[test]
+fn every_key_is_read() {
+    let world = World::new();
+    let config = world
+        .read(
+            r#"
+            listen = ["127.0.0.1:7467", "[::1]:7467"]
+            state_dir = "state"
+
+            [shutdown]
+            cap = "4s"
+            lifecycle_timeout = "1s"
+            teardown = "2s"
+            kill_after = "1m"
+            restart_expected = "1500ms"
+
+            [sessions]
+            max_active = 10
+            idle_after = "30m"
+            max_age = "24h"
+            retention = "14d"
+
+            [ledger]
+            kind = "memory"
+            durability = "process"
+
+            [[plugin]]
+            name = "audit"
+            kind = "log"
+            hooks = ["session_end", "gateway_shutdown"]
+            timeout = "6s"
+            retry_for = "1h"
+            backoff = "2s"
+            backoff_max = "1m"
+            max_attempts = 3
+            max_batch = 100
+            max_in_flight = 8
+            path = "audit.jsonl"
+
+            [[plugin]]
+            name = "memory-db"
+            kind = "sql"
+            url = "sqlite:app.db"
+            gateway_shutdown = "UPDATE s SET x = 1"
+            session_end = "UPDATE s SET x = 2"
+            "#,
+        )
+        .unwrap();
+    let expected = Config {
+        listen: vec![
+            "127.0.0.1:7467".parse().unwrap(),
+            "[::1]:7467".parse().unwrap(),
+        ],
+        state_dir: world.path("state"),
+        state_dir_place: "c.toml:3".into(),
+        shutdown: ShutdownConfig {
+            cap: seconds(4),
+            lifecycle_timeout: seconds(1),
+            teardown: seconds(2),
+            kill_after: seconds(60),
+            restart_expected: Duration::from_millis(1500),
+        },
+        sessions: SessionsConfig {
+            max_active: 10,
+            idle_after: Some(seconds(30 * 60)),
+            max_age: Some(seconds(24 * 3600)),
+            retention: seconds(14 * 24 * 3600),
+        },
+        plugins: vec![
+            PluginConfig {
+                name: "audit".into(),
+                hooks: Hooks::NONE
+                    .with(Hook::SessionEnd)
+                    .with(Hook::GatewayShutdown),
+                policy: DeliveryPolicy {
+                    timeout: seconds(6),
+                    retry_for: seconds(3600),
+                    backoff: seconds(2),
+                    backoff_max: seconds(60),
+                    max_attempts: 3,
+                    max_batch: 100,
+                    max_in_flight: 1,
+                },
+                kind: PluginKind::Log(LogTarget::File(world.path("audit.jsonl"))),
+            },
+            PluginConfig {
+                name: "memory-db".into(),
+                hooks: Hooks::NONE
+                    .with(Hook::SessionEnd)
+                    .with(Hook::GatewayShutdown),
+                policy: DeliveryPolicy::default(),
+                kind: PluginKind::Sql(
+                    SqlSettings::new(world.path("app.db"))
+                        .with_statement(Hook::SessionEnd, "UPDATE s SET x = 2")
+                        .unwrap()
+                        .with_statement(Hook::GatewayShutdown, "UPDATE s SET x = 1")
+                        .unwrap(),
+                ),
+            },
+        ],
+    };
+    assert_eq!(config, expected);
+
+    let spec = config.plugins[0].to_spec();
+    assert_eq!(spec.name(), "audit");
+    assert_eq!(spec.hooks(), expected.plugins[0].hooks);
+    assert_eq!(spec.policy(), &expected.plugins[0].policy);
+}
+
+#[test]
+fn a_database_is_found_by_url_or_by_environment() {
+    const STATEMENT: &str = "UPDATE s SET x = 1";
+    let world = World::new().env("DB", "sqlite://data/env.db");
+    let cases = [
+        (
+            "url = \"sqlite:///var/lib/app.db\"",
+            PathBuf::from("/var/lib/app.db"),
+        ),
+        (
+            "url = \"sqlite:/var/lib/app.db\"",
+            PathBuf::from("/var/lib/app.db"),
+        ),
+        ("url = \"sqlite:app.db\"", world.path("app.db")),
+        ("url = \"sqlite://data/app.db\"", world.path("data/app.db")),
+        ("url_env = \"DB\"", world.path("data/env.db")),
+    ];
+    for (key, expected) in cases {
+        let text = format!(
+            "[[plugin]]\nname = \"a\"\nkind = \"sql\"\nsession_end = \"{STATEMENT}\"\n{key}"
+        );
+        let settings = SqlSettings::new(expected);
+        let settings = settings
+            .with_statement(Hook::SessionEnd, STATEMENT)
+            .unwrap();
+        let kind = &world.read(&text).unwrap().plugins[0].kind;
+        assert_eq!(*kind, PluginKind::Sql(settings), "for {key}");
+    }
+}
+
+#[test]
+fn the_state_directory_is_made_for_its_owner_alone() {
+    let world = World::new();
+    let config = world.read("state_dir = \"a/state\"").unwrap();
+    config.create_state_dir().unwrap();
+    config.create_state_dir().unwrap();
+    assert_eq!(fs::read_dir(world.path("a/state")).unwrap().count(), 0);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let permissions = fs::metadata(world.path("a/state")).unwrap().permissions();
+        assert_eq!(permissions.mode() & 0o777, 0o700);
+    }
+
+    // Something else takes its place after the configuration was read.
+    fs::remove_dir(world.path("a/state")).unwrap();
+    fs::write(world.path("a/state"), "").unwrap();
+    let problem = config.create_state_dir().unwrap_err().to_string();
+    let path = config.state_dir.display();
+    let expected = format!("c.toml:1: {path} can't be written, expected a directory: ");
+    assert!(problem.starts_with(&expected), "{problem}");
+}
