@@ -49,3 +49,8 @@ pub use self::shutdown::{
     StepOutcome, StepReport,
 };
 pub use self::supervisor::{Builder, SessionSupervisor, Threads};
+
+/// Runs the examples of the README as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -117,7 +117,7 @@ impl ActiveSessions {
     /// Takes in a new incarnation that is `age` old already.
     pub(crate) fn insert(
         &mut self,
-        session: Arc<Session>,
+        session: &Arc<Session>,
         start_seq: Seq,
         now: Instant,
         age: Duration,
@@ -130,18 +130,18 @@ impl ActiveSessions {
             born: now.checked_sub(age).unwrap_or(now),
             touched: now,
             ending: false,
-            session: Arc::clone(&session),
+            session: Arc::clone(session),
         };
         self.entries.insert(session.id.clone(), entry);
     }
 
     /// Replaces the details of an active session; nothing if it is not active.
-    pub(crate) fn amend(&mut self, session: Arc<Session>, now: Instant) {
+    pub(crate) fn amend(&mut self, session: &Arc<Session>, now: Instant) {
         let Some(entry) = self.entries.get_mut(&session.id) else {
             return;
         };
         entry.touched = now;
-        let before = std::mem::replace(&mut entry.session, Arc::clone(&session));
+        let before = std::mem::replace(&mut entry.session, Arc::clone(session));
         if before.key != session.key {
             self.release_key(&before);
         }
@@ -239,9 +239,9 @@ mod tests {
     fn age_ends_a_session_that_is_touched_all_the_time_and_idleness_one_that_is_not() {
         let (mut active, start) = (ActiveSessions::default(), Instant::now());
         let minutes = |n: u64| Duration::from_secs(60 * n);
-        active.insert(session("busy", None), 1, start, Duration::ZERO);
-        active.insert(session("quiet", None), 2, start, Duration::ZERO);
-        active.insert(session("old", None), 3, start, minutes(50));
+        active.insert(&session("busy", None), 1, start, Duration::ZERO);
+        active.insert(&session("quiet", None), 2, start, Duration::ZERO);
+        active.insert(&session("old", None), 3, start, minutes(50));
         let expiry = Expiry {
             idle_after: Some(minutes(30)),
             max_age: Some(minutes(60)),
@@ -258,7 +258,10 @@ mod tests {
 
         assert!(names(&active, start + minutes(9)).is_empty());
         let old = ("old".into(), EndReason::Expired);
-        assert_eq!(names(&active, start + minutes(10)), [old.clone()]);
+        assert_eq!(
+            names(&active, start + minutes(10)),
+            std::slice::from_ref(&old)
+        );
 
         let busy = SessionId::new("busy").unwrap();
         assert!(active.touch(&busy, None, start + minutes(29)));
@@ -271,8 +274,8 @@ mod tests {
         let (mut active, now) = (ActiveSessions::default(), Instant::now());
         let first = session("first", Some("k"));
         let second = session("second", Some("k"));
-        active.insert(first, 1, now, Duration::ZERO);
-        active.insert(Arc::clone(&second), 2, now, Duration::ZERO);
+        active.insert(&first, 1, now, Duration::ZERO);
+        active.insert(&second, 2, now, Duration::ZERO);
         active.remove(&SessionId::new("first").unwrap());
 
         let mut third = NewSession::new(SessionId::new("third").unwrap());

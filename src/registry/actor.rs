@@ -450,9 +450,9 @@ impl SessionRegistry {
         match age_if_new {
             Some(age) => {
                 debug!(session = %session.id, incarnation = %session.incarnation, "session started");
-                self.active.insert(Arc::clone(&session), seq, now, age);
+                self.active.insert(&session, seq, now, age);
             }
-            None => self.active.amend(Arc::clone(&session), now),
+            None => self.active.amend(&session, now),
         }
         if let Some(Closing::Closed { end, .. }) = &self.closing {
             // Recorded too late for the drain's snapshot: it still gets its end, and its caller

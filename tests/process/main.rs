@@ -1,5 +1,6 @@
 //! Tests of the real binary: real sockets, real signals, real files.
 
 mod gateway;
+mod readme;
 mod refusals;
 mod signals;

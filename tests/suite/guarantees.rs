@@ -69,7 +69,11 @@ fn g1_an_id_that_starts_again_after_its_end_is_a_new_incarnation() {
         assert_eq!(second.session.previous_incarnation, Some(first.incarnation));
         supervisor.shutdown(Shutdown::now()).await.unwrap();
         assert_eq!(told.ends(), ["A completed", "A shutdown"]);
-        let ids: BTreeSet<_> = told.events().iter().map(|event| event.id()).collect();
+        let ids: BTreeSet<_> = told
+            .events()
+            .iter()
+            .map(session_supervisor::Event::id)
+            .collect();
         assert_eq!(ids.len(), 4, "each event has an id of its own");
     });
 }
@@ -96,7 +100,10 @@ fn g1_a_start_under_a_key_that_is_taken_replaces_its_session() {
         let end = told.events()[1].how_ended().unwrap().clone();
         assert_eq!(end.details.next_session_id, Some(id("B")));
         assert_eq!(
-            end.details.next_key.as_ref().map(|key| key.as_str()),
+            end.details
+                .next_key
+                .as_ref()
+                .map(session_supervisor::SessionKey::as_str),
             Some("k")
         );
     });
@@ -119,7 +126,13 @@ fn g2_starting_an_active_id_again_fires_nothing() {
         assert_eq!(told.lines(), ["session_start A", "session_end A shutdown"]);
         // The end carries the details that the session had last.
         let ended = told.events()[1].session().unwrap().clone();
-        assert_eq!(ended.key.as_ref().map(|key| key.as_str()), Some("k"));
+        assert_eq!(
+            ended
+                .key
+                .as_ref()
+                .map(session_supervisor::SessionKey::as_str),
+            Some("k")
+        );
     });
 }
 
