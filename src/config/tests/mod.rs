@@ -327,3 +327,18 @@ fn the_state_directory_is_made_for_its_owner_alone() {
     let expected = format!("c.toml:1: {path} can't be written, expected a directory: ");
     assert!(problem.starts_with(&expected), "{problem}");
 }
+
+#[test]
+fn the_configurations_of_the_readme_are_valid() {
+    let readme = include_str!("../../../README.md");
+    let blocks = readme.split("```toml\n").skip(1);
+    let walk = readme.split("<<'TOML'\n").skip(1);
+    let texts: Vec<_> = blocks
+        .filter_map(|rest| rest.split("```").next())
+        .chain(walk.filter_map(|rest| rest.split("\nTOML\n").next()))
+        .collect();
+    assert_eq!(texts.len(), 2);
+    for text in texts {
+        World::new().read(text).unwrap();
+    }
+}
