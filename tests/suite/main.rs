@@ -5,6 +5,7 @@
 
 mod delivery;
 mod drain;
+mod embedding;
 mod gateway;
 mod guarantees;
 mod hooks;

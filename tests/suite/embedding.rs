@@ -1,0 +1,95 @@
+//! The supervisor on threads of its own, inside programs of every kind. In real time, since its
+//! threads have clocks of their own.
+
+use std::time::{Duration, Instant};
+
+use session_supervisor::{Error, Outcome, SessionSupervisor, Shutdown};
+
+use crate::support::{Shorthand, recorder, session};
+
+/// Starts, uses and stops a supervisor on threads of its own.
+async fn live_a_life() {
+    let (plugin, told) = recorder("p");
+    let builder = SessionSupervisor::builder().plugin(plugin);
+    let supervisor = builder.start().await.unwrap();
+    supervisor.begin("A").await;
+    assert_eq!(supervisor.active_ids().await, ["A"]);
+    let report = supervisor.shutdown(Shutdown::now()).await.unwrap();
+    assert_eq!(report.outcome, Outcome::Clean);
+    assert_eq!(told.lines(), ["session_start A", "session_end A shutdown"]);
+}
+
+#[test]
+fn it_runs_inside_an_actix_system_and_does_not_stop_it() {
+    actix::System::new().block_on(async {
+        live_a_life().await;
+        // A system that was stopped would run this no more.
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        actix::spawn(async { sender.send(()).unwrap() });
+        receiver.await.unwrap();
+        live_a_life().await;
+    });
+}
+
+#[tokio::test]
+async fn it_runs_inside_a_tokio_runtime_of_one_thread() {
+    live_a_life().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_runs_inside_a_tokio_runtime_of_several_threads() {
+    tokio::spawn(live_a_life()).await.unwrap();
+}
+
+#[tokio::test]
+async fn several_run_side_by_side() {
+    futures_util::future::join_all((0..4).map(|_| live_a_life())).await;
+}
+
+#[tokio::test]
+async fn a_thread_of_the_caller_that_blocks_does_not_hold_the_shutdown_up() {
+    let (plugin, told) = recorder("p");
+    let builder = SessionSupervisor::builder().plugin(plugin);
+    let supervisor = builder.start().await.unwrap();
+    supervisor.begin("A").await;
+    let shutdown = supervisor.coordinator().send(Shutdown::now());
+    // This blocks the only thread of the caller's runtime.
+    let until = Instant::now() + Duration::from_secs(30);
+    while told.ends().is_empty() {
+        assert!(Instant::now() < until, "the drain waits for the caller");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert!(shutdown.await.is_ok());
+}
+
+#[tokio::test]
+async fn a_handle_that_outlives_its_supervisor_says_so() {
+    let supervisor = SessionSupervisor::builder().start().await.unwrap();
+    let report = supervisor.shutdown(Shutdown::now()).await.unwrap();
+    assert!(!supervisor.is_ready());
+    let refused = supervisor.started(session("A")).await;
+    assert!(matches!(refused, Err(Error::ShuttingDown | Error::Stopped)));
+    // Asking again answers the report that there is.
+    let again = supervisor.shutdown(Shutdown::now()).await.unwrap();
+    assert_eq!(again, report);
+}
+
+#[tokio::test]
+async fn settings_that_can_not_work_are_refused() {
+    let (one, _) = recorder("same");
+    let (other, _) = recorder("same");
+    let twins = SessionSupervisor::builder().plugin(one).plugin(other);
+    let millis = Duration::from_millis;
+    let hasty = SessionSupervisor::builder().cap(millis(99));
+    let greedy = SessionSupervisor::builder().lifecycle_timeout(millis(501));
+    for (builder, expected) in [
+        (twins, "two plugins are named `same`"),
+        (hasty, "the cap must be at least 100ms"),
+        (greedy, "at most a quarter of the cap"),
+    ] {
+        let Err(Error::Settings(problem)) = builder.start().await else {
+            panic!("accepted, though {expected}");
+        };
+        assert!(problem.contains(expected), "{problem}");
+    }
+}
