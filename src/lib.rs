@@ -54,3 +54,8 @@ pub use self::supervisor::{Builder, SessionSupervisor, Threads};
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// Runs the examples of the guide for plugin authors as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/hooks.md")]
+struct HooksGuide;

@@ -14,6 +14,8 @@ use crate::telemetry::{self, LogFormat};
 const COULD_NOT_START: u8 = 1;
 /// Wrong usage.
 const USAGE: u8 = 2;
+/// Stopped, and something was lost.
+const LOST: u8 = 3;
 /// The configuration is wrong: `EX_CONFIG` of `sysexits.h`.
 const CONFIGURATION: u8 = 78;
 

@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
+use tokio::runtime::{Builder, Runtime};
 
-use super::{CONFIGURATION, COULD_NOT_START, fail};
+use super::{CONFIGURATION, COULD_NOT_START, LOST, fail};
 use crate::config::{Config, Env, Flags, LedgerKind, PluginConfig, parse_address};
 use crate::gateway::Gateway;
 use crate::ledger::MemoryLedger;
-use crate::supervisor::{Builder, SessionSupervisor};
+use crate::supervisor::{self, SessionSupervisor};
 
 /// Runs the gateway until a signal
 ///
@@ -59,7 +60,6 @@ Exit codes:
   2        wrong usage
   78       the configuration is wrong: a line says where, what is wrong and what was expected
   3        stopped, and something was lost: events that a plugin is owed, with the memory ledger
-  4        the watchdog had to end the process
   128 + n  a further signal n forced the exit
 
 Examples:
@@ -84,39 +84,50 @@ impl Serve {
             Ok(config) => config,
             Err(error) => return fail(CONFIGURATION, &error),
         };
-        match run(&config) {
-            Ok(code) => code,
-            Err(error) => fail(COULD_NOT_START, &format_args!("can't start: {error:#}")),
+        let running = match start(&config) {
+            Ok(running) => running,
+            Err(error) => {
+                return fail(COULD_NOT_START, &format_args!("can't start: {error:#}"));
+            }
+        };
+        match running.runtime.block_on(running.supervisor.stopped()) {
+            Ok(report) => ExitCode::from(report.exit_code),
+            Err(error) => fail(LOST, &format_args!("stopped without a report: {error}")),
         }
     }
 }
 
-/// Runs the gateway that `config` describes until it is asked to stop, and gives the exit code of
-/// how that went.
-fn run(config: &Config) -> anyhow::Result<ExitCode> {
+/// A gateway that is up.
+struct Running {
+    runtime: Runtime,
+    supervisor: SessionSupervisor,
+}
+
+/// Starts the gateway that `config` describes.
+fn start(config: &Config) -> anyhow::Result<Running> {
     // Ports are taken before anything else starts: a second gateway by mistake tells nobody.
     let listeners = bind(&config.listen)?;
     if config.plugins.is_empty() {
         tracing::warn!("no plugin is configured: starts and ends are told to nobody");
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-    let report = runtime.block_on(async {
-        let supervisor = builder(config).start().await?;
-        let gateway = Gateway::start(listeners, supervisor.clone())?;
-        for address in gateway.addresses() {
-            tracing::info!(%address, "listening");
-        }
-        // It stays open until the drain is over, for refusals and for those who watch.
-        supervisor.add_teardown_step("http-server", move || async move {
-            gateway.stop().await;
-            Ok(())
-        });
-        anyhow::Ok(supervisor.stopped().await?)
-    })?;
-    Ok(ExitCode::from(report.exit_code))
+    let runtime = Builder::new_current_thread().build()?;
+    let supervisor = runtime.block_on(builder(config).start())?;
+    let gateway = Gateway::start(listeners, supervisor.clone())?;
+    for address in gateway.addresses() {
+        tracing::info!(%address, "listening");
+    }
+    // It stays open until the drain is over, for refusals and for those who watch.
+    supervisor.add_teardown_step("http-server", move || async move {
+        gateway.stop().await;
+        Ok(())
+    });
+    Ok(Running {
+        runtime,
+        supervisor,
+    })
 }
 
-fn builder(config: &Config) -> Builder {
+fn builder(config: &Config) -> supervisor::Builder {
     let (shutdown, sessions) = (&config.shutdown, &config.sessions);
     let mut builder = SessionSupervisor::builder()
         .ledger(MemoryLedger::new())
@@ -134,7 +145,7 @@ fn builder(config: &Config) -> Builder {
         builder = builder.max_age(limit);
     }
     let plugins = config.plugins.iter().map(PluginConfig::to_spec);
-    plugins.fold(builder, Builder::plugin)
+    plugins.fold(builder, supervisor::Builder::plugin)
 }
 
 fn bind(addresses: &[SocketAddr]) -> anyhow::Result<Vec<TcpListener>> {

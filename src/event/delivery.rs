@@ -21,7 +21,8 @@ pub struct Deadline {
 
 impl Deadline {
     /// A deadline `timeout` from now.
-    pub fn after(timeout: Duration) -> Self {
+    #[cfg(test)]
+    pub(crate) fn after(timeout: Duration) -> Self {
         Self::at(Instant::now() + timeout)
     }
 
@@ -155,7 +156,8 @@ impl Acks {
 pub struct Deliver {
     /// The events, in log order. Each has its own id, reason and times.
     pub events: Arc<[Event]>,
-    /// Counts the attempts to deliver these events, from 1.
+    /// Counts the attempts to deliver these events, from 1. A hint for logs: it may start over
+    /// after a restart, or when an event is tried by itself.
     pub attempt: u32,
     /// Until when.
     pub deadline: Deadline,
@@ -164,8 +166,8 @@ pub struct Deliver {
 }
 
 impl Deliver {
-    /// A first attempt. Plugins get their deliveries from the bus; this is for their tests.
-    pub fn new(events: impl Into<Arc<[Event]>>, deadline: Deadline) -> Self {
+    /// A first attempt.
+    pub(crate) fn new(events: impl Into<Arc<[Event]>>, deadline: Deadline) -> Self {
         let events = events.into();
         Self {
             acks: Acks::new(events.len()),

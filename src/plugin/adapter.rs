@@ -26,7 +26,15 @@ impl<P: Plugin> Handler<Deliver> for PluginActor<P> {
 
     fn handle(&mut self, delivery: Deliver, _: &mut Context<Self>) -> Self::Result {
         let plugin = Rc::clone(&self.0);
-        Box::pin(async move { caught(async { plugin.deliver(&delivery).await }).await })
+        Box::pin(async move {
+            let work = caught(async { plugin.deliver(&delivery).await });
+            tokio::select! {
+                biased;
+                result = work => result,
+                // The lane has given up on it: what goes on would run beside the next attempt.
+                () = delivery.deadline.over() => anyhow::bail!("cut off at its deadline"),
+            }
+        })
     }
 }
 

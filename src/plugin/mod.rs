@@ -28,7 +28,10 @@ use crate::event::{Deliver, Event, Hooks};
 /// Plugins live in an actor on a thread of their own, so `deliver` may block that thread: it then
 /// delays nobody but itself. Where several deliveries may be under way at once
 /// ([`DeliveryPolicy::max_in_flight`]), `deliver` is called again while an earlier call waits,
-/// never for two events of one session.
+/// never for two events of one session. A lifecycle event comes beside whatever is under way.
+///
+/// When the time of a delivery is over its future is dropped where it waits, so that it does not
+/// run beside the next attempt.
 ///
 /// A type that is an actor already needs no `Plugin`: implement `Handler<Deliver>` for it and
 /// register it with [`PluginSpec::actor`].
