@@ -214,6 +214,10 @@ impl LaneRunner {
                 self.report_failure(&outcome);
                 self.lane.on_outcome(id, outcome, now);
             }
+            Done::Read(Ok(page)) if page.events.is_empty() && page.gap == 0 => {
+                self.lane.on_read_failed();
+                self.ledger_failed(&LedgerError::new("it has not what it announced"));
+            }
             Done::Read(Ok(page)) => {
                 if page.gap > 0 {
                     let (plugin, events) = (self.host.spec().name(), page.gap);
@@ -319,6 +323,8 @@ impl LaneRunner {
                     .take_while(|it| it.recorded_seq() <= *range.end());
                 count += inside.filter(|event| self.lane.listens_to(event)).count() as u64;
                 after = last;
+                // A ledger in memory is never waited for, and the time-out must have its chance.
+                tokio::task::yield_now().await;
             }
             Some(count)
         };
