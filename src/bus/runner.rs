@@ -59,6 +59,8 @@ pub(super) struct LaneRunner {
     /// The deadlines of the deliveries under way, which a drain may cut short.
     deadlines: Vec<(u64, Deadline)>,
     recording: bool,
+    /// What is being recorded counts attempts.
+    recording_attempts: bool,
     /// Not to ask the ledger again before.
     ledger_retry_at: Option<Instant>,
     drained: Option<oneshot::Sender<LaneTally>>,
@@ -85,6 +87,7 @@ impl LaneRunner {
             tasks: FuturesUnordered::new(),
             deadlines: Vec::new(),
             recording: false,
+            recording_attempts: false,
             ledger_retry_at: None,
             drained: None,
         }
@@ -155,7 +158,7 @@ impl LaneRunner {
                 }
                 self.ledger_retry_at = None;
             }
-            match self.lane.next(now, self.recording) {
+            match self.lane.next(now, self.recording_attempts) {
                 Step::Deliver(flight) => self.deliver(flight),
                 Step::Read(after, limit) => {
                     let page = self.ledger.read(after, limit);
@@ -177,6 +180,7 @@ impl LaneRunner {
             return;
         }
         self.recording = true;
+        self.recording_attempts = !progress.park.is_empty();
         let recorded = self
             .ledger
             .advance(self.host.spec().name(), progress.clone());
@@ -192,10 +196,11 @@ impl LaneRunner {
             "delivery",
             plugin = host.spec().name(),
             events = flight.events.len(),
-            attempt = flight.attempt,
+            attempt = flight.tries.count,
         );
         let attempt = async move {
-            let outcome = host.attempt(flight.events, flight.attempt, deadline).await;
+            let attempt = flight.tries.count;
+            let outcome = host.attempt(flight.events, attempt, deadline).await;
             Done::Flight(flight.id, outcome)
         };
         self.tasks.push(attempt.instrument(span).boxed_local());
@@ -208,6 +213,10 @@ impl LaneRunner {
                 self.deadlines.retain(|(known, _)| *known != id);
                 self.report_failure(&outcome);
                 self.lane.on_outcome(id, outcome, now);
+            }
+            Done::Read(Ok(page)) if page.events.is_empty() && page.gap == 0 => {
+                self.lane.on_read_failed();
+                self.ledger_failed(&LedgerError::new("it has not what it announced"));
             }
             Done::Read(Ok(page)) => {
                 if page.gap > 0 {
@@ -225,9 +234,11 @@ impl LaneRunner {
                 self.lane.on_read_failed();
                 self.ledger_failed(&error);
             }
-            Done::Recorded(_, Ok(())) => self.recording = false,
+            Done::Recorded(_, Ok(())) => {
+                (self.recording, self.recording_attempts) = (false, false);
+            }
             Done::Recorded(progress, Err(error)) => {
-                self.recording = false;
+                (self.recording, self.recording_attempts) = (false, false);
                 self.lane.restore_progress(progress);
                 self.ledger_failed(&error);
             }
@@ -312,6 +323,8 @@ impl LaneRunner {
                     .take_while(|it| it.recorded_seq() <= *range.end());
                 count += inside.filter(|event| self.lane.listens_to(event)).count() as u64;
                 after = last;
+                // A ledger in memory is never waited for, and the time-out must have its chance.
+                tokio::task::yield_now().await;
             }
             Some(count)
         };

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Lane;
+use super::{Lane, NOWHERE};
 use crate::bus::PluginState;
 use crate::event::{Event, Hook, Seq};
 
@@ -46,6 +46,16 @@ pub(crate) struct LaneTally {
     pub(crate) unfinished: Vec<Seq>,
 }
 
+impl Drain {
+    /// Counts the ends in `gap`, which the log keeps no longer.
+    pub(super) fn lose(&mut self, gap: &RangeInclusive<Seq>) {
+        if let Some(ends) = &self.ends {
+            let after = (gap.end() + 1).min(ends.end() + 1);
+            self.lost += after.saturating_sub(*gap.start().max(ends.start()));
+        }
+    }
+}
+
 impl Lane {
     pub(super) fn is_cut(&self, now: Instant) -> bool {
         self.drain.as_ref().is_some_and(|drain| now >= drain.cut)
@@ -66,13 +76,16 @@ impl Lane {
     ) {
         self.retry_at = None;
         self.set_head(ends.as_ref().map_or(0, |ends| *ends.end()));
-        self.drain = Some(Drain {
+        let mut drain = Drain {
             begun: now,
             cut,
             ends,
             timed_out: false,
             lost: 0,
-        });
+        };
+        // The ends are in the log before the lane hears of the shutdown.
+        drain.lose(&self.gap);
+        self.drain = Some(drain);
     }
 
     pub(in crate::bus) fn is_reading(&self) -> bool {
@@ -93,7 +106,7 @@ impl Lane {
             return LaneTally::default();
         };
         let mut tally = LaneTally {
-            owed_before: unread_before,
+            owed_before: unread_before.saturating_sub(self.parked.count_after(self.read_to)),
             timed_out: drain.timed_out,
             duration: now - drain.begun,
             last_error: self.last_error.clone(),
@@ -102,7 +115,7 @@ impl Lane {
         // An empty range where the shutdown ended nothing, or this plugin does not hear of ends.
         let ends = match &drain.ends {
             Some(ends) if self.hooks.contains(Hook::SessionEnd) => ends.clone(),
-            _ => RangeInclusive::new(Seq::MAX, Seq::MAX - 1),
+            _ => NOWHERE,
         };
         let count_owed = |tally: &mut LaneTally, seq: Seq, tried: bool| {
             if !ends.contains(&seq) {
