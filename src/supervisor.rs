@@ -436,12 +436,12 @@ impl SessionSupervisor {
     ///
     /// # Errors
     ///
-    /// [`Error::Ledger`], [`Error::Stopped`].
+    /// [`Error::Stopped`].
     pub async fn delivery_states(
         &self,
         record: &SessionRecord,
     ) -> Result<BTreeMap<Arc<str>, DeliveryState>, Error> {
-        let states = self.bus.send(DeliveryStates(record.clone())).await??;
+        let states = self.bus.send(DeliveryStates(record.clone())).await?;
         Ok(states.into_iter().collect())
     }
 

@@ -18,7 +18,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
-use tracing::warn;
+use tracing::{Instrument as _, error, info_span, warn};
 
 use self::delivery::PluginHost;
 pub(crate) use self::lane::LaneTally;
@@ -26,14 +26,14 @@ use self::lane::{Lane, Now};
 use self::runner::{Command, LaneRunner};
 use crate::clock::WallClock;
 use crate::error::Error;
-use crate::event::{Deadline, Event, Hook, Hooks, InstanceId, Lifecycle, Seq};
+use crate::event::{Deadline, Event, Hook, InstanceId, Lifecycle, Seq};
 use crate::ledger::{Append, Ledger, LedgerError, Position, SessionRecord};
 use crate::plugin::PluginSpec;
 use crate::session::{End, Session};
 
 /// How many ends are recorded in one step: a drain's first deliveries leave while the rest is
 /// still being recorded.
-const CHUNK: usize = 4096;
+pub(crate) const MAX_ENDS_AT_ONCE: usize = 4096;
 
 /// A session starts, or an active one has new details. The answer is the start's place in the
 /// log, or 0 where nothing started, once it is recorded.
@@ -63,7 +63,8 @@ pub struct SessionEnd {
     pub end: Arc<End>,
 }
 
-/// The places of recorded ends in the log.
+/// The places of recorded ends in the log. Fewer than were asked for, the first of them, where the
+/// ledger failed half-way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RecordedEnds {
@@ -71,6 +72,13 @@ pub struct RecordedEnds {
     pub first: Seq,
     /// Of the last.
     pub last: Seq,
+}
+
+impl RecordedEnds {
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        usize::try_from(self.last - self.first + 1).unwrap_or(usize::MAX)
+    }
 }
 
 /// Tells a `gateway_…` hook to those who listen to it, side by side, once.
@@ -81,11 +89,16 @@ pub(crate) struct TellLifecycle {
     pub(crate) deadline: Instant,
 }
 
-/// Delivers everything that is owed, until the cut. The lanes stop then.
+/// A shutdown was asked for: no delivery takes longer than until then.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub(crate) struct CutAt(pub(crate) Instant);
+
+/// Delivers everything that is owed, until the cut. The lanes deliver nothing after that.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Vec<(Arc<str>, LaneTally)>")]
 pub(crate) struct Drain {
-    pub(crate) cut: Instant,
+    /// What the shutdown recorded, if it ended any session.
     pub(crate) ends: Option<RecordedEnds>,
 }
 
@@ -96,7 +109,7 @@ pub(crate) struct PluginStatuses;
 
 /// Asks what has become of the last event of a session, per plugin that hears of it.
 #[derive(Debug, Clone, Message)]
-#[rtype(result = "Result<Vec<(Arc<str>, DeliveryState)>, Error>")]
+#[rtype(result = "Vec<(Arc<str>, DeliveryState)>")]
 pub(crate) struct DeliveryStates(pub(crate) SessionRecord);
 
 /// What has become of the last event of a session, for one plugin.
@@ -140,10 +153,6 @@ pub struct PluginStatus {
     pub dead: u64,
     /// Why its last failed delivery failed; none after a delivery that did not.
     pub last_error: Option<Arc<str>>,
-    #[serde(skip)]
-    pub(crate) cursor: Seq,
-    #[serde(skip)]
-    pub(crate) hooks: Hooks,
 }
 
 /// What the bus is told when it is made.
@@ -220,8 +229,6 @@ impl PluginBus {
             owed: 0,
             dead: 0,
             last_error: None,
-            cursor: position.cursor,
-            hooks: plugin.hooks(),
         };
         let lane = Lane::new(plugin.hooks(), plugin.policy().clone(), position, now);
         let host = Rc::new(PluginHost::new(plugin, self.settings.own_threads));
@@ -236,7 +243,8 @@ impl PluginBus {
             command_receiver,
             status_sender,
         );
-        actix_rt::spawn(runner.run());
+        let span = info_span!("lane", plugin = host.spec().name());
+        actix_rt::spawn(runner.run().instrument(span));
         LaneHandle {
             host,
             commands,
@@ -313,7 +321,7 @@ impl Handler<SessionEnd> for PluginBus {
         let (ledger, head) = (Arc::clone(&self.ledger), self.head.clone());
         Box::pin(async move {
             let mut recorded: Option<RecordedEnds> = None;
-            for sessions in message.sessions.chunks(CHUNK) {
+            for sessions in message.sessions.chunks(MAX_ENDS_AT_ONCE) {
                 let ends = sessions.iter().map(|session| {
                     Event::end(Arc::clone(session), Arc::clone(&message.end), instance)
                 });
@@ -321,7 +329,14 @@ impl Handler<SessionEnd> for PluginBus {
                     events: ends.collect(),
                     amended: None,
                 };
-                let events = ledger.append(append).await?;
+                let events = match (ledger.append(append).await, recorded) {
+                    (Ok(events), _) => events,
+                    (Err(error), Some(recorded)) => {
+                        error!(%error, recorded = recorded.count(), "the ledger failed half-way");
+                        return Ok(recorded);
+                    }
+                    (Err(error), None) => return Err(error.into()),
+                };
                 if let (Some(first), Some(last)) = (events.first(), events.last()) {
                     let last = last.recorded_seq();
                     let first = recorded.map_or(first.recorded_seq(), |it| it.first);
@@ -364,6 +379,16 @@ impl Handler<TellLifecycle> for PluginBus {
     }
 }
 
+impl Handler<CutAt> for PluginBus {
+    type Result = ();
+
+    fn handle(&mut self, CutAt(cut): CutAt, _: &mut Context<Self>) {
+        for lane in &self.lanes {
+            let _ = lane.commands.send(Command::Cut(cut));
+        }
+    }
+}
+
 impl Handler<Drain> for PluginBus {
     type Result = ResponseFuture<Vec<(Arc<str>, LaneTally)>>;
 
@@ -372,7 +397,6 @@ impl Handler<Drain> for PluginBus {
         let tallies = self.lanes.iter().map(|lane| {
             let (reply, tally) = oneshot::channel();
             let command = Command::Drain {
-                cut: message.cut,
                 ends: ends.clone(),
                 reply,
             };
@@ -395,39 +419,21 @@ impl Handler<PluginStatuses> for PluginBus {
 }
 
 impl Handler<DeliveryStates> for PluginBus {
-    type Result = ResponseFuture<Result<Vec<(Arc<str>, DeliveryState)>, Error>>;
+    type Result = ResponseFuture<Vec<(Arc<str>, DeliveryState)>>;
 
     fn handle(&mut self, message: DeliveryStates, _: &mut Context<Self>) -> Self::Result {
         let DeliveryStates(record) = message;
-        let end = record.end.as_ref();
-        let states: Vec<_> = self
-            .statuses()
-            .filter_map(|status| {
-                let end = end.filter(|_| status.hooks.contains(Hook::SessionEnd));
-                let start = status.hooks.contains(Hook::SessionStart);
-                let start = start.then_some(record.start_seq);
-                let seq = end.map(|(_, seq)| *seq).or(start)?;
-                let state = if seq <= status.cursor {
-                    DeliveryState::Delivered
-                } else {
-                    DeliveryState::Owed
-                };
-                Some((status.name, state))
-            })
-            .collect();
-        let parked = self.ledger.parked_of(record.session.incarnation);
-        Box::pin(async move {
-            let parked = parked.await?;
-            let states = states.into_iter().map(|(name, state)| {
-                let mut of_plugin = parked.iter().filter(|(plugin, _)| *plugin == name);
-                let state = match of_plugin.next_back() {
-                    Some((_, true)) => DeliveryState::Dead,
-                    Some((_, false)) => DeliveryState::Owed,
-                    None => state,
-                };
-                (name, state)
-            });
-            Ok(states.collect())
-        })
+        let states = self.lanes.iter().filter_map(|lane| {
+            let (hooks, name) = (lane.host.spec().hooks(), lane.host.spec().shared_name());
+            let end = record.end.as_ref().map(|(_, seq)| *seq);
+            let end = end.filter(|_| hooks.contains(Hook::SessionEnd));
+            let start = hooks.contains(Hook::SessionStart);
+            let last = end.or(start.then_some(record.start_seq))?;
+            let (reply, state) = oneshot::channel();
+            let _ = lane.commands.send(Command::StateOf(last, reply));
+            Some(async move { Some((name, state.await.ok()?)) })
+        });
+        let states = join_all(states);
+        Box::pin(async move { states.await.into_iter().flatten().collect() })
     }
 }

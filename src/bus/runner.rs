@@ -14,9 +14,9 @@ use tracing::{Instrument as _, debug, info, info_span, warn};
 
 use super::delivery::PluginHost;
 use super::lane::{Flight, Lane, LaneTally, Now, Outcome, Step};
-use super::{PluginState, PluginStatus};
+use super::{DeliveryState, PluginState, PluginStatus};
 use crate::clock::WallClock;
-use crate::event::{Deadline, Seq};
+use crate::event::{Deadline, Event, Seq};
 use crate::ledger::{Ledger, LedgerError, Page, Progress};
 
 /// How long to wait before asking a ledger again that failed.
@@ -31,12 +31,15 @@ const LAG_DELIVERIES: u64 = 4;
 /// What a lane is told.
 #[derive(Debug)]
 pub(super) enum Command {
-    /// A shutdown recorded these ends: deliver what can be delivered until the cut, and then stop.
+    /// A shutdown was asked for: deliveries are cut then.
+    Cut(Instant),
+    /// The shutdown recorded these ends: deliver what can be delivered until the cut, and stop.
     Drain {
-        cut: Instant,
         ends: Option<RangeInclusive<Seq>>,
         reply: oneshot::Sender<LaneTally>,
     },
+    /// What has become of the event at this place?
+    StateOf(Seq, oneshot::Sender<DeliveryState>),
 }
 
 /// What a lane was waiting for.
@@ -44,6 +47,14 @@ enum Done {
     Flight(u64, Outcome),
     Read(Result<Page, LedgerError>),
     Recorded(Progress, Result<(), LedgerError>),
+}
+
+/// A delivery that is under way.
+struct Flying {
+    id: u64,
+    /// The cut may come before it.
+    deadline: Deadline,
+    events: Arc<[Event]>,
 }
 
 /// A lane with what it needs to carry out its decisions.
@@ -56,8 +67,7 @@ pub(super) struct LaneRunner {
     commands: mpsc::UnboundedReceiver<Command>,
     status: watch::Sender<PluginStatus>,
     tasks: FuturesUnordered<LocalBoxFuture<'static, Done>>,
-    /// The deadlines of the deliveries under way, which a drain may cut short.
-    deadlines: Vec<(u64, Deadline)>,
+    flying: Vec<Flying>,
     recording: bool,
     /// What is being recorded counts attempts.
     recording_attempts: bool,
@@ -85,7 +95,7 @@ impl LaneRunner {
             commands,
             status,
             tasks: FuturesUnordered::new(),
-            deadlines: Vec::new(),
+            flying: Vec::new(),
             recording: false,
             recording_attempts: false,
             ledger_retry_at: None,
@@ -100,7 +110,7 @@ impl LaneRunner {
         }
     }
 
-    /// Runs until the bus is gone or the lane is drained.
+    /// Runs until the bus is gone.
     pub(super) async fn run(mut self) {
         let head = *self.head.borrow_and_update();
         self.lane.set_head(head);
@@ -110,9 +120,9 @@ impl LaneRunner {
             if let Some(reply) = self.take_finished(wake_at) {
                 let tally = self.finish().await;
                 let _ = reply.send(tally);
-                return;
             }
-            let cut = self.lane.cut().filter(|_| self.drained.is_some());
+            let is_cut_ahead = |cut: &Instant| *cut > Instant::now();
+            let cut = self.lane.cut().filter(is_cut_ahead);
             let wake_at = match (wake_at, cut) {
                 (Some(at), Some(cut)) => Some(at.min(cut)),
                 (at, cut) => at.or(cut),
@@ -139,11 +149,15 @@ impl LaneRunner {
 
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Drain { cut, ends, reply } => {
+            Command::Cut(cut) => self.lane.set_cut(cut),
+            Command::Drain { ends, reply } => {
                 let head = *self.head.borrow_and_update();
                 self.lane.set_head(head);
-                self.lane.begin_drain(cut, ends, Instant::now());
+                self.lane.begin_drain(ends, Instant::now());
                 self.drained = Some(reply);
+            }
+            Command::StateOf(seq, reply) => {
+                let _ = reply.send(self.lane.state_of(seq));
             }
         }
     }
@@ -190,11 +204,14 @@ impl LaneRunner {
 
     fn deliver(&mut self, flight: Flight) {
         let deadline = Deadline::at(flight.deadline);
-        self.deadlines.push((flight.id, deadline.clone()));
+        self.flying.push(Flying {
+            id: flight.id,
+            deadline: deadline.clone(),
+            events: Arc::clone(&flight.events),
+        });
         let host = Rc::clone(&self.host);
         let span = info_span!(
             "delivery",
-            plugin = host.spec().name(),
             events = flight.events.len(),
             attempt = flight.tries.count,
         );
@@ -210,8 +227,10 @@ impl LaneRunner {
         let now = self.now();
         match done {
             Done::Flight(id, outcome) => {
-                self.deadlines.retain(|(known, _)| *known != id);
-                self.report_failure(&outcome);
+                if let Some(at) = self.flying.iter().position(|flying| flying.id == id) {
+                    let flying = self.flying.swap_remove(at);
+                    report_failure(&flying.events, &outcome);
+                }
                 self.lane.on_outcome(id, outcome, now);
             }
             Done::Read(Ok(page)) if page.events.is_empty() && page.gap == 0 => {
@@ -220,10 +239,10 @@ impl LaneRunner {
             }
             Done::Read(Ok(page)) => {
                 if page.gap > 0 {
-                    let (plugin, events) = (self.host.spec().name(), page.gap);
+                    let events = page.gap;
                     warn!(
-                        plugin,
-                        events, "the ledger kept these events no longer: they are lost"
+                        events,
+                        "the ledger kept these events no longer: they are lost"
                     );
                 }
                 if let Some(flight) = self.lane.on_read(&page, now) {
@@ -246,21 +265,14 @@ impl LaneRunner {
     }
 
     fn ledger_failed(&mut self, error: &LedgerError) {
-        warn!(plugin = self.host.spec().name(), %error, "the lane waits for the ledger");
+        warn!(%error, "the lane waits for the ledger");
         self.ledger_retry_at = Some(Instant::now() + LEDGER_RETRY);
-    }
-
-    fn report_failure(&self, outcome: &Outcome) {
-        let plugin = self.host.spec().name();
-        if let Some(failure) = &outcome.failure {
-            warn!(plugin, error = %failure.message(), "delivery failed");
-        }
     }
 
     fn cut_if_due(&mut self) {
         if self.lane.cut().is_some_and(|cut| Instant::now() >= cut) {
-            for (_, deadline) in &self.deadlines {
-                deadline.cancel();
+            for flying in &self.flying {
+                flying.deadline.cancel();
             }
         }
     }
@@ -288,10 +300,9 @@ impl LaneRunner {
         };
         let mut tally = self.lane.tally(Instant::now(), unread);
         tally.state = self.state();
-        let plugin = self.host.spec().name();
+        self.lane.close();
         if tally.owed + tally.dead + tally.lost + tally.owed_before > 0 || tally.timed_out {
             warn!(
-                plugin,
                 delivered = tally.delivered,
                 owed = tally.owed,
                 failed = tally.failed,
@@ -303,7 +314,7 @@ impl LaneRunner {
                 "drained, but not everything was delivered"
             );
         } else {
-            info!(plugin, delivered = tally.delivered, "drained");
+            info!(delivered = tally.delivered, "drained");
         }
         tally
     }
@@ -347,23 +358,36 @@ impl LaneRunner {
     /// Makes the lane's state visible.
     fn publish(&self) {
         let (state, owed) = (self.state(), self.lane.owed());
-        let cursor = self.lane.cursor();
         let dead = self.lane.dead() as u64;
         let last_error = self.lane.last_error();
         self.status.send_if_modified(|status| {
             if status.state != state {
-                let plugin = &*status.name;
-                debug!(plugin, from = ?status.state, to = ?state, "plugin state changed");
+                debug!(from = ?status.state, to = ?state, "plugin state changed");
             }
             let is_same = status.state == state
-                && (status.cursor, status.owed, status.dead) == (cursor, owed, dead)
+                && (status.owed, status.dead) == (owed, dead)
                 && status.last_error.as_ref() == last_error;
             status.state = state;
-            (status.cursor, status.owed, status.dead) = (cursor, owed, dead);
+            (status.owed, status.dead) = (owed, dead);
             status.last_error = last_error.cloned();
             !is_same
         });
     }
+}
+
+/// Logs a delivery that failed, with the sessions of its first events.
+fn report_failure(events: &[Event], outcome: &Outcome) {
+    const NAMED: usize = 5;
+    let Some(failure) = &outcome.failure else {
+        return;
+    };
+    let named = events
+        .iter()
+        .take(NAMED)
+        .filter_map(|event| event.session());
+    let named: Vec<_> = named.map(|session| session.id.as_str()).collect();
+    let (sessions, more) = (named.join(", "), events.len().saturating_sub(NAMED));
+    warn!(sessions, more, error = %failure.message(), "delivery failed");
 }
 
 async fn sleep_until_some(at: Option<Instant>) {

@@ -196,20 +196,6 @@ impl State {
             parked: rows.parked.values().cloned().collect(),
         }
     }
-
-    fn parked_of(&self, incarnation: Incarnation) -> Vec<(Arc<str>, bool)> {
-        let is_of = |parked: &&Parked| {
-            let session = parked.event.session();
-            session.is_some_and(|session| session.incarnation == incarnation)
-        };
-        self.plugins
-            .iter()
-            .flat_map(|(name, rows)| {
-                let of_session = rows.parked.values().filter(is_of);
-                of_session.map(|parked| (Arc::clone(name), parked.dead))
-            })
-            .collect()
-    }
 }
 
 impl MemoryLedger {
@@ -248,10 +234,6 @@ impl Ledger for MemoryLedger {
 
     fn last_ended(&self, id: &SessionId) -> LedgerFuture<Option<SessionRecord>> {
         answer(Ok(self.state().ended.by_id.get(id).cloned()))
-    }
-
-    fn parked_of(&self, incarnation: Incarnation) -> LedgerFuture<Vec<(Arc<str>, bool)>> {
-        answer(Ok(self.state().parked_of(incarnation)))
     }
 
     fn attach(&self, plugin: &str) -> LedgerFuture<Position> {

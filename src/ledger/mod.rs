@@ -16,7 +16,7 @@ use jiff::Timestamp;
 
 pub use self::memory::MemoryLedger;
 use crate::event::{Event, Seq};
-use crate::session::{End, Incarnation, Session, SessionId};
+use crate::session::{End, Session, SessionId};
 
 /// The ledger could not do what was asked. Nothing of the request is recorded.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -141,10 +141,6 @@ pub trait Ledger: Send + Sync + fmt::Debug + 'static {
 
     /// The newest incarnation of `id` that has ended and is still kept, if any.
     fn last_ended(&self, id: &SessionId) -> LedgerFuture<Option<SessionRecord>>;
-
-    /// The events of `incarnation` that are parked for some plugin: the plugin's name, and whether
-    /// the event is dead.
-    fn parked_of(&self, incarnation: Incarnation) -> LedgerFuture<Vec<(Arc<str>, bool)>>;
 
     /// Where `plugin` stands. A plugin that is new to the ledger starts at the head.
     fn attach(&self, plugin: &str) -> LedgerFuture<Position>;

@@ -15,7 +15,7 @@ use super::{
     ActiveRecords, CloseDoor, ClosedDoor, Ended, EndedSession, Find, RegistrySettings, Snapshot,
     Started, StartedSession, Touch,
 };
-use crate::bus::{PluginBus, SessionEnd, SessionStart};
+use crate::bus::{MAX_ENDS_AT_ONCE, PluginBus, SessionEnd, SessionStart};
 use crate::error::Error;
 use crate::event::Seq;
 use crate::ledger::{Ledger, SessionRecord};
@@ -399,7 +399,7 @@ impl SessionRegistry {
             } => {
                 self.starting -= usize::from(age_if_new.is_some());
                 if let Some(session) = &displaced {
-                    self.settle_ends(&[Arc::clone(session)], EndReason::Replaced, outcome.is_ok());
+                    self.settle_end(session, EndReason::Replaced, outcome.is_ok(), ctx);
                 }
                 let result = match outcome {
                     Ok((Some(session), seq)) => {
@@ -417,7 +417,7 @@ impl SessionRegistry {
                 reply,
             } => {
                 let record = self.active.record(&session.id);
-                self.settle_ends(&[session], end.reason, outcome.is_ok());
+                self.settle_end(&session, end.reason, outcome.is_ok(), ctx);
                 let result = match (outcome, record) {
                     (Ok((_, seq)), Some(mut record)) => {
                         record.end = Some((end, seq));
@@ -482,25 +482,51 @@ impl SessionRegistry {
         }
     }
 
+    /// Settles the end of one session. One whose own end could not be recorded while the door was
+    /// closing is not in the shutdown's snapshot, so it is ended now.
+    fn settle_end(
+        &mut self,
+        session: &Arc<Session>,
+        reason: EndReason,
+        recorded: bool,
+        ctx: &mut Context<Self>,
+    ) {
+        self.settle_ends(std::slice::from_ref(session), reason, recorded);
+        if let Some(Closing::Closed { end, .. }) = &self.closing
+            && !recorded
+        {
+            let end = Arc::clone(end);
+            self.end_quietly(Arc::new([Arc::clone(session)]), end, ctx);
+        }
+    }
+
     /// What is known of `id`: the active session, or the one that ended last.
     fn find(
         &self,
         id: SessionId,
     ) -> impl Future<Output = Result<Option<SessionRecord>, Error>> + 'static {
+        let active = self.active.record(&id);
         let ended_by_shutdown = match &self.closing {
             Some(Closing::Closed { sessions, end }) => sessions.record(&id).map(|mut record| {
-                // The drain is giving it its place in the log, the last one so far.
+                // Until the drain has recorded it, its place in the log is yet to come.
                 record.end = Some((Arc::clone(end), Seq::MAX));
                 record
             }),
             _ => None,
         };
-        let known = ended_by_shutdown.or_else(|| self.active.record(&id));
         let ledger = Arc::clone(&self.ledger);
         async move {
-            match known {
-                Some(record) => Ok(Some(record)),
-                None => Ok(ledger.last_ended(&id).await?),
+            if active.is_some() {
+                return Ok(active);
+            }
+            let recorded = ledger.last_ended(&id).await?;
+            let is_recorded = |ended: &SessionRecord| {
+                let last = recorded.as_ref().map(|last| last.session.incarnation);
+                last == Some(ended.session.incarnation)
+            };
+            match ended_by_shutdown {
+                Some(ended) if !is_recorded(&ended) => Ok(Some(ended)),
+                _ => Ok(recorded),
             }
         }
     }
@@ -512,7 +538,7 @@ impl SessionRegistry {
         let expired = self.active.expired(self.settings.expiry, Instant::now());
         for reason in [EndReason::Expired, EndReason::Idle] {
             let of_reason = expired.iter().filter(|(_, why)| *why == reason);
-            let sessions: Arc<[_]> = of_reason
+            let sessions: Vec<_> = of_reason
                 .map(|(session, _)| session)
                 .filter(|session| {
                     let names = names_of([(&session.id, &session.key)]);
@@ -520,11 +546,14 @@ impl SessionRegistry {
                 })
                 .cloned()
                 .collect();
-            if !sessions.is_empty() {
-                info!(sessions = sessions.len(), %reason, "sessions end by themselves");
-                let now = self.settings.clock.now();
-                let end = End::now(reason, EndDetails::default(), now);
-                self.end_quietly(sessions, Arc::new(end), ctx);
+            if sessions.is_empty() {
+                continue;
+            }
+            info!(sessions = sessions.len(), %reason, "sessions end by themselves");
+            let now = self.settings.clock.now();
+            let end = Arc::new(End::now(reason, EndDetails::default(), now));
+            for sessions in sessions.chunks(MAX_ENDS_AT_ONCE) {
+                self.end_quietly(sessions.into(), Arc::clone(&end), ctx);
             }
         }
     }

@@ -15,6 +15,9 @@ use crate::clock::serialize_wire_time;
 use crate::event::InstanceId;
 use crate::session::{EndReason, Session};
 
+/// How many sessions a plugin's part names.
+const MAX_UNFINISHED: usize = 1000;
+
 /// How many reports are kept.
 const KEPT_REPORTS: usize = 100;
 
@@ -25,11 +28,12 @@ const KEPT_REPORTS: usize = 100;
 pub enum Outcome {
     /// It has begun and not ended.
     Unfinished,
-    /// Every session's end was delivered to every plugin that hears of ends, or is a dead letter.
+    /// Every session's end was delivered to every plugin that hears of ends, or is a dead letter
+    /// that is kept.
     Clean,
     /// Something stays owed, and is delivered at the next start.
     Owed,
-    /// Something can't be delivered any more.
+    /// Something can't be delivered any more, dead letters of a ledger in memory included.
     Lost,
     /// The watchdog had to end the process.
     Watchdog,
@@ -156,6 +160,9 @@ pub struct ShutdownReport {
     pub warnings: Vec<String>,
     /// What the next start found, if it had to complete this report.
     pub recovery: Option<Value>,
+    /// Not all that was to be ended is known.
+    #[serde(skip)]
+    is_incomplete: bool,
 }
 
 pub(super) fn millis(duration: Duration) -> u64 {
@@ -165,7 +172,7 @@ pub(super) fn millis(duration: Duration) -> u64 {
 impl PluginReport {
     /// The part of a plugin whose lane has not answered: nothing is known to be delivered.
     pub(super) fn unanswered(name: &str, sessions: &[Arc<Session>]) -> Self {
-        let unfinished = sessions.iter().take(1000);
+        let unfinished = sessions.iter().take(MAX_UNFINISHED);
         Self {
             name: name.into(),
             state: PluginState::Retrying,
@@ -183,11 +190,20 @@ impl PluginReport {
         sessions: &[Arc<Session>],
         ends: Option<RecordedEnds>,
     ) -> Self {
-        let first = ends.map_or(0, |ends| ends.first);
-        let unfinished = tally.unfinished.iter().filter_map(|seq| {
+        let (first, recorded) = ends.map_or((0, 0), |ends| (ends.first, ends.count()));
+        let told = tally.unfinished.iter().filter_map(|seq| {
             let index = usize::try_from(seq - first).ok()?;
-            Some(sessions.get(index)?.id.to_string())
+            sessions.get(index)
         });
+        // What is not recorded was not told, and no next start will know of it.
+        let unrecorded = sessions.get(recorded..).unwrap_or_default();
+        let unfinished = told.chain(unrecorded).take(MAX_UNFINISHED);
+        let unfinished = unfinished.map(|session| session.id.to_string());
+        let last_error = match (&tally.last_error, unrecorded) {
+            (Some(error), _) => Some(error.to_string()),
+            (None, []) => None,
+            (None, _) => Some("the ledger did not record the ends".into()),
+        };
         Self {
             name: name.into(),
             state: tally.state,
@@ -195,11 +211,11 @@ impl PluginReport {
             owed: tally.owed,
             failed: tally.failed,
             dead: tally.dead,
-            lost: tally.lost,
+            lost: tally.lost + unrecorded.len() as u64,
             owed_before: tally.owed_before,
             timed_out: tally.timed_out,
             duration_ms: millis(tally.duration),
-            last_error: tally.last_error.as_deref().map(Into::into),
+            last_error,
             unfinished: unfinished.collect(),
         }
     }
@@ -232,6 +248,7 @@ impl ShutdownReport {
             steps: Vec::new(),
             warnings: Vec::new(),
             recovery: None,
+            is_incomplete: false,
         }
     }
 
@@ -245,6 +262,12 @@ impl ShutdownReport {
             duration_ms: millis(took),
             outcome,
         });
+    }
+
+    /// Notes that sessions may be missing from all counts, and why.
+    pub(super) fn set_incomplete(&mut self, name: &str) {
+        self.is_incomplete = true;
+        self.warn(name);
     }
 
     pub(super) fn warn(&mut self, name: &str) {
@@ -286,7 +309,9 @@ impl ShutdownReport {
         self.ended_at = now;
         self.duration_ms = millis(took);
         let drain = &self.drain;
-        (self.outcome, self.exit_code) = if drain.lost > 0 || !is_durable && drain.owed_before > 0 {
+        // Dead letters, too, end with the process where the ledger does.
+        let dies_with_us = !is_durable && drain.owed_before + drain.dead > 0;
+        (self.outcome, self.exit_code) = if drain.lost > 0 || dies_with_us || self.is_incomplete {
             (Outcome::Lost, 3)
         } else if drain.owed > 0 || drain.owed_before > 0 {
             (Outcome::Owed, 0)

@@ -14,7 +14,7 @@ use tracing::{error, info, warn};
 use super::Shutdown;
 use super::coordinator::CoordinatorSettings;
 use super::report::{PluginReport, ShutdownReport, StepOutcome, millis};
-use crate::bus::{Drain, RecordedEnds, SessionEnd, TellLifecycle};
+use crate::bus::{CutAt, Drain, RecordedEnds, SessionEnd, TellLifecycle};
 use crate::event::{Hook, Lifecycle};
 use crate::registry::{CloseDoor, ClosedDoor};
 use crate::session::{End, EndDetails, Session};
@@ -53,6 +53,8 @@ impl Sequence {
     }
 
     pub(super) async fn run(self) {
+        let cut = self.settings.budget.cut(self.request.asked_at);
+        self.settings.bus.do_send(CutAt(cut));
         self.writer.write_soon(&self.report.borrow());
         let closed = self.close_door().await;
         self.tell(Hook::GatewayShutdown, closed.sessions.len())
@@ -91,7 +93,7 @@ impl Sequence {
             return closed;
         }
         error!("the registry did not answer: the sessions it holds are not told");
-        self.report.borrow_mut().warn(DRAIN_STEP);
+        self.report.borrow_mut().set_incomplete(DRAIN_STEP);
         let now = self.settings.clock.now();
         ClosedDoor {
             sessions: Arc::new([]),
@@ -126,28 +128,14 @@ impl Sequence {
         let began = Instant::now();
         let sessions: &[Arc<Session>] = &closed.sessions;
         let ends = self.record(closed).await;
-        let message = Drain {
-            cut: self.settings.budget.cut(self.request.asked_at),
-            ends,
-        };
-        let tallies = self.bounded(self.settings.bus.send(message)).await;
+        let tallies = self.bounded(self.settings.bus.send(Drain { ends })).await;
         let tallies = tallies.and_then(Result::ok).unwrap_or_default();
         let plugins = self.settings.plugins.iter().map(|name| {
             let tally = tallies.iter().find(|(plugin, _)| plugin == name);
-            match tally {
-                Some((_, tally)) if ends.is_some() || sessions.is_empty() => {
-                    PluginReport::from_tally(name, tally, sessions, ends)
-                }
-                Some((_, tally)) => {
-                    // Nothing was recorded, so nothing was told, and no next start will know.
-                    let mut plugin = PluginReport::unanswered(name, sessions);
-                    plugin.lost = std::mem::take(&mut plugin.owed);
-                    plugin.owed_before = tally.owed_before;
-                    plugin.last_error = Some("the ledger did not record the ends".into());
-                    plugin
-                }
-                None => PluginReport::unanswered(name, sessions),
-            }
+            tally.map_or_else(
+                || PluginReport::unanswered(name, sessions),
+                |(_, tally)| PluginReport::from_tally(name, tally, sessions, ends),
+            )
         });
         let mut report = self.report.borrow_mut();
         report.set_plugins(sessions.len(), plugins.collect(), self.settings.is_durable);
@@ -178,7 +166,11 @@ impl Sequence {
             end: Arc::clone(&closed.end),
         };
         let problem = match self.bounded(self.settings.bus.send(message)).await {
-            Some(Ok(Ok(ends))) => return Some(ends),
+            Some(Ok(Ok(ends))) if ends.count() == closed.sessions.len() => return Some(ends),
+            Some(Ok(Ok(ends))) => {
+                self.report.borrow_mut().warn(LEDGER_WARNING);
+                return Some(ends);
+            }
             Some(Ok(Err(error))) => error.to_string(),
             Some(Err(_)) => "the bus is gone".into(),
             None => "the ledger did not record them in time".into(),

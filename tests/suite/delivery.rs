@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use session_supervisor::{
-    Append, Deliver, DeliveryPolicy, Down, EndReason, Event, Hooks, Incarnation, Ledger,
-    LedgerFuture, MemoryLedger, Outcome, Page, PluginSpec, PluginState, PluginStatus, Position,
-    Progress, Seq, SessionId, SessionRecord, SessionSupervisor, Shutdown,
+    Append, Deliver, DeliveryPolicy, Down, EndReason, Event, Hooks, Ledger, LedgerFuture,
+    MemoryLedger, Outcome, Page, PluginSpec, PluginState, PluginStatus, Position, Progress, Seq,
+    SessionId, SessionRecord, SessionSupervisor, Shutdown,
 };
 use tokio::time::{Instant, sleep};
 
@@ -351,10 +351,6 @@ impl Ledger for Late {
 
     fn last_ended(&self, id: &SessionId) -> LedgerFuture<Option<SessionRecord>> {
         self.ledger.last_ended(id)
-    }
-
-    fn parked_of(&self, incarnation: Incarnation) -> LedgerFuture<Vec<(Arc<str>, bool)>> {
-        self.ledger.parked_of(incarnation)
     }
 
     fn attach(&self, plugin: &str) -> LedgerFuture<Position> {

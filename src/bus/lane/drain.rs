@@ -17,7 +17,6 @@ const MAX_UNFINISHED: usize = 1000;
 #[derive(Debug)]
 pub(super) struct Drain {
     begun: Instant,
-    pub(super) cut: Instant,
     /// The places of the ends that the shutdown recorded.
     pub(super) ends: Option<RangeInclusive<Seq>>,
     pub(super) timed_out: bool,
@@ -58,27 +57,26 @@ impl Drain {
 
 impl Lane {
     pub(super) fn is_cut(&self, now: Instant) -> bool {
-        self.drain.as_ref().is_some_and(|drain| now >= drain.cut)
+        self.cut.is_some_and(|cut| now >= cut)
     }
 
-    /// When the drain is cut, if there is one.
+    /// When deliveries are cut, if a shutdown is under way.
     pub(in crate::bus) fn cut(&self) -> Option<Instant> {
-        self.drain.as_ref().map(|drain| drain.cut)
+        self.cut
     }
 
-    /// A shutdown has recorded `ends`, and the lane has until `cut`. If it is waiting after a
-    /// failure, it tries once more at once.
-    pub(in crate::bus) fn begin_drain(
-        &mut self,
-        cut: Instant,
-        ends: Option<RangeInclusive<Seq>>,
-        now: Instant,
-    ) {
+    /// A shutdown was asked for: no delivery takes longer than until `cut`.
+    pub(in crate::bus) fn set_cut(&mut self, cut: Instant) {
+        self.cut = Some(cut);
+    }
+
+    /// The shutdown has recorded `ends`. If the lane is waiting after a failure, it tries once
+    /// more at once.
+    pub(in crate::bus) fn begin_drain(&mut self, ends: Option<RangeInclusive<Seq>>, now: Instant) {
         self.retry_at = None;
         self.set_head(ends.as_ref().map_or(0, |ends| *ends.end()));
         let mut drain = Drain {
             begun: now,
-            cut,
             ends,
             timed_out: false,
             lost: 0,
@@ -97,6 +95,11 @@ impl Lane {
         if let Some(drain) = &mut self.drain {
             drain.timed_out = true;
         }
+    }
+
+    /// Delivers nothing any more.
+    pub(in crate::bus) fn close(&mut self) {
+        self.is_closed = true;
     }
 
     /// What came of the drain. `unread_before` is how many events for this plugin lie unread

@@ -34,6 +34,7 @@ use self::flight::Tries;
 pub(super) use self::flight::{Failure, Flight, Now, Outcome, Step};
 use self::parked::{ParkedEvents, Parking};
 use self::pending::PendingEvents;
+use super::DeliveryState;
 use crate::event::{Event, Hooks, Seq};
 use crate::ledger::{Page, Position, Progress};
 use crate::plugin::DeliveryPolicy;
@@ -80,7 +81,10 @@ pub(super) struct Lane {
     last_error: Option<Arc<str>>,
     cursor: Seq,
     progress: Progress,
+    /// When deliveries are cut: a shutdown is under way.
+    cut: Option<Instant>,
     drain: Option<Drain>,
+    is_closed: bool,
 }
 
 impl Lane {
@@ -107,12 +111,10 @@ impl Lane {
             last_error: None,
             cursor: position.cursor,
             progress: Progress::default(),
+            cut: None,
             drain: None,
+            is_closed: false,
         }
-    }
-
-    pub(super) fn cursor(&self) -> Seq {
-        self.cursor
     }
 
     pub(super) fn last_error(&self) -> Option<&Arc<str>> {
@@ -141,6 +143,20 @@ impl Lane {
         in_hand as u64 + unread.saturating_sub(self.parked.count_after(self.read_to))
     }
 
+    /// What has become of the event at `seq`, which this lane delivers sooner or later.
+    pub(super) fn state_of(&self, seq: Seq) -> DeliveryState {
+        let is_at = |event: &Event| event.recorded_seq() == seq;
+        let mut flying = self.log_flights().flat_map(|flight| flight.events.iter());
+        match self.parked.is_dead(seq) {
+            Some(true) => DeliveryState::Dead,
+            Some(false) => DeliveryState::Owed,
+            None if seq > self.read_to => DeliveryState::Owed,
+            None if flying.any(is_at) => DeliveryState::Owed,
+            None if self.pending.iter().any(|(pending, _)| pending == seq) => DeliveryState::Owed,
+            None => DeliveryState::Delivered,
+        }
+    }
+
     fn log_flights(&self) -> impl Iterator<Item = &Flight> {
         self.flights.iter().filter(|flight| !flight.parked)
     }
@@ -160,7 +176,7 @@ impl Lane {
         };
         // What is being read becomes a delivery.
         let under_way = self.flights.len() + usize::from(self.reading);
-        if under_way >= max_in_flight || self.is_cut(now) {
+        if under_way >= max_in_flight || self.is_closed || self.is_cut(now) {
             return Step::Wait(None);
         }
         if let Some(retry_at) = self.retry_at.filter(|&at| at > now) {
@@ -243,12 +259,11 @@ impl Lane {
     /// Makes a delivery of `events`, which were tried as `tries` says.
     fn depart(&mut self, events: Arc<[Event]>, tries: Tries, parked: bool, now: Instant) -> Flight {
         let timeout = now + self.policy.timeout;
-        let cut = self.drain.as_ref().map(|drain| drain.cut);
         let flight = Flight {
             id: self.next_flight,
             events,
             tries: tries.depart(self.acknowledged),
-            deadline: cut.map_or(timeout, |cut| cut.min(timeout)),
+            deadline: self.cut.map_or(timeout, |cut| cut.min(timeout)),
             departed: now,
             parked,
         };

@@ -77,6 +77,11 @@ impl ParkedEvents {
         self.entries.is_empty()
     }
 
+    /// Whether the one at `seq` is a dead letter; none if none is parked there.
+    pub(super) fn is_dead(&self, seq: Seq) -> Option<bool> {
+        self.entries.get(&seq).map(|entry| entry.dead)
+    }
+
     /// How many are dead letters.
     pub(super) fn dead(&self) -> usize {
         self.dead

@@ -200,7 +200,8 @@ impl Bench {
         patience: Duration,
     ) -> LaneTally {
         let cut = self.now.mono + patience;
-        self.lane.begin_drain(cut, ends, self.now.mono);
+        self.lane.set_cut(cut);
+        self.lane.begin_drain(ends, self.now.mono);
         for (at, task) in &mut self.tasks {
             if matches!(task, Task::Landing(..)) {
                 *at = cut.min(*at);
