@@ -32,7 +32,12 @@ impl SessionFilter {
 
     /// Whether `session` meets the conditions at `now`, having been idle for `idle` if it is
     /// active.
-    pub(crate) fn matches(&self, session: &Session, idle: Option<Duration>, now: Timestamp) -> bool {
+    pub(crate) fn matches(
+        &self,
+        session: &Session,
+        idle: Option<Duration>,
+        now: Timestamp,
+    ) -> bool {
         fn meets<T: ?Sized>(condition: Option<&T>, holds: impl FnOnce(&T) -> bool) -> bool {
             condition.is_none_or(holds)
         }
@@ -82,7 +87,10 @@ mod tests {
             older_than: Some(hour),
         };
         assert!(holds.matches(&session, idle, now));
-        assert!(!holds.matches(&session, None, now), "one that ended is not idle");
+        assert!(
+            !holds.matches(&session, None, now),
+            "one that ended is not idle"
+        );
         assert!(SessionFilter::default().matches(&session, None, now));
 
         let fails = |change: fn(&mut SessionFilter)| {

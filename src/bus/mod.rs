@@ -26,7 +26,7 @@ use self::lane::{Lane, Now};
 use self::runner::{Command, LaneRunner};
 use crate::clock::WallClock;
 use crate::error::Error;
-use crate::event::{Deadline, Event, Hook, InstanceId, Lifecycle, Seq};
+use crate::event::{Deadline, Event, Hook, Hooks, InstanceId, Lifecycle, Seq};
 use crate::ledger::{Append, Ledger, LedgerError, Position, SessionRecord};
 use crate::plugin::PluginSpec;
 use crate::session::{End, Session};
@@ -140,19 +140,31 @@ pub enum PluginState {
 }
 
 /// How a plugin is and what it is owed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct PluginStatus {
     /// The plugin's name.
     pub name: Arc<str>,
     /// How it is.
     pub state: PluginState,
+    /// What it listens to.
+    pub hooks: Hooks,
     /// How many events it has not acknowledged, dead letters not counted.
     pub owed: u64,
     /// How many dead letters it has.
     pub dead: u64,
     /// Why its last failed delivery failed; none after a delivery that did not.
     pub last_error: Option<Arc<str>>,
+    /// How long its last deliveries took, in milliseconds, the latest counting most; none before
+    /// the first.
+    pub latency_ms: Option<f64>,
+}
+
+impl PluginStatus {
+    /// Whether it is told of ends.
+    pub fn hears_ends(&self) -> bool {
+        self.hooks.contains(Hook::SessionEnd)
+    }
 }
 
 /// What the bus is told when it is made.
@@ -226,9 +238,11 @@ impl PluginBus {
         let status = PluginStatus {
             name: plugin.shared_name(),
             state: PluginState::Healthy,
+            hooks: plugin.hooks(),
             owed: 0,
             dead: 0,
             last_error: None,
+            latency_ms: None,
         };
         let lane = Lane::new(plugin.hooks(), plugin.policy().clone(), position, now);
         let host = Rc::new(PluginHost::new(plugin, self.settings.own_threads));

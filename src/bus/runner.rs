@@ -28,6 +28,9 @@ const COUNT_TIMEOUT: Duration = Duration::from_millis(20);
 /// How far a lane may be behind the log and still count as healthy, in deliveries.
 const LAG_DELIVERIES: u64 = 4;
 
+/// How much the last delivery counts in the mean latency.
+const LATENCY_WEIGHT: f64 = 0.2;
+
 /// What a lane is told.
 #[derive(Debug)]
 pub(super) enum Command {
@@ -55,6 +58,7 @@ struct Flying {
     /// The cut may come before it.
     deadline: Deadline,
     events: Arc<[Event]>,
+    departed: Instant,
 }
 
 /// A lane with what it needs to carry out its decisions.
@@ -73,6 +77,7 @@ pub(super) struct LaneRunner {
     recording_attempts: bool,
     /// Not to ask the ledger again before.
     ledger_retry_at: Option<Instant>,
+    latency_ms: Option<f64>,
     drained: Option<oneshot::Sender<LaneTally>>,
 }
 
@@ -99,6 +104,7 @@ impl LaneRunner {
             recording: false,
             recording_attempts: false,
             ledger_retry_at: None,
+            latency_ms: None,
             drained: None,
         }
     }
@@ -208,6 +214,7 @@ impl LaneRunner {
             id: flight.id,
             deadline: deadline.clone(),
             events: Arc::clone(&flight.events),
+            departed: Instant::now(),
         });
         let host = Rc::clone(&self.host);
         let span = info_span!(
@@ -230,6 +237,7 @@ impl LaneRunner {
                 if let Some(at) = self.flying.iter().position(|flying| flying.id == id) {
                     let flying = self.flying.swap_remove(at);
                     report_failure(&flying.events, &outcome);
+                    self.measure(now.mono - flying.departed);
                 }
                 self.lane.on_outcome(id, outcome, now);
             }
@@ -267,6 +275,13 @@ impl LaneRunner {
     fn ledger_failed(&mut self, error: &LedgerError) {
         warn!(%error, "the lane waits for the ledger");
         self.ledger_retry_at = Some(Instant::now() + LEDGER_RETRY);
+    }
+
+    /// Takes the duration of a delivery into the mean of the last ones.
+    fn measure(&mut self, took: Duration) {
+        let took = took.as_secs_f64() * 1000.0;
+        let mean = self.latency_ms.unwrap_or(took);
+        self.latency_ms = Some(mean + (took - mean) * LATENCY_WEIGHT);
     }
 
     fn cut_if_due(&mut self) {
@@ -370,6 +385,7 @@ impl LaneRunner {
             status.state = state;
             (status.owed, status.dead) = (owed, dead);
             status.last_error = last_error.cloned();
+            status.latency_ms = self.latency_ms;
             !is_same
         });
     }

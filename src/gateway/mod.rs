@@ -14,14 +14,17 @@
 //! | what it means | the handle |
 
 mod body;
+mod bulk;
 mod connection;
 mod guard;
 mod health;
 mod page;
+mod plugins;
 mod pointer;
 mod problem;
 mod server;
 mod sessions;
+mod stop;
 mod target;
 
 use actix_web::guard::{Any, Get, Head};
@@ -40,6 +43,11 @@ fn routes(config: &mut ServiceConfig, supervisor: SessionSupervisor) {
     let touch = web::post().to(sessions::touch);
     let end = web::post().to(sessions::end);
 
+    let bulk_end = web::post().to(bulk::end);
+    let shut_down = web::post().to(stop::shut_down);
+    let last_report = read().to(stop::last_report);
+    let plugins = read().to(plugins::list);
+
     config
         .app_data(Data::new(supervisor))
         .service(resource("/healthz", READ, [read().to(health::alive)]))
@@ -48,6 +56,10 @@ fn routes(config: &mut ServiceConfig, supervisor: SessionSupervisor) {
         .service(resource("/v1/sessions/{id}", READ, [show]))
         .service(resource("/v1/sessions/{id}/touch", "POST", [touch]))
         .service(resource("/v1/sessions/{id}/end", "POST", [end]))
+        .service(resource("/v1/bulk-end", "POST", [bulk_end]))
+        .service(resource("/v1/plugins", READ, [plugins]))
+        .service(resource("/v1/shutdown", "POST", [shut_down]))
+        .service(resource("/v1/reports/last", READ, [last_report]))
         .default_service(web::to(not_found));
 }
 

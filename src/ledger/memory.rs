@@ -4,11 +4,14 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::FutureExt as _;
+use jiff::Timestamp;
 
 use super::{
     Append, Ledger, LedgerError, LedgerFuture, Page, Parked, Position, Progress, SessionRecord,
+    page_by_start,
 };
 use crate::event::{Event, Seq};
+use crate::filter::SessionFilter;
 use crate::session::{Incarnation, SessionId};
 
 /// How many events are kept for plugins that lag, at the most. Past it the oldest are given up:
@@ -234,6 +237,19 @@ impl Ledger for MemoryLedger {
 
     fn last_ended(&self, id: &SessionId) -> LedgerFuture<Option<SessionRecord>> {
         answer(Ok(self.state().ended.by_id.get(id).cloned()))
+    }
+
+    fn ended(
+        &self,
+        filter: &SessionFilter,
+        now: Timestamp,
+        after: Seq,
+        limit: usize,
+    ) -> LedgerFuture<Vec<SessionRecord>> {
+        let state = self.state();
+        let ended = state.ended.by_id.values();
+        let matching = ended.filter(|record| filter.matches(&record.session, None, now));
+        answer(Ok(page_by_start(matching.cloned(), after, limit)))
     }
 
     fn attach(&self, plugin: &str) -> LedgerFuture<Position> {

@@ -12,13 +12,13 @@ use tracing::{debug, error, info, warn};
 
 use super::active::{ActiveSessions, StartPlan};
 use super::{
-    ActiveRecords, CloseDoor, ClosedDoor, Ended, EndedSession, Find, RegistrySettings, Snapshot,
-    Started, StartedSession, Touch,
+    CloseDoor, ClosedDoor, EndMatching, Ended, EndedMatching, EndedSession, Find, ListSessions,
+    RegistrySettings, SessionState, Snapshot, Started, StartedSession, Touch,
 };
 use crate::bus::{MAX_ENDS_AT_ONCE, PluginBus, SessionEnd, SessionStart};
 use crate::error::Error;
 use crate::event::Seq;
-use crate::ledger::{Ledger, SessionRecord};
+use crate::ledger::{Ledger, SessionRecord, page_by_start};
 use crate::session::{
     End, EndDetails, EndReason, Incarnation, InvalidField, NewSession, Session, SessionId,
     SessionKey,
@@ -609,17 +609,21 @@ impl Handler<Ended> for SessionRegistry {
     type Result = ResponseFuture<Result<EndedSession, Error>>;
 
     fn handle(&mut self, ended: Ended, ctx: &mut Context<Self>) -> Self::Result {
-        if ended.reason.is_reserved() {
-            let problem = format!("`{}` is for the supervisor to find", ended.reason);
-            return refused(InvalidField::new("reason", problem));
-        }
-        if let Err(invalid) = ended.details.validate() {
+        if let Err(invalid) = check_reason(ended.reason).and_then(|()| ended.details.validate()) {
             return refused(invalid);
         }
         let (reply, answer) = oneshot::channel();
         self.submit(Request::End(ended, reply), ctx);
         awaited(answer)
     }
+}
+
+fn check_reason(reason: EndReason) -> Result<(), InvalidField> {
+    if reason.is_reserved() {
+        let problem = format!("`{reason}` is for the supervisor to find");
+        return Err(InvalidField::new("reason", problem));
+    }
+    Ok(())
 }
 
 fn refused<T: 'static>(invalid: InvalidField) -> ResponseFuture<Result<T, Error>> {
@@ -653,11 +657,57 @@ impl Handler<Snapshot> for SessionRegistry {
     }
 }
 
-impl Handler<ActiveRecords> for SessionRegistry {
-    type Result = Vec<SessionRecord>;
+impl Handler<ListSessions> for SessionRegistry {
+    type Result = ResponseFuture<Result<Vec<SessionRecord>, Error>>;
 
-    fn handle(&mut self, _: ActiveRecords, _: &mut Context<Self>) -> Self::Result {
-        self.active.records().collect()
+    fn handle(&mut self, query: ListSessions, _: &mut Context<Self>) -> Self::Result {
+        let (filter, wall) = (&query.filter, self.settings.clock.now());
+        match query.state {
+            SessionState::Active => {
+                let matching = self.active.matching(filter, Instant::now(), wall);
+                let page = page_by_start(matching, query.after, query.limit);
+                Box::pin(std::future::ready(Ok(page)))
+            }
+            SessionState::Ended => {
+                let page = self.ledger.ended(filter, wall, query.after, query.limit);
+                Box::pin(async move { Ok(page.await?) })
+            }
+        }
+    }
+}
+
+impl Handler<EndMatching> for SessionRegistry {
+    type Result = ResponseFuture<Result<EndedMatching, Error>>;
+
+    /// Each session is ended by a request of its own, so that one whose transition is under way is
+    /// waited for like any other.
+    fn handle(&mut self, message: EndMatching, ctx: &mut Context<Self>) -> Self::Result {
+        let EndMatching { filter, reason } = message;
+        if let Err(invalid) = check_reason(reason) {
+            return refused(invalid);
+        }
+        let wall = self.settings.clock.now();
+        let matching = self.active.matching(&filter, Instant::now(), wall);
+        let matching: Vec<_> = matching.map(|record| record.session).collect();
+        let mut answers = Vec::with_capacity(matching.len());
+        for session in matching {
+            let mut ended = Ended::new(session.id.clone(), reason);
+            ended.incarnation = Some(session.incarnation);
+            let (reply, answer) = oneshot::channel();
+            self.submit(Request::End(ended, reply), ctx);
+            answers.push((session, answer));
+        }
+        Box::pin(async move {
+            let matched = answers.len();
+            let mut ended = Vec::with_capacity(matched);
+            for (session, answer) in answers {
+                let answer = answer.await.unwrap_or(Err(Error::Stopped))?;
+                if matches!(answer, EndedSession::Now(_)) {
+                    ended.push(session.id.clone());
+                }
+            }
+            Ok(EndedMatching { matched, ended })
+        })
     }
 }
 

@@ -18,6 +18,9 @@ use crate::session::{EndReason, Session};
 /// How many sessions a plugin's part names.
 const MAX_UNFINISHED: usize = 1000;
 
+/// The file of the last report.
+const LAST_REPORT: &str = "last-shutdown.json";
+
 /// How many reports are kept.
 const KEPT_REPORTS: usize = 100;
 
@@ -320,6 +323,19 @@ impl ShutdownReport {
         };
     }
 
+    /// The report of the last stop that is kept in `state_dir`, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// When the file can't be read, or is no report.
+    pub fn read_last(state_dir: &Path) -> io::Result<Option<Self>> {
+        match fs::read(state_dir.join(LAST_REPORT)) {
+            Ok(text) => Ok(Some(serde_json::from_slice(&text)?)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Writes the report to `state_dir`: as the last one, and among the last hundred.
     ///
     /// # Errors
@@ -331,7 +347,7 @@ impl ShutdownReport {
         fs::create_dir_all(&reports)?;
         // The instance's id ascends with time, and so do the file names.
         write_whole(&reports, &format!("{}.json", self.instance), &text)?;
-        write_whole(state_dir, "last-shutdown.json", &text)?;
+        write_whole(state_dir, LAST_REPORT, &text)?;
         prune(&reports)
     }
 }

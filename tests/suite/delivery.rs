@@ -10,7 +10,7 @@ use actix::prelude::*;
 use session_supervisor::{
     Append, Deliver, DeliveryPolicy, Down, EndReason, Event, Hooks, Ledger, LedgerFuture,
     MemoryLedger, Outcome, Page, PluginSpec, PluginState, PluginStatus, Position, Progress, Seq,
-    SessionId, SessionRecord, SessionSupervisor, Shutdown,
+    SessionFilter, SessionId, SessionRecord, SessionSupervisor, Shutdown,
 };
 use tokio::time::{Instant, sleep};
 
@@ -351,6 +351,16 @@ impl Ledger for Late {
 
     fn last_ended(&self, id: &SessionId) -> LedgerFuture<Option<SessionRecord>> {
         self.ledger.last_ended(id)
+    }
+
+    fn ended(
+        &self,
+        filter: &SessionFilter,
+        now: jiff::Timestamp,
+        after: Seq,
+        limit: usize,
+    ) -> LedgerFuture<Vec<SessionRecord>> {
+        self.ledger.ended(filter, now, after, limit)
     }
 
     fn attach(&self, plugin: &str) -> LedgerFuture<Position> {

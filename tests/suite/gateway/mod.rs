@@ -1,5 +1,6 @@
 //! The HTTP API, over real connections.
 
 mod client;
+mod operations;
 mod refusals;
 mod sessions;
