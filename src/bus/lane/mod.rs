@@ -139,7 +139,7 @@ impl Lane {
     pub(super) fn owed(&self) -> u64 {
         let in_flight: usize = self.log_flights().map(|flight| flight.events.len()).sum();
         let in_hand = in_flight + self.pending.len() + self.parked.live();
-        let unread = self.head.saturating_sub(self.read_to);
+        let unread = self.head - self.read_to;
         in_hand as u64 + unread.saturating_sub(self.parked.count_after(self.read_to))
     }
 

@@ -143,22 +143,15 @@ impl Lane {
             }
             return;
         }
-        let is_open_question = !matches!(failure, Failure::Down(_)) && !cut;
         if flight.parked {
-            // Not first again at once, or it would keep all others from being tried.
-            let wait = match is_open_question {
-                true => 2 * backoff(&self.policy, self.failed_rounds + 1),
-                false => Duration::ZERO,
-            };
             for event in open {
                 let seq = event.recorded_seq();
-                self.parked.put_back(seq, tries, wait, now.mono);
+                self.parked.put_back(seq, tries, now.mono);
             }
         } else {
-            let alone = is_open_question;
+            let alone = !matches!(failure, Failure::Down(_)) && !cut;
             self.pending.put_back(flight, open, tries, alone);
             self.park_followers(now);
-            self.bury_given_up(now);
         }
         if is_down {
             self.back_off(flight, now);
@@ -179,15 +172,9 @@ impl Lane {
             self.given_up_to = self.head;
             let rows = self.parked.kill_all(&TOO_LONG.into(), now);
             self.progress.park.extend(rows);
-            self.bury_given_up(now);
-        }
-    }
-
-    /// Makes dead letters of what is pending and was owed when the plugin was given up.
-    fn bury_given_up(&mut self, now: Now) {
-        let limit = self.given_up_to;
-        for (event, tries) in self.pending.take_if(|event| event.recorded_seq() <= limit) {
-            self.bury(event, tries, now);
+            for (event, tries) in self.pending.take_if(|_| true) {
+                self.bury(event, tries, now);
+            }
         }
     }
 

@@ -192,12 +192,13 @@ impl ParkedEvents {
         self.park(event, parking, now)
     }
 
-    /// Puts one back that was taken off, to be tried again after `wait`. Its count stays.
-    pub(super) fn put_back(&mut self, seq: Seq, tries: Tries, wait: Duration, now: Instant) {
+    /// Puts one back that was taken off, to be tried again after those that are due. Its count
+    /// stays.
+    pub(super) fn put_back(&mut self, seq: Seq, tries: Tries, now: Instant) {
         if let Some(mut entry) = self.detach(seq) {
             entry.in_flight = false;
             entry.tries = tries;
-            entry.due = now + wait;
+            entry.due = now;
             self.insert(entry);
         }
     }

@@ -127,9 +127,13 @@ impl Bench {
         self.lane = Lane::new(self.hooks, self.policy.clone(), position, self.now);
         self.lane.set_head(self.log.len() as Seq);
         // What it acknowledged and the ledger does not know comes again.
-        self.acknowledged = (1..=self.cursor)
-            .filter(|seq| !self.parked.contains_key(seq))
-            .collect();
+        let is_known = |event: &Event| {
+            let seq = event.recorded_seq();
+            let is_heard = self.hooks.contains(event.hook());
+            is_heard && seq <= self.cursor && !self.parked.contains_key(&seq)
+        };
+        let known = self.log.iter().filter(|event| is_known(event));
+        self.acknowledged = known.map(Event::recorded_seq).collect();
         self.flights.clear();
         self.tasks.clear();
         (self.recording, self.recording_attempts) = (false, false);
@@ -200,6 +204,7 @@ impl Bench {
         patience: Duration,
     ) -> LaneTally {
         let cut = self.now.mono + patience;
+        self.was_cut_off = false;
         self.lane.set_cut(cut);
         self.lane.begin_drain(ends, self.now.mono);
         for (at, task) in &mut self.tasks {

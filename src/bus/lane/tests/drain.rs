@@ -88,8 +88,23 @@ fn a_delivery_that_runs_at_the_cut_times_the_drain_out() {
     assert!(tally.timed_out);
     assert_eq!(tally.last_error.as_deref(), Some("timed out"));
     assert_eq!(tally.duration, 2 * SECOND);
-    // No attempt counts for what the cap cut off.
-    assert!(bench.parked.is_empty());
+}
+
+#[test]
+fn no_attempt_counts_that_the_cap_cut_off() {
+    let mut bench = Bench::new(DeliveryPolicy {
+        timeout: SECOND / 3,
+        ..policy()
+    });
+    bench.starts(["A", "B"]);
+    bench.run();
+    bench.acks_singly = true;
+    bench.plugin = takes([("B-", Takes::Hangs)]);
+    // B is the only one left when it is tried by itself, and would count after two thirds.
+    let tally = bench.drain(SECOND / 2);
+    assert_eq!(bench.deliveries[1..], ["A- B-", "B-"]);
+    assert_eq!(counts(&tally), [1, 1, 1, 0, 0]);
+    assert!(tally.timed_out && bench.parked.is_empty());
 }
 
 #[test]

@@ -356,6 +356,24 @@ fn what_was_parked_ahead_of_the_cursor_keeps_its_count_over_a_restart() {
 }
 
 #[test]
+fn a_lane_with_too_many_parked_ahead_of_the_cursor_goes_on_after_a_restart() {
+    let mut bench = Bench::new(batches_of(MAX_PARKED + 1));
+    for id in 0..=MAX_PARKED {
+        bench.start(&id.to_string());
+    }
+    let mut verdicts = vec![Verdict::Rejected("no".into()); MAX_PARKED + 1];
+    verdicts[0] = Verdict::Open;
+    let failure = Some(Failure::Down("down".into()));
+    bench.next_outcome = Some(Outcome { verdicts, failure });
+    bench.call_time = Duration::ZERO;
+    bench.wait(SECOND / 2);
+    assert_eq!((bench.cursor, bench.parked.len()), (0, MAX_PARKED));
+    bench.restart();
+    bench.run();
+    bench.assert_all_settled();
+}
+
+#[test]
 fn parked_events_are_tried_while_the_cursor_is_being_recorded() {
     let mut bench = Bench::new(batches_of(1));
     bench.plugin = takes([("A+", Takes::Rejects)]);
