@@ -11,6 +11,7 @@ mod runner;
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix::prelude::*;
 use futures_util::future::join_all;
@@ -18,7 +19,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
-use tracing::{Instrument as _, error, info_span, warn};
+use tracing::{Instrument as _, info_span, warn};
 
 use self::delivery::PluginHost;
 pub(crate) use self::lane::LaneTally;
@@ -27,7 +28,7 @@ use self::runner::{Command, LaneRunner};
 use crate::clock::WallClock;
 use crate::error::Error;
 use crate::event::{Deadline, Event, Hook, Hooks, InstanceId, Lifecycle, Seq};
-use crate::ledger::{Append, Ledger, LedgerError, Position, SessionRecord};
+use crate::ledger::{Append, Ledger, LedgerError, LedgerFuture, Position, SessionRecord};
 use crate::plugin::PluginSpec;
 use crate::session::{End, Session};
 
@@ -52,7 +53,8 @@ pub struct SessionStart {
 }
 
 /// Sessions end, all in the same way: one, or a million in a drain. The answer comes once all are
-/// recorded; delivery has begun by then.
+/// recorded; delivery has begun by then. Many are recorded in several steps, in their order. If
+/// one of these fails, the answer counts those before it; an error if there are none.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<RecordedEnds, Error>")]
 #[non_exhaustive]
@@ -61,24 +63,20 @@ pub struct SessionEnd {
     pub sessions: Arc<[Arc<Session>]>,
     /// How.
     pub end: Arc<End>,
+    /// How long a ledger may take for one step before it counts as failed; for ever if none.
+    pub(crate) patience: Option<Duration>,
 }
 
-/// The places of recorded ends in the log. Fewer than were asked for, the first of them, where the
-/// ledger failed half-way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The places of recorded ends in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct RecordedEnds {
     /// Of the first.
     pub first: Seq,
     /// Of the last.
     pub last: Seq,
-}
-
-impl RecordedEnds {
-    /// How many there are.
-    pub fn count(&self) -> usize {
-        usize::try_from(self.last - self.first + 1).unwrap_or(usize::MAX)
-    }
+    /// How many there are: fewer than were to be recorded if the ledger failed on the way.
+    pub count: usize,
 }
 
 /// Tells a `gateway_…` hook to those who listen to it, side by side, once.
@@ -94,10 +92,15 @@ pub(crate) struct TellLifecycle {
 #[rtype(result = "()")]
 pub(crate) struct CutAt(pub(crate) Instant);
 
-/// Delivers everything that is owed, until the cut. The lanes deliver nothing after that.
+/// Delivers everything that is owed, until the cut. The lanes deliver nothing after that. Those
+/// that have not answered in time are not in the answer.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Vec<(Arc<str>, LaneTally)>")]
 pub(crate) struct Drain {
+    /// When the backlog is counted no further.
+    pub(crate) count_by: Instant,
+    /// When the answer is due: a moment after the cut.
+    pub(crate) answer_by: Instant,
     /// What the shutdown recorded, if it ended any session.
     pub(crate) ends: Option<RecordedEnds>,
 }
@@ -294,6 +297,15 @@ fn announce(head: &watch::Sender<Seq>, seq: Seq) {
     });
 }
 
+/// What a ledger answers, or that it did not answer in time.
+async fn within<T>(patience: Option<Duration>, answer: LedgerFuture<T>) -> Result<T, LedgerError> {
+    let Some(patience) = patience else {
+        return answer.await;
+    };
+    let answered = tokio::time::timeout(patience, answer).await;
+    answered.unwrap_or_else(|_| Err(LedgerError::new("it did not answer in time")))
+}
+
 impl Handler<SessionStart> for PluginBus {
     type Result = ResponseFuture<Result<Seq, Error>>;
 
@@ -334,7 +346,7 @@ impl Handler<SessionEnd> for PluginBus {
         let instance = self.settings.instance;
         let (ledger, head) = (Arc::clone(&self.ledger), self.head.clone());
         Box::pin(async move {
-            let mut recorded: Option<RecordedEnds> = None;
+            let mut recorded = RecordedEnds::default();
             for sessions in message.sessions.chunks(MAX_ENDS_AT_ONCE) {
                 let ends = sessions.iter().map(|session| {
                     Event::end(Arc::clone(session), Arc::clone(&message.end), instance)
@@ -343,24 +355,27 @@ impl Handler<SessionEnd> for PluginBus {
                     events: ends.collect(),
                     amended: None,
                 };
-                let events = match (ledger.append(append).await, recorded) {
-                    (Ok(events), _) => events,
-                    (Err(error), Some(recorded)) => {
-                        error!(%error, recorded = recorded.count(), "the ledger failed half-way");
+                let events = match within(message.patience, ledger.append(append)).await {
+                    Ok(events) => events,
+                    Err(error) if recorded.count == 0 => return Err(error.into()),
+                    Err(error) => {
+                        let left = message.sessions.len() - recorded.count;
+                        warn!(left, %error, "only a part of the ends is recorded");
                         return Ok(recorded);
                     }
-                    (Err(error), None) => return Err(error.into()),
                 };
                 if let (Some(first), Some(last)) = (events.first(), events.last()) {
-                    let last = last.recorded_seq();
-                    let first = recorded.map_or(first.recorded_seq(), |it| it.first);
-                    recorded = Some(RecordedEnds { first, last });
-                    announce(&head, last);
+                    if recorded.count == 0 {
+                        recorded.first = first.recorded_seq();
+                    }
+                    recorded.last = last.recorded_seq();
+                    recorded.count += events.len();
+                    announce(&head, recorded.last);
                 }
                 // Lets the lanes of this thread take what is there already.
                 tokio::task::yield_now().await;
             }
-            Ok(recorded.unwrap_or(RecordedEnds { first: 0, last: 0 }))
+            Ok(recorded)
         })
     }
 }
@@ -411,13 +426,17 @@ impl Handler<Drain> for PluginBus {
         let tallies = self.lanes.iter().map(|lane| {
             let (reply, tally) = oneshot::channel();
             let command = Command::Drain {
+                count_by: message.count_by,
                 ends: ends.clone(),
                 reply,
             };
             // A lane that is gone does not answer, which the tally below shows.
             let _ = lane.commands.send(command);
             let name = lane.host.spec().shared_name();
-            async move { Some((name, tally.await.ok()?)) }
+            async move {
+                let tally = tokio::time::timeout_at(message.answer_by, tally).await;
+                Some((name, tally.ok()?.ok()?))
+            }
         });
         let tallies = join_all(tallies);
         Box::pin(async move { tallies.await.into_iter().flatten().collect() })

@@ -38,11 +38,19 @@ pub(super) enum Command {
     Cut(Instant),
     /// The shutdown recorded these ends: deliver what can be delivered until the cut, and stop.
     Drain {
+        /// When the backlog is counted no further.
+        count_by: Instant,
         ends: Option<RangeInclusive<Seq>>,
         reply: oneshot::Sender<LaneTally>,
     },
     /// What has become of the event at this place?
     StateOf(Seq, oneshot::Sender<DeliveryState>),
+}
+
+/// Who waits for the end of a drain.
+struct Drained {
+    count_by: Instant,
+    reply: oneshot::Sender<LaneTally>,
 }
 
 /// What a lane was waiting for.
@@ -78,7 +86,7 @@ pub(super) struct LaneRunner {
     /// Not to ask the ledger again before.
     ledger_retry_at: Option<Instant>,
     latency_ms: Option<f64>,
-    drained: Option<oneshot::Sender<LaneTally>>,
+    drained: Option<Drained>,
 }
 
 impl LaneRunner {
@@ -123,9 +131,9 @@ impl LaneRunner {
         loop {
             let wake_at = self.step();
             self.publish();
-            if let Some(reply) = self.take_finished(wake_at) {
-                let tally = self.finish().await;
-                let _ = reply.send(tally);
+            if let Some(drained) = self.take_finished(wake_at) {
+                let tally = self.finish(drained.count_by).await;
+                let _ = drained.reply.send(tally);
             }
             let is_cut_ahead = |cut: &Instant| *cut > Instant::now();
             let cut = self.lane.cut().filter(is_cut_ahead);
@@ -156,11 +164,15 @@ impl LaneRunner {
     fn obey(&mut self, command: Command) {
         match command {
             Command::Cut(cut) => self.lane.set_cut(cut),
-            Command::Drain { ends, reply } => {
+            Command::Drain {
+                count_by,
+                ends,
+                reply,
+            } => {
                 let head = *self.head.borrow_and_update();
                 self.lane.set_head(head);
                 self.lane.begin_drain(ends, Instant::now());
-                self.drained = Some(reply);
+                self.drained = Some(Drained { count_by, reply });
             }
             Command::StateOf(seq, reply) => {
                 let _ = reply.send(self.lane.state_of(seq));
@@ -253,6 +265,10 @@ impl LaneRunner {
                         "the ledger kept these events no longer: they are lost"
                     );
                 }
+                // The log can be ahead of its announcement.
+                if let Some(last) = page.events.last() {
+                    self.lane.set_head(last.recorded_seq());
+                }
                 if let Some(flight) = self.lane.on_read(&page, now) {
                     self.deliver(flight);
                 }
@@ -293,8 +309,8 @@ impl LaneRunner {
     }
 
     /// Whether the drain is over for this lane: nothing is under way, and there is nothing to do
-    /// before the cut. The reply that waits for it, then.
-    fn take_finished(&mut self, wake_at: Option<Instant>) -> Option<oneshot::Sender<LaneTally>> {
+    /// before the cut. Who waits for it, then.
+    fn take_finished(&mut self, wake_at: Option<Instant>) -> Option<Drained> {
         let cut = self.lane.cut()?;
         let at_cut = Instant::now() >= cut;
         if at_cut && !self.lane.is_flying() {
@@ -308,9 +324,9 @@ impl LaneRunner {
         is_over.then(|| self.drained.take()).flatten()
     }
 
-    async fn finish(&mut self) -> LaneTally {
+    async fn finish(&mut self, count_by: Instant) -> LaneTally {
         let unread = match self.lane.unread_before() {
-            Some(range) => self.count_for_plugin(range).await,
+            Some(range) => self.count_for_plugin(range, count_by).await,
             None => 0,
         };
         let mut tally = self.lane.tally(Instant::now(), unread);
@@ -335,9 +351,10 @@ impl LaneRunner {
     }
 
     /// How many events in `range` of the log are for this plugin; all of them where the ledger
-    /// does not tell in time.
-    async fn count_for_plugin(&self, range: RangeInclusive<Seq>) -> u64 {
-        const PAGE: usize = 65_536;
+    /// does not tell soon, by `until` at the latest.
+    async fn count_for_plugin(&self, range: RangeInclusive<Seq>, until: Instant) -> u64 {
+        const PAGE: usize = 4096;
+        let until = until.min(Instant::now() + COUNT_TIMEOUT);
         let count = async {
             let (mut after, mut count) = (range.start() - 1, 0);
             while after < *range.end() {
@@ -349,12 +366,15 @@ impl LaneRunner {
                     .take_while(|it| it.recorded_seq() <= *range.end());
                 count += inside.filter(|event| self.lane.listens_to(event)).count() as u64;
                 after = last;
-                // A ledger in memory is never waited for, and the time-out must have its chance.
+                // A ledger in memory never makes this wait, so the clock would not be looked at.
+                if Instant::now() >= until {
+                    return None;
+                }
                 tokio::task::yield_now().await;
             }
             Some(count)
         };
-        let counted = tokio::time::timeout(COUNT_TIMEOUT, count).await;
+        let counted = tokio::time::timeout_at(until, count).await;
         let all = range.end() - range.start() + 1;
         counted.ok().flatten().unwrap_or(all)
     }

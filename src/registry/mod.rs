@@ -6,6 +6,7 @@
 
 mod active;
 mod actor;
+mod waiting;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -188,6 +189,9 @@ pub(crate) struct CloseDoor {
 pub(crate) struct ClosedDoor {
     pub(crate) sessions: Arc<[Arc<Session>]>,
     pub(crate) end: Arc<End>,
+    /// How many starts and ends the ledger has not recorded in time. Sessions that these leave
+    /// active end too, if it still answers, but too late for the drain.
+    pub(crate) unsettled: usize,
 }
 
 /// Whether new sessions are taken. Shared, so that the shutdown can close it the moment it is

@@ -15,14 +15,14 @@ use crate::clock::serialize_wire_time;
 use crate::event::InstanceId;
 use crate::session::{EndReason, Session};
 
-/// How many sessions a plugin's part names.
-const MAX_UNFINISHED: usize = 1000;
-
 /// The file of the last report.
 const LAST_REPORT: &str = "last-shutdown.json";
 
 /// How many reports are kept.
 const KEPT_REPORTS: usize = 100;
+
+/// How many sessions a plugin's part names.
+const MAX_UNFINISHED: usize = 1000;
 
 /// How a stop went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -163,9 +163,6 @@ pub struct ShutdownReport {
     pub warnings: Vec<String>,
     /// What the next start found, if it had to complete this report.
     pub recovery: Option<Value>,
-    /// Not all that was to be ended is known.
-    #[serde(skip)]
-    is_incomplete: bool,
 }
 
 pub(super) fn millis(duration: Duration) -> u64 {
@@ -187,26 +184,32 @@ impl PluginReport {
         }
     }
 
+    /// Counts the ends that the ledger did not record: nobody is told of them, and no next start
+    /// finds them.
+    pub(super) fn add_unrecorded(&mut self, sessions: &[Arc<Session>]) {
+        if sessions.is_empty() {
+            return;
+        }
+        self.lost += sessions.len() as u64;
+        let room = MAX_UNFINISHED.saturating_sub(self.unfinished.len());
+        let named = sessions.iter().take(room);
+        self.unfinished
+            .extend(named.map(|session| session.id.to_string()));
+        let error = || "the ledger did not record the ends".into();
+        self.last_error.get_or_insert_with(error);
+    }
+
     pub(super) fn from_tally(
         name: &str,
         tally: &LaneTally,
         sessions: &[Arc<Session>],
         ends: Option<RecordedEnds>,
     ) -> Self {
-        let (first, recorded) = ends.map_or((0, 0), |ends| (ends.first, ends.count()));
-        let told = tally.unfinished.iter().filter_map(|seq| {
+        let first = ends.map_or(0, |ends| ends.first);
+        let unfinished = tally.unfinished.iter().filter_map(|seq| {
             let index = usize::try_from(seq - first).ok()?;
-            sessions.get(index)
+            Some(sessions.get(index)?.id.to_string())
         });
-        // What is not recorded was not told, and no next start will know of it.
-        let unrecorded = sessions.get(recorded..).unwrap_or_default();
-        let unfinished = told.chain(unrecorded).take(MAX_UNFINISHED);
-        let unfinished = unfinished.map(|session| session.id.to_string());
-        let last_error = match (&tally.last_error, unrecorded) {
-            (Some(error), _) => Some(error.to_string()),
-            (None, []) => None,
-            (None, _) => Some("the ledger did not record the ends".into()),
-        };
         Self {
             name: name.into(),
             state: tally.state,
@@ -214,11 +217,11 @@ impl PluginReport {
             owed: tally.owed,
             failed: tally.failed,
             dead: tally.dead,
-            lost: tally.lost + unrecorded.len() as u64,
+            lost: tally.lost,
             owed_before: tally.owed_before,
             timed_out: tally.timed_out,
             duration_ms: millis(tally.duration),
-            last_error,
+            last_error: tally.last_error.as_deref().map(Into::into),
             unfinished: unfinished.collect(),
         }
     }
@@ -251,7 +254,6 @@ impl ShutdownReport {
             steps: Vec::new(),
             warnings: Vec::new(),
             recovery: None,
-            is_incomplete: false,
         }
     }
 
@@ -265,12 +267,6 @@ impl ShutdownReport {
             duration_ms: millis(took),
             outcome,
         });
-    }
-
-    /// Notes that sessions may be missing from all counts, and why.
-    pub(super) fn set_incomplete(&mut self, name: &str) {
-        self.is_incomplete = true;
-        self.warn(name);
     }
 
     pub(super) fn warn(&mut self, name: &str) {
@@ -314,13 +310,19 @@ impl ShutdownReport {
         let drain = &self.drain;
         // Dead letters, too, end with the process where the ledger does.
         let dies_with_us = !is_durable && drain.owed_before + drain.dead > 0;
-        (self.outcome, self.exit_code) = if drain.lost > 0 || dies_with_us || self.is_incomplete {
-            (Outcome::Lost, 3)
-        } else if drain.owed > 0 || drain.owed_before > 0 {
+        (self.outcome, self.exit_code) = if drain.owed > 0 || drain.owed_before > 0 {
             (Outcome::Owed, 0)
         } else {
             (Outcome::Clean, 0)
         };
+        if drain.lost > 0 || dies_with_us {
+            self.set_lost();
+        }
+    }
+
+    /// Something was lost, whether the counts show it or not.
+    pub(super) fn set_lost(&mut self) {
+        (self.outcome, self.exit_code) = (Outcome::Lost, 3);
     }
 
     /// The report of the last stop that is kept in `state_dir`, if there is one.
