@@ -21,7 +21,8 @@ use crate::clock::WallClock;
 use crate::error::Error;
 use crate::event::{Hook, InstanceId, Lifecycle};
 use crate::ledger::{Ledger, MemoryLedger, SessionRecord};
-use crate::plugin::{Place, PluginSpec};
+use crate::place::Place;
+use crate::plugin::PluginSpec;
 use crate::registry::{
     Door, EndMatching, Ended, EndedMatching, EndedSession, Expiry, Find, ListSessions,
     RegistrySettings, SessionRegistry, Snapshot, Started, StartedSession, Touch,
@@ -34,6 +35,7 @@ use crate::shutdown::{
 
 /// Where the supervisor's actors run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Threads {
     /// On an actix system of the supervisor's own: registry, bus, coordinator and each plugin have
     /// a thread each. Nothing that the caller's threads do can hold them up, and the caller's
@@ -224,6 +226,10 @@ impl Builder {
     ///
     /// Works on any runtime; with [`Threads::Current`] only inside an actix system.
     ///
+    /// # Panics
+    ///
+    /// With [`Threads::Current`] outside an actix system.
+    ///
     /// # Errors
     ///
     /// [`Error::Settings`] when settings can't work together, [`Error::Ledger`] when the ledger
@@ -341,6 +347,7 @@ impl Builder {
 ///
 /// Dropping it stops nothing: sessions end with their program, or by [`shutdown`](Self::shutdown).
 #[derive(Debug, Clone)]
+#[must_use = "without its handle a supervisor that runs can't be told of anything"]
 pub struct SessionSupervisor {
     instance: InstanceId,
     door: Door,

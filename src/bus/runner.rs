@@ -314,7 +314,7 @@ impl LaneRunner {
         let cut = self.lane.cut()?;
         let at_cut = Instant::now() >= cut;
         if at_cut && !self.lane.is_flying() {
-            if self.lane.is_reading() {
+            if self.lane.has_work(Instant::now()) {
                 self.lane.set_timed_out();
             }
             return self.drained.take();

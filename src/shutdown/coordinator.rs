@@ -226,7 +226,7 @@ impl Handler<Signal> for ShutdownCoordinator {
     type Result = ();
 
     fn handle(&mut self, signal: Signal, ctx: &mut Context<Self>) {
-        if signal == Signal::Hup {
+        if signal == Signal::Reload {
             info!("SIGHUP ignored: there is nothing to reload yet");
         } else {
             self.on_stop_signal(signal, ctx);

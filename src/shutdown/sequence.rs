@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 use actix::prelude::*;
 use tokio::sync::oneshot;
@@ -21,6 +22,9 @@ use crate::session::{End, EndDetails, Session};
 
 /// The name of the drain among the steps and warnings.
 const DRAIN_STEP: &str = "session-end-drain";
+
+/// How long the last report may take to be written, whatever is left of the budget.
+const REPORT_PATIENCE: Duration = Duration::from_millis(50);
 
 /// The name of the ledger among the warnings.
 const LEDGER_WARNING: &str = "ledger";
@@ -230,7 +234,9 @@ impl Sequence {
             report.clone()
         };
         let written = self.writer.write(&report);
+        // A process that was frozen past its budget still says how it went.
         let end = self.settings.budget.end(self.request.asked_at);
+        let end = end.max(Instant::now() + REPORT_PATIENCE);
         if timeout_at(end, written).await.is_err() {
             warn!("the report could not be written in time");
         }

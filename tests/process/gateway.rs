@@ -1,6 +1,7 @@
 //! A gateway that runs as a process of its own, and what the tests ask of it.
 
 use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver};
@@ -71,6 +72,32 @@ impl Gateway {
             .args(["--listen", "127.0.0.1:0"])
             .current_dir(dir.path());
         Self::spawn(dir, command)
+    }
+
+    /// Starts one without a configuration, whose standard error goes elsewhere.
+    pub(crate) fn start_with_standard_error(stderr: impl Into<Stdio>) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        // Its log can't be asked for the port that it took.
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = free.local_addr().unwrap().to_string();
+        drop(free);
+        let mut command = command();
+        command
+            .args(["serve", "--listen", &address])
+            .current_dir(dir.path())
+            .stderr(stderr);
+        let gateway = Self {
+            child: command.spawn().expect("the binary starts"),
+            url: format!("http://{address}"),
+            dir,
+            log: mpsc::channel().1,
+        };
+        let until = Instant::now() + PATIENCE;
+        while TcpStream::connect(&address).is_err() {
+            assert!(Instant::now() < until, "the gateway does not listen");
+            thread::sleep(Duration::from_millis(5));
+        }
+        gateway
     }
 
     fn spawn(dir: TempDir, mut command: Command) -> Self {
