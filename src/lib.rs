@@ -28,7 +28,7 @@ pub use self::event::{
     Acks, Deadline, Deliver, Event, EventId, Hook, Hooks, InstanceId, Lifecycle, Seq, WireEvent,
 };
 #[cfg(feature = "gateway")]
-pub use self::gateway::Gateway;
+pub use self::gateway::{Access, Gateway, InvalidSecret, Scope, Secret, Token};
 pub use self::ledger::{
     Append, Ledger, LedgerError, LedgerFuture, MemoryLedger, Page, Parked, Position, Progress,
     SessionRecord,

@@ -5,35 +5,48 @@
 //! that name as `Host`; a page of another origin sends its `Origin` with whatever could change
 //! something; and what it can send without asking first is never `application/json` (see
 //! [`Body`](super::body::Body)).
+//!
+//! With tokens the gateway may be known by any name, and a page that has none is refused for that.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use actix_web::Error;
-use actix_web::ResponseError as _;
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{RequestHead, ServiceRequest, ServiceResponse};
-use actix_web::http::{header, uri::Authority};
+use actix_web::http::header::{self, HeaderValue};
+use actix_web::http::uri::Authority;
 use actix_web::middleware::Next;
+use actix_web::web::Data;
+use actix_web::{Error, HttpMessage as _, ResponseError as _};
 
+use super::access::{Access, Caller};
 use super::problem::{Kind, Problem};
 
-/// What health checks ask, which know the machine by whatever name.
-const ANY_HOST: &[&str] = &["/healthz", "/readyz"];
+/// What health checks ask, which know the machine by whatever name and have no token.
+const HEALTH: &[&str] = &["/healthz", "/readyz"];
 
-/// The middleware that refuses requests of other hosts and origins.
+/// The middleware that refuses requests of other hosts and origins, and those without a token.
+///
+/// The handlers find the [`Caller`] in the request's extensions, but for health checks.
 pub(super) async fn guard(
+    access: Data<Access>,
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
-    match check(request.head()) {
-        Ok(()) => Ok(next.call(request).await?.map_into_boxed_body()),
+    match check(request.head(), &access) {
+        Ok(caller) => {
+            if let Some(caller) = caller {
+                request.extensions_mut().insert(caller);
+            }
+            Ok(next.call(request).await?.map_into_boxed_body())
+        }
         Err(problem) => Ok(request.into_response(problem.error_response())),
     }
 }
 
-fn check(request: &RequestHead) -> Result<(), Problem> {
+fn check(request: &RequestHead, access: &Access) -> Result<Option<Caller>, Problem> {
     let hosts = hosts(request);
-    let any_host = ANY_HOST.contains(&request.uri.path());
+    let is_health_check = HEALTH.contains(&request.uri.path());
+    let any_host = is_health_check || access.needs_token();
     if !any_host && (hosts.is_empty() || !hosts.iter().all(|host| is_loopback(host))) {
         return Err(Problem::new(
             Kind::Forbidden,
@@ -47,7 +60,12 @@ fn check(request: &RequestHead) -> Result<(), Problem> {
             "requests of web pages of another origin are refused",
         ));
     }
-    Ok(())
+    if is_health_check {
+        return Ok(None);
+    }
+    let authorization = request.headers.get_all(header::AUTHORIZATION);
+    let caller = access.caller(authorization.map(HeaderValue::as_bytes))?;
+    Ok(Some(caller))
 }
 
 /// Every name under which the client addresses us: that of an absolute target, and `Host`. One
@@ -98,6 +116,7 @@ mod tests {
     use actix_web::test::TestRequest;
 
     use super::*;
+    use crate::gateway::{Scope, Secret, Token};
 
     #[test]
     fn loopback_names_are_told_from_others() {
@@ -138,12 +157,18 @@ mod tests {
     }
 
     fn refused(path: &str, headers: &[(&'static str, &'static str)]) -> bool {
+        status(&Access::loopback(), path, headers) != 200
+    }
+
+    /// What a request is refused with, or 200.
+    fn status(access: &Access, path: &str, headers: &[(&'static str, &'static str)]) -> u16 {
         let request = headers
             .iter()
             .fold(TestRequest::with_uri(path), |request, header| {
                 request.append_header(*header)
             });
-        check(request.to_srv_request().head()).is_err()
+        let refusal = check(request.to_srv_request().head(), access).err();
+        refusal.map_or(200, |problem| problem.status_code().as_u16())
     }
 
     #[test]
@@ -186,6 +211,25 @@ mod tests {
             assert_eq!(refused("/v1/sessions", &headers), expected, "{origin}");
             assert_eq!(refused("/healthz", &headers), expected, "{origin}");
         }
+    }
+
+    #[test]
+    fn with_a_token_any_host_is_answered_but_no_foreign_origin() {
+        let secret = Secret::new("0123456789abcdef").unwrap();
+        let access = Access::tokens([Token::new("ops", Scope::Operator, secret)]);
+        let status = |path, headers: &[_]| status(&access, path, headers);
+        let token = ("authorization", "Bearer 0123456789abcdef");
+        let (host, origin) = (("host", "example.org"), ("origin", "http://example.com"));
+
+        assert_eq!(status("/v1/sessions", &[host, token]), 200);
+        assert_eq!(status("/v1/sessions", &[token]), 200);
+        assert_eq!(status("/v1/sessions", &[host]), 401);
+        assert_eq!(status("/v1/sessions", &[("host", "localhost")]), 401);
+        assert_eq!(status("/v1/sessions", &[host, origin, token]), 403);
+        assert_eq!(status("/healthz", &[host]), 200);
+        assert_eq!(status("/readyz", &[]), 200);
+        assert_eq!(status("/healthz", &[host, origin]), 403);
+        assert_eq!(status("/healthz/x", &[host]), 401);
     }
 
     #[test]

@@ -4,3 +4,4 @@ mod gateway;
 mod readme;
 mod refusals;
 mod signals;
+mod tokens;

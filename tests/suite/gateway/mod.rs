@@ -3,3 +3,4 @@
 mod client;
 mod refusals;
 mod sessions;
+mod tokens;
