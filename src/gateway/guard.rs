@@ -4,7 +4,9 @@
 //! that a browser on it shows. A page that had its name resolved to a loopback address still sends
 //! that name as `Host`; a page of another origin sends its `Origin` with whatever could change
 //! something; and what it can send without asking first is never `application/json` (see
-//! [`Body`](super::body::Body)).
+//! [`Body`](super::body::Body)). What a page merely shows, such as an image or a frame, comes
+//! without an origin: of that the browser tells in `Sec-Fetch-Site` where it comes from. The page
+//! could not read it, but find out whether there is a session of a name.
 //!
 //! With tokens the gateway may be known by any name, and a page that has none is refused for that.
 
@@ -12,7 +14,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{RequestHead, ServiceRequest, ServiceResponse};
-use actix_web::http::header::{self, HeaderValue};
+use actix_web::http::header::{self, HeaderMap, HeaderValue};
 use actix_web::http::uri::Authority;
 use actix_web::middleware::Next;
 use actix_web::web::Data;
@@ -54,7 +56,8 @@ fn check(request: &RequestHead, access: &Access) -> Result<Option<Caller>, Probl
         ));
     }
     let mut origins = request.headers.get_all(header::ORIGIN);
-    if origins.any(|origin| !is_own_origin(origin.as_bytes(), &hosts)) {
+    let is_foreign = origins.any(|origin| !is_own_origin(origin.as_bytes(), &hosts));
+    if is_foreign || is_of_another_site(&request.headers) {
         return Err(Problem::new(
             Kind::Forbidden,
             "requests of web pages of another origin are refused",
@@ -66,6 +69,17 @@ fn check(request: &RequestHead, access: &Access) -> Result<Option<Caller>, Probl
     let authorization = request.headers.get_all(header::AUTHORIZATION);
     let caller = access.caller(authorization.map(HeaderValue::as_bytes))?;
     Ok(Some(caller))
+}
+
+/// Whether the browser says that a page of another origin asks. A link that the user follows is
+/// no question of the page, which does not see what comes of it.
+fn is_of_another_site(headers: &HeaderMap) -> bool {
+    let site = headers.get_all("sec-fetch-site");
+    let mut others = site.filter(|site| !["same-origin", "none"].iter().any(|own| site == own));
+    let is_link = headers
+        .get("sec-fetch-dest")
+        .is_some_and(|to| to == "document");
+    others.next().is_some() && !is_link
 }
 
 /// Every name under which the client addresses us: that of an absolute target, and `Host`. One
@@ -230,6 +244,26 @@ mod tests {
         assert_eq!(status("/readyz", &[]), 200);
         assert_eq!(status("/healthz", &[host, origin]), 403);
         assert_eq!(status("/healthz/x", &[host]), 401);
+    }
+
+    #[test]
+    fn what_a_page_of_another_origin_shows_is_refused() {
+        for (site, dest, expected) in [
+            ("cross-site", "object", true),
+            ("cross-site", "image", true),
+            ("cross-site", "empty", true),
+            ("same-site", "iframe", true),
+            ("same-origin", "empty", false),
+            ("none", "document", false),
+            ("cross-site", "document", false),
+        ] {
+            let fetch = [("sec-fetch-site", site), ("sec-fetch-dest", dest)];
+            let headers = [&[("host", "localhost")][..], &fetch].concat();
+            let is_refused = refused("/v1/sessions", &headers);
+            assert_eq!(is_refused, expected, "{site} {dest}");
+        }
+        let site = [("host", "localhost"), ("sec-fetch-site", "cross-site")];
+        assert!(refused("/v1/sessions", &site));
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! Tests of the real binary: real sockets, real signals, real files.
 
+mod browser;
 mod gateway;
 mod readme;
 mod refusals;
 mod signals;
 mod tokens;
+mod tools;
