@@ -27,7 +27,8 @@ use crate::supervisor::SessionSupervisor;
 /// Threads that serve requests, at the most. They only pass messages on, so more would be idle.
 const MAX_WORKERS: usize = 4;
 
-/// Connections open at a time, in all. Further ones wait to be accepted.
+/// Connections open at a time, in all, where the process may open twice as many files. Further ones
+/// wait to be accepted.
 const MAX_CONNECTIONS: usize = 4096;
 
 /// How long the head of a connection's first request may take to arrive.
@@ -150,7 +151,7 @@ fn bind(
     let workers = workers.min(MAX_WORKERS);
     let mut server = Server::build()
         .workers(workers)
-        .max_concurrent_connections(MAX_CONNECTIONS / workers)
+        .max_concurrent_connections((max_connections() / workers).max(1))
         .disable_signals();
     for listener in listeners {
         let (supervisor, access) = (supervisor.clone(), access.clone());
@@ -158,6 +159,17 @@ fn bind(
         server = server.listen("gateway", listener, service)?;
     }
     Ok(server.run())
+}
+
+/// How many connections may be open. Half of the files are left to plugins and reports: a flood
+/// must not keep a stop from being told and written down.
+fn max_connections() -> usize {
+    #[cfg(unix)]
+    if let Some(files) = rustix::process::getrlimit(rustix::process::Resource::Nofile).current {
+        return usize::try_from(files / 2)
+            .map_or(MAX_CONNECTIONS, |half| half.min(MAX_CONNECTIONS));
+    }
+    MAX_CONNECTIONS
 }
 
 /// What serves a connection. Put together here rather than by `HttpServer`, which has no place for

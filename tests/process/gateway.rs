@@ -71,6 +71,23 @@ impl Gateway {
         Self::spawn(dir, command)
     }
 
+    /// The same, and it may have this many files open.
+    pub(crate) fn start_with_files(dir: TempDir, config: &str, files: usize) -> Self {
+        let path = dir.path().join("config.toml");
+        std::fs::write(&path, config).unwrap();
+        let mut shell = Command::new("sh");
+        let script = format!("ulimit -n {files} && exec \"$0\" \"$@\"");
+        shell
+            .args(["-c", &script, env!("CARGO_BIN_EXE_session-supervisor")])
+            .args(["serve", "--log-format", "json"])
+            .args(["--listen", "127.0.0.1:0", "--config"])
+            .arg(&path)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        Self::spawn(dir, shell)
+    }
+
     /// Starts one without a configuration.
     pub(crate) fn start_with_defaults() -> Self {
         let dir = tempfile::tempdir().unwrap();
@@ -140,6 +157,15 @@ impl Gateway {
 
     pub(crate) fn get(&self, path: &str) -> (u16, Value) {
         read(agent().get(format!("{}{path}", self.url)).call())
+    }
+
+    /// The memory that its process has in use.
+    pub(crate) fn memory_kib(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let status = status.unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        kib.unwrap().parse().unwrap()
     }
 
     /// Starts a session, which must work.
