@@ -9,6 +9,7 @@ mod clock;
 mod config;
 mod error;
 mod event;
+mod filter;
 #[cfg(feature = "gateway")]
 mod gateway;
 mod ledger;
@@ -27,6 +28,7 @@ pub use self::error::Error;
 pub use self::event::{
     Acks, Deadline, Deliver, Event, EventId, Hook, Hooks, InstanceId, Lifecycle, Seq, WireEvent,
 };
+pub use self::filter::SessionFilter;
 #[cfg(feature = "gateway")]
 pub use self::gateway::{Access, Gateway, InvalidSecret, Scope, Secret, Token};
 pub use self::ledger::{
@@ -37,7 +39,8 @@ pub use self::plugin::{DeliveryPolicy, Down, LogPlugin, Panicked, PerSession, Pl
 #[cfg(feature = "sqlite")]
 pub use self::plugin::{SqlPlugin, SqlSettings};
 pub use self::registry::{
-    Ended, EndedSession, SessionRegistry, Snapshot, Started, StartedSession, Touch,
+    EndMatching, Ended, EndedMatching, EndedSession, ListSessions, SessionRegistry, SessionState,
+    Snapshot, Started, StartedSession, Touch,
 };
 pub use self::session::{
     End, EndDetails, EndReason, HolderId, Incarnation, InvalidField, MAX_DETAIL_BYTES,
@@ -45,8 +48,8 @@ pub use self::session::{
     SessionKey,
 };
 pub use self::shutdown::{
-    DrainReport, MIN_CAP, Outcome, PluginReport, Shutdown, ShutdownCoordinator, ShutdownReport,
-    StepOutcome, StepReport,
+    DrainReport, MIN_CAP, Outcome, PluginReport, Shutdown, ShutdownCoordinator, ShutdownNotice,
+    ShutdownReport, StepOutcome, StepReport,
 };
 pub use self::supervisor::{Builder, SessionSupervisor, Threads};
 

@@ -23,13 +23,13 @@ use crate::event::{Hook, InstanceId, Lifecycle};
 use crate::ledger::{Ledger, MemoryLedger, SessionRecord};
 use crate::plugin::{Place, PluginSpec};
 use crate::registry::{
-    ActiveRecords, Door, Ended, EndedSession, Expiry, Find, RegistrySettings, SessionRegistry,
-    Snapshot, Started, StartedSession, Touch,
+    Door, EndMatching, Ended, EndedMatching, EndedSession, Expiry, Find, ListSessions,
+    RegistrySettings, SessionRegistry, Snapshot, Started, StartedSession, Touch,
 };
 use crate::session::{NewSession, Session, SessionId};
 use crate::shutdown::{
-    Budget, CoordinatorSettings, ReportSlot, Shutdown, ShutdownCoordinator, ShutdownReport,
-    TeardownSteps,
+    BeginShutdown, Budget, CoordinatorSettings, ReportSlot, Shutdown, ShutdownCoordinator,
+    ShutdownNotice, ShutdownReport, TeardownSteps,
 };
 
 /// Where the supervisor's actors run.
@@ -304,7 +304,7 @@ impl Builder {
             is_durable: ledger.is_durable(),
             teardown: self.teardown_steps.clone(),
             teardown_arbiter: owns_system.then(Arbiter::current),
-            state_dir: self.state_dir,
+            state_dir: self.state_dir.clone(),
             reports: reports.clone(),
             restart_expected: self.restart_expected,
             handle_signals: self.handle_signals,
@@ -331,6 +331,7 @@ impl Builder {
             bus,
             coordinator,
             teardown_steps: self.teardown_steps,
+            state_dir: self.state_dir,
             reports,
         })
     }
@@ -347,6 +348,7 @@ pub struct SessionSupervisor {
     bus: Addr<PluginBus>,
     coordinator: Addr<ShutdownCoordinator>,
     teardown_steps: TeardownSteps,
+    state_dir: Option<PathBuf>,
     reports: ReportSlot,
 }
 
@@ -414,13 +416,23 @@ impl SessionSupervisor {
         Ok(self.registry.send(Snapshot).await?)
     }
 
-    /// The records of all active sessions, in no particular order.
+    /// Sessions that meet a filter, in the order of their starts, a page at a time.
     ///
     /// # Errors
     ///
-    /// [`Error::Stopped`].
-    pub async fn active(&self) -> Result<Vec<SessionRecord>, Error> {
-        Ok(self.registry.send(ActiveRecords).await?)
+    /// [`Error::Ledger`], [`Error::Stopped`].
+    pub async fn list(&self, query: ListSessions) -> Result<Vec<SessionRecord>, Error> {
+        self.registry.send(query).await?
+    }
+
+    /// Ends every active session that meets a filter.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] for a reason that only the supervisor may find; [`Error::Ledger`]: some
+    /// may have ended, and asking again ends the others. [`Error::Stopped`].
+    pub async fn end_matching(&self, message: EndMatching) -> Result<EndedMatching, Error> {
+        self.registry.send(message).await?
     }
 
     /// What is known of an id: the active session, or the one that ended last.
@@ -436,12 +448,12 @@ impl SessionSupervisor {
     ///
     /// # Errors
     ///
-    /// [`Error::Ledger`], [`Error::Stopped`].
+    /// [`Error::Stopped`].
     pub async fn delivery_states(
         &self,
         record: &SessionRecord,
     ) -> Result<BTreeMap<Arc<str>, DeliveryState>, Error> {
-        let states = self.bus.send(DeliveryStates(record.clone())).await??;
+        let states = self.bus.send(DeliveryStates(record.clone())).await?;
         Ok(states.into_iter().collect())
     }
 
@@ -480,6 +492,29 @@ impl SessionSupervisor {
         self.door.close();
         self.coordinator.do_send(shutdown);
         self.stopped().await
+    }
+
+    /// Begins a shutdown, as [`shutdown`](Self::shutdown) does, and answers at once.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Stopped`] when the supervisor has stopped.
+    pub async fn begin_shutdown(&self, shutdown: Shutdown) -> Result<ShutdownNotice, Error> {
+        self.door.close();
+        Ok(self.coordinator.send(BeginShutdown(shutdown)).await?)
+    }
+
+    /// The report of the last stop that is kept in the state directory: as long as this
+    /// supervisor runs, that of the one before. None if there is none, or no state directory.
+    ///
+    /// Reads a file, which blocks the caller's thread for a moment.
+    ///
+    /// # Errors
+    ///
+    /// When the file can't be read, or is no report.
+    pub fn last_report(&self) -> std::io::Result<Option<ShutdownReport>> {
+        let dir = self.state_dir.as_deref();
+        dir.map_or(Ok(None), ShutdownReport::read_last)
     }
 
     /// Waits until a shutdown is over, whoever asks for it.

@@ -1,6 +1,7 @@
 //! One attempt: a plugin's actor, a deadline, and what came of it.
 
 use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use actix::{MailboxError, Recipient};
@@ -38,12 +39,20 @@ impl PluginHost {
         &self.spec
     }
 
-    /// The plugin's actor, made if there is none.
-    fn actor(&self) -> Recipient<Deliver> {
+    /// The plugin's actor, made if there is none that lives. Where that panics on this thread,
+    /// only the plugin may suffer.
+    fn actor(&self) -> Result<Recipient<Deliver>, Failure> {
         let mut actor = self.actor.borrow_mut();
-        actor
-            .get_or_insert_with(|| self.spec.start(&self.place))
-            .clone()
+        if let Some(living) = actor.as_ref().filter(|actor| actor.connected()) {
+            return Ok(living.clone());
+        }
+        if actor.is_some() {
+            warn!(plugin = self.spec.name(), "the plugin's actor is replaced");
+        }
+        let started = catch_unwind(AssertUnwindSafe(|| self.spec.start(&self.place)));
+        let started = started.map_err(|_| Failure::Down("its actor could not be made".into()))?;
+        *actor = Some(started.clone());
+        Ok(started)
     }
 
     /// Makes one attempt to deliver `events`, which ends at `deadline` at the latest.
@@ -55,7 +64,13 @@ impl PluginHost {
     ) -> Outcome {
         let delivery = Deliver::new(events, deadline.clone()).with_attempt(attempt);
         let acks = delivery.acks.clone();
-        let answer = self.actor().send(delivery);
+        let answer = match self.actor() {
+            Ok(actor) => actor.send(delivery),
+            Err(failure) => {
+                let (verdicts, failure) = (Vec::new(), Some(failure));
+                return Outcome { verdicts, failure };
+            }
+        };
         let answer = tokio::select! {
             // The answer first: a plugin that answers in time is not blamed for our lateness.
             biased;
@@ -70,7 +85,6 @@ impl PluginHost {
             Some(Err(MailboxError::Timeout)) | None => Some(Failure::TimedOut),
             Some(Err(MailboxError::Closed)) => {
                 warn!(plugin = self.spec.name(), "the plugin's actor died");
-                self.actor.replace(None);
                 Some(Failure::Panicked("the plugin's actor died".into()))
             }
         };

@@ -11,6 +11,7 @@ mod runner;
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix::prelude::*;
 use futures_util::future::join_all;
@@ -18,7 +19,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
-use tracing::warn;
+use tracing::{Instrument as _, info_span, warn};
 
 use self::delivery::PluginHost;
 pub(crate) use self::lane::LaneTally;
@@ -27,13 +28,13 @@ use self::runner::{Command, LaneRunner};
 use crate::clock::WallClock;
 use crate::error::Error;
 use crate::event::{Deadline, Event, Hook, Hooks, InstanceId, Lifecycle, Seq};
-use crate::ledger::{Append, Ledger, LedgerError, Position, SessionRecord};
+use crate::ledger::{Append, Ledger, LedgerError, LedgerFuture, Position, SessionRecord};
 use crate::plugin::PluginSpec;
 use crate::session::{End, Session};
 
 /// How many ends are recorded in one step: a drain's first deliveries leave while the rest is
 /// still being recorded.
-const CHUNK: usize = 4096;
+pub(crate) const MAX_ENDS_AT_ONCE: usize = 4096;
 
 /// A session starts, or an active one has new details. The answer is the start's place in the
 /// log, or 0 where nothing started, once it is recorded.
@@ -52,7 +53,8 @@ pub struct SessionStart {
 }
 
 /// Sessions end, all in the same way: one, or a million in a drain. The answer comes once all are
-/// recorded; delivery has begun by then.
+/// recorded; delivery has begun by then. Many are recorded in several steps, in their order. If
+/// one of these fails, the answer counts those before it; an error if there are none.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<RecordedEnds, Error>")]
 #[non_exhaustive]
@@ -61,16 +63,20 @@ pub struct SessionEnd {
     pub sessions: Arc<[Arc<Session>]>,
     /// How.
     pub end: Arc<End>,
+    /// How long a ledger may take for one step before it counts as failed; for ever if none.
+    pub(crate) patience: Option<Duration>,
 }
 
 /// The places of recorded ends in the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct RecordedEnds {
     /// Of the first.
     pub first: Seq,
     /// Of the last.
     pub last: Seq,
+    /// How many there are: fewer than were to be recorded if the ledger failed on the way.
+    pub count: usize,
 }
 
 /// Tells a `gateway_…` hook to those who listen to it, side by side, once.
@@ -81,11 +87,21 @@ pub(crate) struct TellLifecycle {
     pub(crate) deadline: Instant,
 }
 
-/// Delivers everything that is owed, until the cut. The lanes stop then.
+/// A shutdown was asked for: no delivery takes longer than until then.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub(crate) struct CutAt(pub(crate) Instant);
+
+/// Delivers everything that is owed, until the cut. The lanes deliver nothing after that. Those
+/// that have not answered in time are not in the answer.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Vec<(Arc<str>, LaneTally)>")]
 pub(crate) struct Drain {
-    pub(crate) cut: Instant,
+    /// When the backlog is counted no further.
+    pub(crate) count_by: Instant,
+    /// When the answer is due: a moment after the cut.
+    pub(crate) answer_by: Instant,
+    /// What the shutdown recorded, if it ended any session.
     pub(crate) ends: Option<RecordedEnds>,
 }
 
@@ -96,7 +112,7 @@ pub(crate) struct PluginStatuses;
 
 /// Asks what has become of the last event of a session, per plugin that hears of it.
 #[derive(Debug, Clone, Message)]
-#[rtype(result = "Result<Vec<(Arc<str>, DeliveryState)>, Error>")]
+#[rtype(result = "Vec<(Arc<str>, DeliveryState)>")]
 pub(crate) struct DeliveryStates(pub(crate) SessionRecord);
 
 /// What has become of the last event of a session, for one plugin.
@@ -127,23 +143,31 @@ pub enum PluginState {
 }
 
 /// How a plugin is and what it is owed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct PluginStatus {
     /// The plugin's name.
     pub name: Arc<str>,
     /// How it is.
     pub state: PluginState,
+    /// What it listens to.
+    pub hooks: Hooks,
     /// How many events it has not acknowledged, dead letters not counted.
     pub owed: u64,
     /// How many dead letters it has.
     pub dead: u64,
     /// Why its last failed delivery failed; none after a delivery that did not.
     pub last_error: Option<Arc<str>>,
-    #[serde(skip)]
-    pub(crate) cursor: Seq,
-    #[serde(skip)]
-    pub(crate) hooks: Hooks,
+    /// How long its last deliveries took, in milliseconds, the latest counting most; none before
+    /// the first.
+    pub latency_ms: Option<f64>,
+}
+
+impl PluginStatus {
+    /// Whether it is told of ends.
+    pub fn hears_ends(&self) -> bool {
+        self.hooks.contains(Hook::SessionEnd)
+    }
 }
 
 /// What the bus is told when it is made.
@@ -217,11 +241,11 @@ impl PluginBus {
         let status = PluginStatus {
             name: plugin.shared_name(),
             state: PluginState::Healthy,
+            hooks: plugin.hooks(),
             owed: 0,
             dead: 0,
             last_error: None,
-            cursor: position.cursor,
-            hooks: plugin.hooks(),
+            latency_ms: None,
         };
         let lane = Lane::new(plugin.hooks(), plugin.policy().clone(), position, now);
         let host = Rc::new(PluginHost::new(plugin, self.settings.own_threads));
@@ -236,7 +260,8 @@ impl PluginBus {
             command_receiver,
             status_sender,
         );
-        actix_rt::spawn(runner.run());
+        let span = info_span!("lane", plugin = host.spec().name());
+        actix_rt::spawn(runner.run().instrument(span));
         LaneHandle {
             host,
             commands,
@@ -270,6 +295,15 @@ fn announce(head: &watch::Sender<Seq>, seq: Seq) {
         *head = seq.max(*head);
         is_news
     });
+}
+
+/// What a ledger answers, or that it did not answer in time.
+async fn within<T>(patience: Option<Duration>, answer: LedgerFuture<T>) -> Result<T, LedgerError> {
+    let Some(patience) = patience else {
+        return answer.await;
+    };
+    let answered = tokio::time::timeout(patience, answer).await;
+    answered.unwrap_or_else(|_| Err(LedgerError::new("it did not answer in time")))
 }
 
 impl Handler<SessionStart> for PluginBus {
@@ -312,8 +346,8 @@ impl Handler<SessionEnd> for PluginBus {
         let instance = self.settings.instance;
         let (ledger, head) = (Arc::clone(&self.ledger), self.head.clone());
         Box::pin(async move {
-            let mut recorded: Option<RecordedEnds> = None;
-            for sessions in message.sessions.chunks(CHUNK) {
+            let mut recorded = RecordedEnds::default();
+            for sessions in message.sessions.chunks(MAX_ENDS_AT_ONCE) {
                 let ends = sessions.iter().map(|session| {
                     Event::end(Arc::clone(session), Arc::clone(&message.end), instance)
                 });
@@ -321,17 +355,27 @@ impl Handler<SessionEnd> for PluginBus {
                     events: ends.collect(),
                     amended: None,
                 };
-                let events = ledger.append(append).await?;
+                let events = match within(message.patience, ledger.append(append)).await {
+                    Ok(events) => events,
+                    Err(error) if recorded.count == 0 => return Err(error.into()),
+                    Err(error) => {
+                        let left = message.sessions.len() - recorded.count;
+                        warn!(left, %error, "only a part of the ends is recorded");
+                        return Ok(recorded);
+                    }
+                };
                 if let (Some(first), Some(last)) = (events.first(), events.last()) {
-                    let last = last.recorded_seq();
-                    let first = recorded.map_or(first.recorded_seq(), |it| it.first);
-                    recorded = Some(RecordedEnds { first, last });
-                    announce(&head, last);
+                    if recorded.count == 0 {
+                        recorded.first = first.recorded_seq();
+                    }
+                    recorded.last = last.recorded_seq();
+                    recorded.count += events.len();
+                    announce(&head, recorded.last);
                 }
                 // Lets the lanes of this thread take what is there already.
                 tokio::task::yield_now().await;
             }
-            Ok(recorded.unwrap_or(RecordedEnds { first: 0, last: 0 }))
+            Ok(recorded)
         })
     }
 }
@@ -364,6 +408,16 @@ impl Handler<TellLifecycle> for PluginBus {
     }
 }
 
+impl Handler<CutAt> for PluginBus {
+    type Result = ();
+
+    fn handle(&mut self, CutAt(cut): CutAt, _: &mut Context<Self>) {
+        for lane in &self.lanes {
+            let _ = lane.commands.send(Command::Cut(cut));
+        }
+    }
+}
+
 impl Handler<Drain> for PluginBus {
     type Result = ResponseFuture<Vec<(Arc<str>, LaneTally)>>;
 
@@ -372,14 +426,17 @@ impl Handler<Drain> for PluginBus {
         let tallies = self.lanes.iter().map(|lane| {
             let (reply, tally) = oneshot::channel();
             let command = Command::Drain {
-                cut: message.cut,
+                count_by: message.count_by,
                 ends: ends.clone(),
                 reply,
             };
             // A lane that is gone does not answer, which the tally below shows.
             let _ = lane.commands.send(command);
             let name = lane.host.spec().shared_name();
-            async move { Some((name, tally.await.ok()?)) }
+            async move {
+                let tally = tokio::time::timeout_at(message.answer_by, tally).await;
+                Some((name, tally.ok()?.ok()?))
+            }
         });
         let tallies = join_all(tallies);
         Box::pin(async move { tallies.await.into_iter().flatten().collect() })
@@ -395,39 +452,21 @@ impl Handler<PluginStatuses> for PluginBus {
 }
 
 impl Handler<DeliveryStates> for PluginBus {
-    type Result = ResponseFuture<Result<Vec<(Arc<str>, DeliveryState)>, Error>>;
+    type Result = ResponseFuture<Vec<(Arc<str>, DeliveryState)>>;
 
     fn handle(&mut self, message: DeliveryStates, _: &mut Context<Self>) -> Self::Result {
         let DeliveryStates(record) = message;
-        let end = record.end.as_ref();
-        let states: Vec<_> = self
-            .statuses()
-            .filter_map(|status| {
-                let end = end.filter(|_| status.hooks.contains(Hook::SessionEnd));
-                let start = status.hooks.contains(Hook::SessionStart);
-                let start = start.then_some(record.start_seq);
-                let seq = end.map(|(_, seq)| *seq).or(start)?;
-                let state = if seq <= status.cursor {
-                    DeliveryState::Delivered
-                } else {
-                    DeliveryState::Owed
-                };
-                Some((status.name, state))
-            })
-            .collect();
-        let parked = self.ledger.parked_of(record.session.incarnation);
-        Box::pin(async move {
-            let parked = parked.await?;
-            let states = states.into_iter().map(|(name, state)| {
-                let mut of_plugin = parked.iter().filter(|(plugin, _)| *plugin == name);
-                let state = match of_plugin.next_back() {
-                    Some((_, true)) => DeliveryState::Dead,
-                    Some((_, false)) => DeliveryState::Owed,
-                    None => state,
-                };
-                (name, state)
-            });
-            Ok(states.collect())
-        })
+        let states = self.lanes.iter().filter_map(|lane| {
+            let (hooks, name) = (lane.host.spec().hooks(), lane.host.spec().shared_name());
+            let end = record.end.as_ref().map(|(_, seq)| *seq);
+            let end = end.filter(|_| hooks.contains(Hook::SessionEnd));
+            let start = hooks.contains(Hook::SessionStart);
+            let last = end.or(start.then_some(record.start_seq))?;
+            let (reply, state) = oneshot::channel();
+            let _ = lane.commands.send(Command::StateOf(last, reply));
+            Some(async move { Some((name, state.await.ok()?)) })
+        });
+        let states = join_all(states);
+        Box::pin(async move { states.await.into_iter().flatten().collect() })
     }
 }

@@ -14,9 +14,9 @@ use tracing::{Instrument as _, debug, info, info_span, warn};
 
 use super::delivery::PluginHost;
 use super::lane::{Flight, Lane, LaneTally, Now, Outcome, Step};
-use super::{PluginState, PluginStatus};
+use super::{DeliveryState, PluginState, PluginStatus};
 use crate::clock::WallClock;
-use crate::event::{Deadline, Seq};
+use crate::event::{Deadline, Event, Seq};
 use crate::ledger::{Ledger, LedgerError, Page, Progress};
 
 /// How long to wait before asking a ledger again that failed.
@@ -28,15 +28,29 @@ const COUNT_TIMEOUT: Duration = Duration::from_millis(20);
 /// How far a lane may be behind the log and still count as healthy, in deliveries.
 const LAG_DELIVERIES: u64 = 4;
 
+/// How much the last delivery counts in the mean latency.
+const LATENCY_WEIGHT: f64 = 0.2;
+
 /// What a lane is told.
 #[derive(Debug)]
 pub(super) enum Command {
-    /// A shutdown recorded these ends: deliver what can be delivered until the cut, and then stop.
+    /// A shutdown was asked for: deliveries are cut then.
+    Cut(Instant),
+    /// The shutdown recorded these ends: deliver what can be delivered until the cut, and stop.
     Drain {
-        cut: Instant,
+        /// When the backlog is counted no further.
+        count_by: Instant,
         ends: Option<RangeInclusive<Seq>>,
         reply: oneshot::Sender<LaneTally>,
     },
+    /// What has become of the event at this place?
+    StateOf(Seq, oneshot::Sender<DeliveryState>),
+}
+
+/// Who waits for the end of a drain.
+struct Drained {
+    count_by: Instant,
+    reply: oneshot::Sender<LaneTally>,
 }
 
 /// What a lane was waiting for.
@@ -44,6 +58,15 @@ enum Done {
     Flight(u64, Outcome),
     Read(Result<Page, LedgerError>),
     Recorded(Progress, Result<(), LedgerError>),
+}
+
+/// A delivery that is under way.
+struct Flying {
+    id: u64,
+    /// The cut may come before it.
+    deadline: Deadline,
+    events: Arc<[Event]>,
+    departed: Instant,
 }
 
 /// A lane with what it needs to carry out its decisions.
@@ -56,12 +79,14 @@ pub(super) struct LaneRunner {
     commands: mpsc::UnboundedReceiver<Command>,
     status: watch::Sender<PluginStatus>,
     tasks: FuturesUnordered<LocalBoxFuture<'static, Done>>,
-    /// The deadlines of the deliveries under way, which a drain may cut short.
-    deadlines: Vec<(u64, Deadline)>,
+    flying: Vec<Flying>,
     recording: bool,
+    /// What is being recorded counts attempts.
+    recording_attempts: bool,
     /// Not to ask the ledger again before.
     ledger_retry_at: Option<Instant>,
-    drained: Option<oneshot::Sender<LaneTally>>,
+    latency_ms: Option<f64>,
+    drained: Option<Drained>,
 }
 
 impl LaneRunner {
@@ -83,9 +108,11 @@ impl LaneRunner {
             commands,
             status,
             tasks: FuturesUnordered::new(),
-            deadlines: Vec::new(),
+            flying: Vec::new(),
             recording: false,
+            recording_attempts: false,
             ledger_retry_at: None,
+            latency_ms: None,
             drained: None,
         }
     }
@@ -97,19 +124,19 @@ impl LaneRunner {
         }
     }
 
-    /// Runs until the bus is gone or the lane is drained.
+    /// Runs until the bus is gone.
     pub(super) async fn run(mut self) {
         let head = *self.head.borrow_and_update();
         self.lane.set_head(head);
         loop {
             let wake_at = self.step();
             self.publish();
-            if let Some(reply) = self.take_finished(wake_at) {
-                let tally = self.finish().await;
-                let _ = reply.send(tally);
-                return;
+            if let Some(drained) = self.take_finished(wake_at) {
+                let tally = self.finish(drained.count_by).await;
+                let _ = drained.reply.send(tally);
             }
-            let cut = self.lane.cut().filter(|_| self.drained.is_some());
+            let is_cut_ahead = |cut: &Instant| *cut > Instant::now();
+            let cut = self.lane.cut().filter(is_cut_ahead);
             let wake_at = match (wake_at, cut) {
                 (Some(at), Some(cut)) => Some(at.min(cut)),
                 (at, cut) => at.or(cut),
@@ -136,11 +163,19 @@ impl LaneRunner {
 
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Drain { cut, ends, reply } => {
+            Command::Cut(cut) => self.lane.set_cut(cut),
+            Command::Drain {
+                count_by,
+                ends,
+                reply,
+            } => {
                 let head = *self.head.borrow_and_update();
                 self.lane.set_head(head);
-                self.lane.begin_drain(cut, ends, Instant::now());
-                self.drained = Some(reply);
+                self.lane.begin_drain(ends, Instant::now());
+                self.drained = Some(Drained { count_by, reply });
+            }
+            Command::StateOf(seq, reply) => {
+                let _ = reply.send(self.lane.state_of(seq));
             }
         }
     }
@@ -155,7 +190,7 @@ impl LaneRunner {
                 }
                 self.ledger_retry_at = None;
             }
-            match self.lane.next(now, self.recording) {
+            match self.lane.next(now, self.recording_attempts) {
                 Step::Deliver(flight) => self.deliver(flight),
                 Step::Read(after, limit) => {
                     let page = self.ledger.read(after, limit);
@@ -177,6 +212,7 @@ impl LaneRunner {
             return;
         }
         self.recording = true;
+        self.recording_attempts = !progress.park.is_empty();
         let recorded = self
             .ledger
             .advance(self.host.spec().name(), progress.clone());
@@ -186,16 +222,21 @@ impl LaneRunner {
 
     fn deliver(&mut self, flight: Flight) {
         let deadline = Deadline::at(flight.deadline);
-        self.deadlines.push((flight.id, deadline.clone()));
+        self.flying.push(Flying {
+            id: flight.id,
+            deadline: deadline.clone(),
+            events: Arc::clone(&flight.events),
+            departed: Instant::now(),
+        });
         let host = Rc::clone(&self.host);
         let span = info_span!(
             "delivery",
-            plugin = host.spec().name(),
             events = flight.events.len(),
-            attempt = flight.attempt,
+            attempt = flight.tries.count,
         );
         let attempt = async move {
-            let outcome = host.attempt(flight.events, flight.attempt, deadline).await;
+            let attempt = flight.tries.count;
+            let outcome = host.attempt(flight.events, attempt, deadline).await;
             Done::Flight(flight.id, outcome)
         };
         self.tasks.push(attempt.instrument(span).boxed_local());
@@ -205,17 +246,28 @@ impl LaneRunner {
         let now = self.now();
         match done {
             Done::Flight(id, outcome) => {
-                self.deadlines.retain(|(known, _)| *known != id);
-                self.report_failure(&outcome);
+                if let Some(at) = self.flying.iter().position(|flying| flying.id == id) {
+                    let flying = self.flying.swap_remove(at);
+                    report_failure(&flying.events, &outcome);
+                    self.measure(now.mono - flying.departed);
+                }
                 self.lane.on_outcome(id, outcome, now);
+            }
+            Done::Read(Ok(page)) if page.events.is_empty() && page.gap == 0 => {
+                self.lane.on_read_failed();
+                self.ledger_failed(&LedgerError::new("it has not what it announced"));
             }
             Done::Read(Ok(page)) => {
                 if page.gap > 0 {
-                    let (plugin, events) = (self.host.spec().name(), page.gap);
+                    let events = page.gap;
                     warn!(
-                        plugin,
-                        events, "the ledger kept these events no longer: they are lost"
+                        events,
+                        "the ledger kept these events no longer: they are lost"
                     );
+                }
+                // The log can be ahead of its announcement.
+                if let Some(last) = page.events.last() {
+                    self.lane.set_head(last.recorded_seq());
                 }
                 if let Some(flight) = self.lane.on_read(&page, now) {
                     self.deliver(flight);
@@ -225,9 +277,11 @@ impl LaneRunner {
                 self.lane.on_read_failed();
                 self.ledger_failed(&error);
             }
-            Done::Recorded(_, Ok(())) => self.recording = false,
+            Done::Recorded(_, Ok(())) => {
+                (self.recording, self.recording_attempts) = (false, false);
+            }
             Done::Recorded(progress, Err(error)) => {
-                self.recording = false;
+                (self.recording, self.recording_attempts) = (false, false);
                 self.lane.restore_progress(progress);
                 self.ledger_failed(&error);
             }
@@ -235,28 +289,28 @@ impl LaneRunner {
     }
 
     fn ledger_failed(&mut self, error: &LedgerError) {
-        warn!(plugin = self.host.spec().name(), %error, "the lane waits for the ledger");
+        warn!(%error, "the lane waits for the ledger");
         self.ledger_retry_at = Some(Instant::now() + LEDGER_RETRY);
     }
 
-    fn report_failure(&self, outcome: &Outcome) {
-        let plugin = self.host.spec().name();
-        if let Some(failure) = &outcome.failure {
-            warn!(plugin, error = %failure.message(), "delivery failed");
-        }
+    /// Takes the duration of a delivery into the mean of the last ones.
+    fn measure(&mut self, took: Duration) {
+        let took = took.as_secs_f64() * 1000.0;
+        let mean = self.latency_ms.unwrap_or(took);
+        self.latency_ms = Some(mean + (took - mean) * LATENCY_WEIGHT);
     }
 
     fn cut_if_due(&mut self) {
         if self.lane.cut().is_some_and(|cut| Instant::now() >= cut) {
-            for (_, deadline) in &self.deadlines {
-                deadline.cancel();
+            for flying in &self.flying {
+                flying.deadline.cancel();
             }
         }
     }
 
     /// Whether the drain is over for this lane: nothing is under way, and there is nothing to do
-    /// before the cut. The reply that waits for it, then.
-    fn take_finished(&mut self, wake_at: Option<Instant>) -> Option<oneshot::Sender<LaneTally>> {
+    /// before the cut. Who waits for it, then.
+    fn take_finished(&mut self, wake_at: Option<Instant>) -> Option<Drained> {
         let cut = self.lane.cut()?;
         let at_cut = Instant::now() >= cut;
         if at_cut && !self.lane.is_flying() {
@@ -270,17 +324,16 @@ impl LaneRunner {
         is_over.then(|| self.drained.take()).flatten()
     }
 
-    async fn finish(&mut self) -> LaneTally {
+    async fn finish(&mut self, count_by: Instant) -> LaneTally {
         let unread = match self.lane.unread_before() {
-            Some(range) => self.count_for_plugin(range).await,
+            Some(range) => self.count_for_plugin(range, count_by).await,
             None => 0,
         };
         let mut tally = self.lane.tally(Instant::now(), unread);
         tally.state = self.state();
-        let plugin = self.host.spec().name();
+        self.lane.close();
         if tally.owed + tally.dead + tally.lost + tally.owed_before > 0 || tally.timed_out {
             warn!(
-                plugin,
                 delivered = tally.delivered,
                 owed = tally.owed,
                 failed = tally.failed,
@@ -292,15 +345,16 @@ impl LaneRunner {
                 "drained, but not everything was delivered"
             );
         } else {
-            info!(plugin, delivered = tally.delivered, "drained");
+            info!(delivered = tally.delivered, "drained");
         }
         tally
     }
 
     /// How many events in `range` of the log are for this plugin; all of them where the ledger
-    /// does not tell in time.
-    async fn count_for_plugin(&self, range: RangeInclusive<Seq>) -> u64 {
-        const PAGE: usize = 65_536;
+    /// does not tell soon, by `until` at the latest.
+    async fn count_for_plugin(&self, range: RangeInclusive<Seq>, until: Instant) -> u64 {
+        const PAGE: usize = 4096;
+        let until = until.min(Instant::now() + COUNT_TIMEOUT);
         let count = async {
             let (mut after, mut count) = (range.start() - 1, 0);
             while after < *range.end() {
@@ -312,10 +366,15 @@ impl LaneRunner {
                     .take_while(|it| it.recorded_seq() <= *range.end());
                 count += inside.filter(|event| self.lane.listens_to(event)).count() as u64;
                 after = last;
+                // A ledger in memory never makes this wait, so the clock would not be looked at.
+                if Instant::now() >= until {
+                    return None;
+                }
+                tokio::task::yield_now().await;
             }
             Some(count)
         };
-        let counted = tokio::time::timeout(COUNT_TIMEOUT, count).await;
+        let counted = tokio::time::timeout_at(until, count).await;
         let all = range.end() - range.start() + 1;
         counted.ok().flatten().unwrap_or(all)
     }
@@ -334,23 +393,37 @@ impl LaneRunner {
     /// Makes the lane's state visible.
     fn publish(&self) {
         let (state, owed) = (self.state(), self.lane.owed());
-        let cursor = self.lane.cursor();
         let dead = self.lane.dead() as u64;
         let last_error = self.lane.last_error();
         self.status.send_if_modified(|status| {
             if status.state != state {
-                let plugin = &*status.name;
-                debug!(plugin, from = ?status.state, to = ?state, "plugin state changed");
+                debug!(from = ?status.state, to = ?state, "plugin state changed");
             }
             let is_same = status.state == state
-                && (status.cursor, status.owed, status.dead) == (cursor, owed, dead)
+                && (status.owed, status.dead) == (owed, dead)
                 && status.last_error.as_ref() == last_error;
             status.state = state;
-            (status.cursor, status.owed, status.dead) = (cursor, owed, dead);
+            (status.owed, status.dead) = (owed, dead);
             status.last_error = last_error.cloned();
+            status.latency_ms = self.latency_ms;
             !is_same
         });
     }
+}
+
+/// Logs a delivery that failed, with the sessions of its first events.
+fn report_failure(events: &[Event], outcome: &Outcome) {
+    const NAMED: usize = 5;
+    let Some(failure) = &outcome.failure else {
+        return;
+    };
+    let named = events
+        .iter()
+        .take(NAMED)
+        .filter_map(|event| event.session());
+    let named: Vec<_> = named.map(|session| session.id.as_str()).collect();
+    let (sessions, more) = (named.join(", "), events.len().saturating_sub(NAMED));
+    warn!(sessions, more, error = %failure.message(), "delivery failed");
 }
 
 async fn sleep_until_some(at: Option<Instant>) {

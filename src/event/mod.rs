@@ -129,6 +129,12 @@ impl FromIterator<Hook> for Hooks {
     }
 }
 
+impl Serialize for Hooks {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(Hook::ALL.iter().filter(|hook| self.contains(**hook)))
+    }
+}
+
 impl fmt::Debug for Hooks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let hooks = Hook::ALL.iter().filter(|hook| self.contains(**hook));

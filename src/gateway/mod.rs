@@ -15,14 +15,17 @@
 
 mod access;
 mod body;
+mod bulk;
 mod connection;
 mod guard;
 mod health;
 mod page;
+mod plugins;
 mod pointer;
 mod problem;
 mod server;
 mod sessions;
+mod stop;
 mod target;
 
 use actix_web::guard::{Any, Get, Head};
@@ -42,6 +45,11 @@ fn routes(config: &mut ServiceConfig, supervisor: SessionSupervisor, access: Acc
     let touch = web::post().to(sessions::touch);
     let end = web::post().to(sessions::end);
 
+    let bulk_end = web::post().to(bulk::end);
+    let shut_down = web::post().to(stop::shut_down);
+    let last_report = read().to(stop::last_report);
+    let plugins = read().to(plugins::list);
+
     config
         .app_data(Data::new(supervisor))
         .app_data(Data::new(access))
@@ -51,6 +59,10 @@ fn routes(config: &mut ServiceConfig, supervisor: SessionSupervisor, access: Acc
         .service(resource("/v1/sessions/{id}", READ, [show]))
         .service(resource("/v1/sessions/{id}/touch", "POST", [touch]))
         .service(resource("/v1/sessions/{id}/end", "POST", [end]))
+        .service(resource("/v1/bulk-end", "POST", [bulk_end]))
+        .service(resource("/v1/plugins", READ, [plugins]))
+        .service(resource("/v1/shutdown", "POST", [shut_down]))
+        .service(resource("/v1/reports/last", READ, [last_report]))
         .default_service(web::to(not_found));
 }
 

@@ -1,13 +1,17 @@
 //! Pages of the list of sessions.
 
 use std::fmt;
+use std::time::Duration;
 
 use actix_web::HttpRequest;
 
 use super::problem::Problem;
 use super::target::query;
 use crate::event::Seq;
+use crate::filter::SessionFilter;
 use crate::ledger::SessionRecord;
+use crate::registry::{ListSessions, SessionState};
+use crate::session::InvalidField;
 
 /// How many sessions a page of the list has unless the client says so, and at the most.
 const DEFAULT_LIMIT: usize = 100;
@@ -37,61 +41,97 @@ impl std::str::FromStr for Cursor {
 }
 
 /// Which part of the list is asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(super) struct PageRequest {
+    state: SessionState,
+    filter: SessionFilter,
     after: Cursor,
     limit: usize,
 }
 
+/// The parameters of the list.
+const PARAMETERS: &[&str] = &[
+    "state",
+    "key",
+    "key_prefix",
+    "agent_id",
+    "holder",
+    "idle_for_ms",
+    "older_than_ms",
+    "limit",
+    "cursor",
+];
+
 impl PageRequest {
     pub(super) fn of(request: &HttpRequest) -> Result<Self, Problem> {
         let mut page = Self {
+            state: SessionState::Active,
+            filter: SessionFilter::default(),
             after: Cursor::default(),
             limit: DEFAULT_LIMIT,
         };
-        for (name, value) in query(request, &["state", "limit", "cursor"])? {
-            match name.as_str() {
-                "state" if value == "active" => {}
-                "state" => {
-                    let detail = "only `active` is supported by this release";
-                    return Err(Problem::invalid_field("#/query/state", detail));
-                }
-                "limit" => {
-                    let limit = value.parse().ok();
-                    let limit = limit.filter(|limit| (1..=MAX_LIMIT).contains(limit));
-                    page.limit = limit.ok_or_else(|| {
-                        let detail = format!("must be a number from 1 to {MAX_LIMIT}");
-                        Problem::invalid_field("#/query/limit", detail)
-                    })?;
-                }
-                _ => {
-                    page.after = value.parse().map_err(|()| {
-                        let detail = "is none that this gateway gave: take `next_cursor` unchanged";
-                        Problem::invalid_field("#/query/cursor", detail)
-                    })?;
-                }
-            }
+        for (name, value) in query(request, PARAMETERS)? {
+            let pointer = format!("#/query/{name}");
+            page.set(&name, &value)
+                .map_err(|problem| Problem::invalid_field(pointer, problem))?;
         }
         Ok(page)
     }
 
-    /// The page out of all `records`, and where the next one begins, if there is one.
-    pub(super) fn of_active(
-        self,
-        mut records: Vec<SessionRecord>,
-    ) -> (Vec<SessionRecord>, Option<Cursor>) {
-        let by_start = |record: &SessionRecord| record.start_seq;
-        records.retain(|record| record.start_seq > self.after.0);
-        let has_more = records.len() > self.limit;
-        if has_more {
-            // Sorting a page, not a million sessions for each.
-            records.select_nth_unstable_by_key(self.limit, by_start);
-            records.truncate(self.limit);
+    fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
+        let invalid = |error: InvalidField| error.problem;
+        let filter = &mut self.filter;
+        match name {
+            "state" => {
+                self.state = match value {
+                    "active" => SessionState::Active,
+                    "ended" => SessionState::Ended,
+                    _ => return Err("must be `active` or `ended`".into()),
+                }
+            }
+            "key" => filter.key = Some(value.parse().map_err(invalid)?),
+            "key_prefix" => filter.key_prefix = Some(value.into()),
+            "agent_id" => filter.agent_id = Some(value.into()),
+            "holder" => filter.holder = Some(value.parse().map_err(invalid)?),
+            "idle_for_ms" => filter.idle_for = Some(milliseconds(value)?),
+            "older_than_ms" => filter.older_than = Some(milliseconds(value)?),
+            "limit" => {
+                let limit = value.parse().ok();
+                let limit = limit.filter(|limit| (1..=MAX_LIMIT).contains(limit));
+                self.limit =
+                    limit.ok_or_else(|| format!("must be a number from 1 to {MAX_LIMIT}"))?;
+            }
+            _ => {
+                self.after = value.parse().map_err(|()| {
+                    "is none that this gateway gave: take `next_cursor` unchanged".to_owned()
+                })?;
+            }
         }
-        records.sort_unstable_by_key(by_start);
-        let last = records.last().map(|record| Cursor(record.start_seq));
-        (records, last.filter(|_| has_more))
+        Ok(())
     }
+
+    /// What the handle is asked for: one more than the page has, to know whether there is more.
+    pub(super) fn to_query(&self) -> ListSessions {
+        ListSessions {
+            state: self.state,
+            filter: self.filter.clone(),
+            after: self.after.0,
+            limit: self.limit + 1,
+        }
+    }
+
+    /// Cuts the answer to the page's length. Where the next page begins, if there is one.
+    pub(super) fn cut(&self, records: &mut Vec<SessionRecord>) -> Option<Cursor> {
+        let has_more = records.len() > self.limit;
+        records.truncate(self.limit);
+        let last = records.last().map(|record| Cursor(record.start_seq));
+        last.filter(|_| has_more)
+    }
+}
+
+fn milliseconds(value: &str) -> Result<Duration, String> {
+    let number = value.parse().map(Duration::from_millis);
+    number.map_err(|_| "must be a whole number of milliseconds".into())
 }
 
 #[cfg(test)]
@@ -114,25 +154,36 @@ mod tests {
         SessionRecord::active(Arc::new(session), seq)
     }
 
-    fn page(after: Seq, limit: usize, all: &[Seq]) -> (Vec<Seq>, Option<Cursor>) {
-        let after = Cursor(after);
-        let all = all.iter().copied().map(record).collect();
-        let (page, next) = PageRequest { after, limit }.of_active(all);
-        (page.iter().map(|record| record.start_seq).collect(), next)
+    #[test]
+    fn a_page_asks_for_one_more_to_know_whether_there_is_a_next() {
+        let page = requested("/v1/sessions?limit=2&cursor=s3").unwrap();
+        let query = page.to_query();
+        assert_eq!((query.after, query.limit), (3, 3));
+
+        let mut records = vec![record(5), record(7), record(9)];
+        assert_eq!(page.cut(&mut records), Some(Cursor(7)));
+        assert_eq!(records.len(), 2);
+        let mut last = vec![record(9), record(11)];
+        assert_eq!(page.cut(&mut last), None);
+        assert_eq!(last.len(), 2);
+        assert_eq!(page.cut(&mut Vec::new()), None);
     }
 
     #[test]
-    fn a_page_is_the_next_sessions_by_start() {
-        let all = [5, 1, 9, 3, 7];
-        assert_eq!(page(0, 2, &all), (vec![1, 3], Some(Cursor(3))));
-        assert_eq!(page(3, 2, &all), (vec![5, 7], Some(Cursor(7))));
-        assert_eq!(page(7, 2, &all), (vec![9], None));
-    }
-
-    #[test]
-    fn a_page_that_ends_with_the_list_has_no_next() {
-        assert_eq!(page(0, 3, &[1, 2, 3]), (vec![1, 2, 3], None));
-        assert_eq!(page(3, 3, &[1, 2, 3]), (vec![], None));
+    fn conditions_become_a_filter() {
+        let target = "/v1/sessions?state=ended&key=a%3Ab&key_prefix=a%26&agent_id=main&\
+                      holder=run&idle_for_ms=5&older_than_ms=60000";
+        let query = requested(target).unwrap().to_query();
+        assert_eq!(query.state, SessionState::Ended);
+        let expected = SessionFilter {
+            key: Some("a:b".parse().unwrap()),
+            key_prefix: Some("a&".into()),
+            agent_id: Some("main".into()),
+            holder: Some("run".parse().unwrap()),
+            idle_for: Some(Duration::from_millis(5)),
+            older_than: Some(Duration::from_secs(60)),
+        };
+        assert_eq!(query.filter, expected);
     }
 
     #[test]
@@ -159,11 +210,8 @@ mod tests {
     fn a_page_has_100_sessions_unless_the_client_says_so() {
         assert_eq!(requested("/v1/sessions").unwrap().limit, 100);
         let target = "/v1/sessions?state=active&limit=1000&cursor=sff";
-        let expected = PageRequest {
-            after: Cursor(255),
-            limit: 1000,
-        };
-        assert_eq!(requested(target).unwrap(), expected);
+        let page = requested(target).unwrap();
+        assert_eq!((page.after, page.limit), (Cursor(255), 1000));
     }
 
     #[test]
@@ -175,9 +223,12 @@ mod tests {
             ("limit=", "limit"),
             ("limit=1&limit=2", "limit"),
             ("cursor=x", "cursor"),
-            ("state=ended", "state"),
+            ("state=gone", "state"),
             ("state=", "state"),
-            ("key=a", "key"),
+            ("key=", "key"),
+            ("idle_for_ms=1s", "idle_for_ms"),
+            ("older_than_ms=-1", "older_than_ms"),
+            ("keys=a", "keys"),
             ("limi%74s=5", "limits"),
         ] {
             let refusal = requested(&format!("/v1/sessions?{query}")).unwrap_err();

@@ -10,7 +10,7 @@ use actix_web::{HttpResponseBuilder, ResponseError};
 use serde::Serialize;
 
 use crate::error::Error;
-use crate::session::InvalidField;
+use crate::session::{EndReason, InvalidField};
 
 /// The content type of a refusal.
 pub(super) const MEDIA_TYPE: &str = "application/problem+json";
@@ -130,6 +130,12 @@ impl Problem {
     ) -> Self {
         let problem = Self::new(Kind::InvalidField, "the request has an invalid field");
         problem.at(pointer, detail)
+    }
+
+    /// A reason that no client may give.
+    pub(super) fn reserved(reason: EndReason) -> Self {
+        let detail = format!("only the supervisor itself ends sessions with `{reason}`");
+        Self::new(Kind::ReservedReason, detail.clone()).at("#/reason", detail)
     }
 
     /// A resource that has only the methods `allow`.

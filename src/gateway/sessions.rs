@@ -90,8 +90,7 @@ impl EndRequest {
     fn into_ended(self, id: SessionId) -> Result<Ended, Problem> {
         let reason = self.reason.unwrap_or(EndReason::Unknown);
         if reason.is_reserved() {
-            let detail = format!("only the supervisor itself ends sessions with `{reason}`");
-            return Err(Problem::new(Kind::ReservedReason, detail.clone()).at("#/reason", detail));
+            return Err(Problem::reserved(reason));
         }
         Ok(Ended {
             incarnation: self.incarnation,
@@ -186,7 +185,8 @@ pub(super) async fn list(request: HttpRequest, supervisor: Supervisor) -> Answer
     }
 
     let page = PageRequest::of(&request)?;
-    let (records, next) = page.of_active(supervisor.active().await?);
+    let mut records = supervisor.list(page.to_query()).await?;
+    let next = page.cut(&mut records);
     Ok(HttpResponse::Ok().json(List {
         sessions: records.iter().map(SessionView::new).collect(),
         next_cursor: next.map(|cursor| cursor.to_string()),

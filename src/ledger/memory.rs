@@ -4,11 +4,14 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::FutureExt as _;
+use jiff::Timestamp;
 
 use super::{
     Append, Ledger, LedgerError, LedgerFuture, Page, Parked, Position, Progress, SessionRecord,
+    page_by_start,
 };
 use crate::event::{Event, Seq};
+use crate::filter::SessionFilter;
 use crate::session::{Incarnation, SessionId};
 
 /// How many events are kept for plugins that lag, at the most. Past it the oldest are given up:
@@ -196,20 +199,6 @@ impl State {
             parked: rows.parked.values().cloned().collect(),
         }
     }
-
-    fn parked_of(&self, incarnation: Incarnation) -> Vec<(Arc<str>, bool)> {
-        let is_of = |parked: &&Parked| {
-            let session = parked.event.session();
-            session.is_some_and(|session| session.incarnation == incarnation)
-        };
-        self.plugins
-            .iter()
-            .flat_map(|(name, rows)| {
-                let of_session = rows.parked.values().filter(is_of);
-                of_session.map(|parked| (Arc::clone(name), parked.dead))
-            })
-            .collect()
-    }
 }
 
 impl MemoryLedger {
@@ -250,8 +239,17 @@ impl Ledger for MemoryLedger {
         answer(Ok(self.state().ended.by_id.get(id).cloned()))
     }
 
-    fn parked_of(&self, incarnation: Incarnation) -> LedgerFuture<Vec<(Arc<str>, bool)>> {
-        answer(Ok(self.state().parked_of(incarnation)))
+    fn ended(
+        &self,
+        filter: &SessionFilter,
+        now: Timestamp,
+        after: Seq,
+        limit: usize,
+    ) -> LedgerFuture<Vec<SessionRecord>> {
+        let state = self.state();
+        let ended = state.ended.by_id.values();
+        let matching = ended.filter(|record| filter.matches(&record.session, None, now));
+        answer(Ok(page_by_start(matching.cloned(), after, limit)))
     }
 
     fn attach(&self, plugin: &str) -> LedgerFuture<Position> {

@@ -8,6 +8,7 @@
 
 mod memory;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -16,7 +17,8 @@ use jiff::Timestamp;
 
 pub use self::memory::MemoryLedger;
 use crate::event::{Event, Seq};
-use crate::session::{End, Incarnation, Session, SessionId};
+use crate::filter::SessionFilter;
+use crate::session::{End, Session, SessionId};
 
 /// The ledger could not do what was asked. Nothing of the request is recorded.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -59,6 +61,22 @@ impl SessionRecord {
             end: None,
         }
     }
+}
+
+/// The first `limit` of `records` after the place `after`, in the order of their starts.
+pub(crate) fn page_by_start(
+    records: impl Iterator<Item = SessionRecord>,
+    after: Seq,
+    limit: usize,
+) -> Vec<SessionRecord> {
+    let mut page = BTreeMap::new();
+    for record in records.filter(|record| record.start_seq > after) {
+        page.insert(record.start_seq, record);
+        if page.len() > limit {
+            page.pop_last();
+        }
+    }
+    page.into_values().collect()
 }
 
 /// An event that one plugin did not take and that its lane went past.
@@ -142,9 +160,15 @@ pub trait Ledger: Send + Sync + fmt::Debug + 'static {
     /// The newest incarnation of `id` that has ended and is still kept, if any.
     fn last_ended(&self, id: &SessionId) -> LedgerFuture<Option<SessionRecord>>;
 
-    /// The events of `incarnation` that are parked for some plugin: the plugin's name, and whether
-    /// the event is dead.
-    fn parked_of(&self, incarnation: Incarnation) -> LedgerFuture<Vec<(Arc<str>, bool)>>;
+    /// At most `limit` sessions that have ended, are still kept and meet `filter` at `now`: those
+    /// that started after the place `after` in the log, in the order of their starts.
+    fn ended(
+        &self,
+        filter: &SessionFilter,
+        now: Timestamp,
+        after: Seq,
+        limit: usize,
+    ) -> LedgerFuture<Vec<SessionRecord>>;
 
     /// Where `plugin` stands. A plugin that is new to the ledger starts at the head.
     fn attach(&self, plugin: &str) -> LedgerFuture<Position>;

@@ -4,9 +4,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::time::Instant;
 
 use crate::event::Seq;
+use crate::filter::SessionFilter;
 use crate::ledger::SessionRecord;
 use crate::session::{EndReason, Incarnation, NewSession, Session, SessionId, SessionKey};
 
@@ -72,9 +74,20 @@ impl ActiveSessions {
         self.entries.get(id).map(Entry::record)
     }
 
-    /// Every active session, in no particular order.
-    pub(crate) fn records(&self) -> impl Iterator<Item = SessionRecord> {
-        self.entries.values().map(Entry::record)
+    /// Every active session that meets `filter` now and whose end is not under way, in no
+    /// particular order.
+    pub(crate) fn matching(
+        &self,
+        filter: &SessionFilter,
+        now: Instant,
+        wall: Timestamp,
+    ) -> impl Iterator<Item = SessionRecord> {
+        let entries = self.entries.values().filter(|entry| !entry.ending);
+        let matching = entries.filter(move |entry| {
+            let idle = now.saturating_duration_since(entry.touched);
+            filter.matches(&entry.session, Some(idle), wall)
+        });
+        matching.map(Entry::record)
     }
 
     /// Every active session whose end is not under way, in no particular order.
@@ -219,8 +232,6 @@ impl Entry {
 
 #[cfg(test)]
 mod tests {
-    use jiff::Timestamp;
-
     use super::*;
 
     fn session(id: &str, key: Option<&str>) -> Arc<Session> {

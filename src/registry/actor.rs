@@ -1,6 +1,6 @@
 //! The actor around the table of active sessions.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,39 +11,22 @@ use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use super::active::{ActiveSessions, StartPlan};
+use super::waiting::{Name, Waiting, names_of};
 use super::{
-    ActiveRecords, CloseDoor, ClosedDoor, Ended, EndedSession, Find, RegistrySettings, Snapshot,
-    Started, StartedSession, Touch,
+    CloseDoor, ClosedDoor, EndMatching, Ended, EndedMatching, EndedSession, Find, ListSessions,
+    RegistrySettings, SessionState, Snapshot, Started, StartedSession, Touch,
 };
-use crate::bus::{PluginBus, SessionEnd, SessionStart};
+use crate::bus::{MAX_ENDS_AT_ONCE, PluginBus, SessionEnd, SessionStart};
 use crate::error::Error;
 use crate::event::Seq;
-use crate::ledger::{Ledger, SessionRecord};
+use crate::ledger::{Ledger, SessionRecord, page_by_start};
 use crate::session::{
     End, EndDetails, EndReason, Incarnation, InvalidField, NewSession, Session, SessionId,
-    SessionKey,
 };
 
 /// How many messages may wait in the registry's mailbox before their senders have to: enough that
 /// a burst does not put its senders to sleep one by one.
 const MAILBOX: usize = 4096;
-
-/// An id or a key, of which one transition at a time is recorded.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Name {
-    Id(SessionId),
-    Key(SessionKey),
-}
-
-fn names_of<'a>(
-    sessions: impl IntoIterator<Item = (&'a SessionId, &'a Option<SessionKey>)>,
-) -> HashSet<Name> {
-    sessions
-        .into_iter()
-        .flat_map(|(id, key)| [Some(Name::Id(id.clone())), key.clone().map(Name::Key)])
-        .flatten()
-        .collect()
-}
 
 type Reply<T> = oneshot::Sender<Result<T, Error>>;
 
@@ -56,16 +39,6 @@ fn answer<T>(reply: Reply<T>, result: Result<T, Error>) {
 enum Request {
     Start(NewSession, Reply<StartedSession>),
     End(Ended, Reply<EndedSession>),
-}
-
-impl Request {
-    /// The names that the message itself mentions.
-    fn names(&self) -> HashSet<Name> {
-        match self {
-            Self::Start(new, _) => names_of([(&new.id, &new.key)]),
-            Self::End(ended, _) => names_of([(&ended.id, &None)]),
-        }
-    }
 }
 
 /// A transition that the bus was asked to record.
@@ -94,8 +67,17 @@ enum Transition {
 struct Recorded {
     names: HashSet<Name>,
     transition: Transition,
-    /// The session that started, if one did, and the place of its start or of the last end.
-    outcome: Result<(Option<Arc<Session>>, Seq), Error>,
+    outcome: Result<Outcome, Error>,
+}
+
+/// What the bus has recorded.
+struct Outcome {
+    /// The session that started, if one did.
+    session: Option<Arc<Session>>,
+    /// The place of its start, or of the last end.
+    seq: Seq,
+    /// How many ends, counted from the first.
+    ends: usize,
 }
 
 /// A door that was closed.
@@ -120,11 +102,11 @@ pub struct SessionRegistry {
     active: ActiveSessions,
     /// The names of the transitions that are being recorded.
     busy: HashSet<Name>,
-    /// What waits for one of those names, in order of arrival.
-    waiting: VecDeque<Request>,
+    /// What waits for one of those names, or behind what does.
+    waiting: Waiting<Request>,
     /// How many transitions are being recorded.
     recording: usize,
-    /// How many sessions those will add.
+    /// How many sessions those will add, not counting successors, which take a place over.
     starting: usize,
     closing: Option<Closing>,
 }
@@ -150,7 +132,7 @@ impl SessionRegistry {
             ledger,
             active: ActiveSessions::default(),
             busy: HashSet::new(),
-            waiting: VecDeque::new(),
+            waiting: Waiting::default(),
             recording: 0,
             starting: 0,
             closing: None,
@@ -159,68 +141,65 @@ impl SessionRegistry {
 
     /// Carries `request` out, behind everything that mentions the same id or key.
     fn submit(&mut self, request: Request, ctx: &mut Context<Self>) {
-        if !self.waiting.is_empty() {
-            let names = request.names();
-            let overlaps = |other: &Request| !other.names().is_disjoint(&names);
-            if self.waiting.iter().any(overlaps) {
-                return self.waiting.push_back(request);
-            }
-        }
-        if let Some(request) = self.attempt(request, ctx) {
-            self.waiting.push_back(request);
-        }
+        let number = self.waiting.arrive();
+        self.attempt(number, request, ctx);
     }
 
-    /// Carries out what waited for a name that is free by now.
-    fn submit_waiting(&mut self, ctx: &mut Context<Self>) {
-        let mut reserved = HashSet::new();
-        for request in std::mem::take(&mut self.waiting) {
-            let names = request.names();
-            let blocked = if names.is_disjoint(&reserved) {
-                self.attempt(request, ctx)
-            } else {
-                Some(request)
-            };
-            if let Some(request) = blocked {
-                reserved.extend(names);
-                self.waiting.push_back(request);
+    /// Carries out what waited for one of `names`, which are free by now, and what waited behind it.
+    fn submit_waiting(&mut self, names: &HashSet<Name>, ctx: &mut Context<Self>) {
+        let firsts = names.iter().filter_map(|name| self.waiting.first(name));
+        let mut numbers: BTreeSet<u64> = firsts.collect();
+        while let Some(number) = numbers.pop_first() {
+            let names = self.waiting.names(number);
+            if names.is_some_and(|names| self.must_wait(number, names)) {
+                continue;
+            }
+            if let Some((request, names)) = self.waiting.remove(number) {
+                self.attempt(number, request, ctx);
+                let firsts = names.iter().filter_map(|name| self.waiting.first(name));
+                numbers.extend(firsts.filter(|&first| first > number));
             }
         }
     }
 
-    /// Carries `request` out, or gives it back where a name that it touches is busy.
-    fn attempt(&mut self, request: Request, ctx: &mut Context<Self>) -> Option<Request> {
+    /// Carries `request` out, or lets it wait where a name that it touches is busy.
+    fn attempt(&mut self, number: u64, request: Request, ctx: &mut Context<Self>) {
         match request {
-            Request::Start(new, reply) => self.start(new, reply, ctx),
-            Request::End(ended, reply) => self.end(ended, reply, ctx),
+            Request::Start(new, reply) => self.start(number, new, reply, ctx),
+            Request::End(ended, reply) => self.end(number, ended, reply, ctx),
         }
+    }
+
+    /// Whether the request of this number, which touches `names`, has to wait.
+    fn must_wait(&self, number: u64, names: &HashSet<Name>) -> bool {
+        !names.is_disjoint(&self.busy) || self.waiting.is_behind(number, names)
     }
 
     fn start(
         &mut self,
+        number: u64,
         new: NewSession,
         reply: Reply<StartedSession>,
         ctx: &mut Context<Self>,
-    ) -> Option<Request> {
+    ) {
         if !self.settings.door.is_open() || self.closing.is_some() {
-            answer(reply, Err(Error::ShuttingDown));
-            return None;
+            return answer(reply, Err(Error::ShuttingDown));
         }
         let plan = self.active.plan_start(&new);
         let others = [&plan.known, &plan.displaced].into_iter().flatten();
         let others = others.map(|session| (&session.id, &session.key));
         let names = names_of(others.chain([(&new.id, &new.key)]));
-        if !names.is_disjoint(&self.busy) {
-            return Some(Request::Start(new, reply));
+        if self.must_wait(number, &names) {
+            let request = Request::Start(new, reply);
+            return self.waiting.insert(number, request, names);
         }
         let max = self.settings.max_active;
-        let leaving = usize::from(plan.displaced.is_some());
-        if plan.known.is_none() && self.active.len() + self.starting - leaving >= max {
+        let needs_a_place = plan.known.is_none() && plan.displaced.is_none();
+        if needs_a_place && self.active.len() + self.starting >= max {
             answer(reply, Err(Error::TooManySessions { max }));
         } else {
             self.record_start(new, plan, names, reply, ctx);
         }
-        None
     }
 
     fn record_start(
@@ -249,7 +228,7 @@ impl SessionRegistry {
             let age = now.duration_since(new.started_at.unwrap_or(now));
             Duration::try_from(age).unwrap_or_default()
         });
-        self.starting += usize::from(age_if_new.is_some());
+        self.starting += usize::from(age_if_new.is_some() && displaced.is_none());
         let transition = Transition::Start {
             age_if_new,
             displaced,
@@ -274,36 +253,39 @@ impl SessionRegistry {
                 timestamp: now,
             };
             let seq = bus.send(message).await??;
-            Ok((Some(session), seq))
+            Ok(Outcome {
+                session: Some(session),
+                seq,
+                ends: 0,
+            })
         };
         self.record(names, transition, recording, ctx);
     }
 
     fn end(
         &mut self,
+        number: u64,
         ended: Ended,
         reply: Reply<EndedSession>,
         ctx: &mut Context<Self>,
-    ) -> Option<Request> {
-        // What ends sessions while the door closes comes after the shutdown, which was first.
-        if let Some(Closing::Waiting { .. }) = self.closing {
-            return Some(Request::End(ended, reply));
-        }
+    ) {
         // Where the id is not active, its start may still be under way.
         let names = match self.active.get(&ended.id) {
             Some(session) => names_of([(&session.id, &session.key)]),
             None => names_of([(&ended.id, &None)]),
         };
-        if !names.is_disjoint(&self.busy) {
-            return Some(Request::End(ended, reply));
+        // What ends sessions while the door closes comes after the shutdown, which was first.
+        let is_closing = matches!(self.closing, Some(Closing::Waiting { .. }));
+        if is_closing || self.must_wait(number, &names) {
+            let request = Request::End(ended, reply);
+            return self.waiting.insert(number, request, names);
         }
         let session = self.active.get(&ended.id).filter(|session| {
             let meant = ended.incarnation.unwrap_or(session.incarnation);
             meant == session.incarnation
         });
         let Some(session) = session.map(Arc::clone) else {
-            self.answer_unchanged(ended.id, reply);
-            return None;
+            return self.answer_unchanged(ended.id, reply);
         };
         let now = self.settings.clock.now();
         let end = Arc::new(End::now(ended.reason, ended.details, now));
@@ -314,7 +296,6 @@ impl SessionRegistry {
             reply,
         };
         self.record_ends(sessions, end, names, transition, ctx);
-        None
     }
 
     /// Answers a request to end that finds nothing to end.
@@ -357,8 +338,17 @@ impl SessionRegistry {
         }
         let bus = self.bus.clone();
         let recording = async move {
-            let recorded = bus.send(SessionEnd { sessions, end }).await??;
-            Ok((None, recorded.last))
+            let message = SessionEnd {
+                sessions,
+                end,
+                patience: None,
+            };
+            let recorded = bus.send(message).await??;
+            Ok(Outcome {
+                session: None,
+                seq: recorded.last,
+                ends: recorded.count,
+            })
         };
         self.record(names, transition, recording, ctx);
     }
@@ -368,7 +358,7 @@ impl SessionRegistry {
         &mut self,
         names: HashSet<Name>,
         transition: Transition,
-        recording: impl Future<Output = Result<(Option<Arc<Session>>, Seq), Error>> + 'static,
+        recording: impl Future<Output = Result<Outcome, Error>> + 'static,
         ctx: &mut Context<Self>,
     ) {
         self.busy.extend(names.iter().cloned());
@@ -388,7 +378,7 @@ impl SessionRegistry {
     fn apply(
         &mut self,
         transition: Transition,
-        outcome: Result<(Option<Arc<Session>>, Seq), Error>,
+        outcome: Result<Outcome, Error>,
         ctx: &mut Context<Self>,
     ) {
         match transition {
@@ -397,16 +387,24 @@ impl SessionRegistry {
                 displaced,
                 reply,
             } => {
-                self.starting -= usize::from(age_if_new.is_some());
+                self.starting -= usize::from(age_if_new.is_some() && displaced.is_none());
                 if let Some(session) = &displaced {
-                    self.settle_ends(&[Arc::clone(session)], EndReason::Replaced, outcome.is_ok());
+                    let session = [Arc::clone(session)];
+                    self.settle_ends(&session, EndReason::Replaced, outcome.is_ok());
+                    if outcome.is_err() {
+                        self.end_late(&session, ctx);
+                    }
                 }
                 let result = match outcome {
-                    Ok((Some(session), seq)) => {
+                    Ok(Outcome {
+                        session: Some(session),
+                        seq,
+                        ..
+                    }) => {
                         let replaced = displaced.map(|session| session.id.clone());
                         self.settle_start(session, seq, age_if_new, replaced, ctx)
                     }
-                    Ok((None, _)) => Err(Error::Stopped),
+                    Ok(Outcome { session: None, .. }) => Err(Error::Stopped),
                     Err(error) => Err(error),
                 };
                 answer(reply, result);
@@ -417,10 +415,14 @@ impl SessionRegistry {
                 reply,
             } => {
                 let record = self.active.record(&session.id);
-                self.settle_ends(&[session], end.reason, outcome.is_ok());
+                let session = [session];
+                self.settle_ends(&session, end.reason, outcome.is_ok());
+                if outcome.is_err() {
+                    self.end_late(&session, ctx);
+                }
                 let result = match (outcome, record) {
-                    (Ok((_, seq)), Some(mut record)) => {
-                        record.end = Some((end, seq));
+                    (Ok(outcome), Some(mut record)) => {
+                        record.end = Some((end, outcome.seq));
                         Ok(EndedSession::Now(record))
                     }
                     (Ok(_), None) => Ok(EndedSession::Unknown),
@@ -433,7 +435,17 @@ impl SessionRegistry {
                     let (sessions, reason) = (sessions.len(), end.reason);
                     warn!(sessions, %reason, %error, "can't record the end of sessions");
                 }
-                self.settle_ends(&sessions, end.reason, outcome.is_ok());
+                let recorded = outcome.map_or(0, |outcome| outcome.ends);
+                let (ended, left) = sessions.split_at(recorded.min(sessions.len()));
+                self.settle_ends(ended, end.reason, true);
+                self.settle_ends(left, end.reason, false);
+                let is_retry = matches!(
+                    &self.closing,
+                    Some(Closing::Closed { end: last, .. }) if Arc::ptr_eq(last, &end)
+                );
+                if !is_retry {
+                    self.end_late(left, ctx);
+                }
             }
         }
     }
@@ -454,12 +466,11 @@ impl SessionRegistry {
             }
             None => self.active.amend(&session, now),
         }
-        if let Some(Closing::Closed { end, .. }) = &self.closing {
+        if let Some(Closing::Closed { .. }) = &self.closing {
             // Recorded too late for the drain's snapshot: it still gets its end, and its caller
             // the refusal.
-            let end = Arc::clone(end);
             if age_if_new.is_some() {
-                self.end_quietly(Arc::new([session]), end, ctx);
+                self.end_late(&[session], ctx);
             }
             return Err(Error::ShuttingDown);
         }
@@ -468,6 +479,17 @@ impl SessionRegistry {
             is_new: age_if_new.is_some(),
             replaced,
         })
+    }
+
+    /// Ends sessions for the shutdown that its snapshot has missed, if it was taken already: what
+    /// was being recorded then has left them active. Once: a ledger that fails again has failed.
+    fn end_late(&mut self, sessions: &[Arc<Session>], ctx: &mut Context<Self>) {
+        if let Some(Closing::Closed { end, .. }) = &self.closing
+            && !sessions.is_empty()
+        {
+            let end = Arc::clone(end);
+            self.end_quietly(sessions.into(), end, ctx);
+        }
     }
 
     /// Takes sessions out that have ended, or back in whose end could not be recorded.
@@ -487,20 +509,28 @@ impl SessionRegistry {
         &self,
         id: SessionId,
     ) -> impl Future<Output = Result<Option<SessionRecord>, Error>> + 'static {
+        let active = self.active.record(&id);
         let ended_by_shutdown = match &self.closing {
             Some(Closing::Closed { sessions, end }) => sessions.record(&id).map(|mut record| {
-                // The drain is giving it its place in the log, the last one so far.
+                // Until the drain has recorded it, its place in the log is yet to come.
                 record.end = Some((Arc::clone(end), Seq::MAX));
                 record
             }),
             _ => None,
         };
-        let known = ended_by_shutdown.or_else(|| self.active.record(&id));
         let ledger = Arc::clone(&self.ledger);
         async move {
-            match known {
-                Some(record) => Ok(Some(record)),
-                None => Ok(ledger.last_ended(&id).await?),
+            if active.is_some() {
+                return Ok(active);
+            }
+            let recorded = ledger.last_ended(&id).await?;
+            let is_recorded = |ended: &SessionRecord| {
+                let last = recorded.as_ref().map(|last| last.session.incarnation);
+                last == Some(ended.session.incarnation)
+            };
+            match ended_by_shutdown {
+                Some(ended) if !is_recorded(&ended) => Ok(Some(ended)),
+                _ => Ok(recorded),
             }
         }
     }
@@ -512,7 +542,7 @@ impl SessionRegistry {
         let expired = self.active.expired(self.settings.expiry, Instant::now());
         for reason in [EndReason::Expired, EndReason::Idle] {
             let of_reason = expired.iter().filter(|(_, why)| *why == reason);
-            let sessions: Arc<[_]> = of_reason
+            let sessions: Vec<_> = of_reason
                 .map(|(session, _)| session)
                 .filter(|session| {
                     let names = names_of([(&session.id, &session.key)]);
@@ -520,11 +550,14 @@ impl SessionRegistry {
                 })
                 .cloned()
                 .collect();
-            if !sessions.is_empty() {
-                info!(sessions = sessions.len(), %reason, "sessions end by themselves");
-                let now = self.settings.clock.now();
-                let end = End::now(reason, EndDetails::default(), now);
-                self.end_quietly(sessions, Arc::new(end), ctx);
+            if sessions.is_empty() {
+                continue;
+            }
+            info!(sessions = sessions.len(), %reason, "sessions end by themselves");
+            let now = self.settings.clock.now();
+            let end = Arc::new(End::now(reason, EndDetails::default(), now));
+            for sessions in sessions.chunks(MAX_ENDS_AT_ONCE) {
+                self.end_quietly(sessions.into(), Arc::clone(&end), ctx);
             }
         }
     }
@@ -543,12 +576,18 @@ impl SessionRegistry {
         let closed = ClosedDoor {
             sessions: snapshot,
             end: Arc::clone(&end),
+            unsettled: self.recording,
         };
         self.closing = Some(Closing::Closed { sessions, end });
         if reply.send(closed).is_err() {
             error!("the shutdown went on without the registry's snapshot");
         }
-        self.submit_waiting(ctx);
+        // The starts among these are refused, whatever they wait for.
+        for number in self.waiting.numbers() {
+            if let Some((request, _)) = self.waiting.remove(number) {
+                self.attempt(number, request, ctx);
+            }
+        }
     }
 }
 
@@ -580,17 +619,21 @@ impl Handler<Ended> for SessionRegistry {
     type Result = ResponseFuture<Result<EndedSession, Error>>;
 
     fn handle(&mut self, ended: Ended, ctx: &mut Context<Self>) -> Self::Result {
-        if ended.reason.is_reserved() {
-            let problem = format!("`{}` is for the supervisor to find", ended.reason);
-            return refused(InvalidField::new("reason", problem));
-        }
-        if let Err(invalid) = ended.details.validate() {
+        if let Err(invalid) = check_reason(ended.reason).and_then(|()| ended.details.validate()) {
             return refused(invalid);
         }
         let (reply, answer) = oneshot::channel();
         self.submit(Request::End(ended, reply), ctx);
         awaited(answer)
     }
+}
+
+fn check_reason(reason: EndReason) -> Result<(), InvalidField> {
+    if reason.is_reserved() {
+        let problem = format!("`{reason}` is for the supervisor to find");
+        return Err(InvalidField::new("reason", problem));
+    }
+    Ok(())
 }
 
 fn refused<T: 'static>(invalid: InvalidField) -> ResponseFuture<Result<T, Error>> {
@@ -624,11 +667,57 @@ impl Handler<Snapshot> for SessionRegistry {
     }
 }
 
-impl Handler<ActiveRecords> for SessionRegistry {
-    type Result = Vec<SessionRecord>;
+impl Handler<ListSessions> for SessionRegistry {
+    type Result = ResponseFuture<Result<Vec<SessionRecord>, Error>>;
 
-    fn handle(&mut self, _: ActiveRecords, _: &mut Context<Self>) -> Self::Result {
-        self.active.records().collect()
+    fn handle(&mut self, query: ListSessions, _: &mut Context<Self>) -> Self::Result {
+        let (filter, wall) = (&query.filter, self.settings.clock.now());
+        match query.state {
+            SessionState::Active => {
+                let matching = self.active.matching(filter, Instant::now(), wall);
+                let page = page_by_start(matching, query.after, query.limit);
+                Box::pin(std::future::ready(Ok(page)))
+            }
+            SessionState::Ended => {
+                let page = self.ledger.ended(filter, wall, query.after, query.limit);
+                Box::pin(async move { Ok(page.await?) })
+            }
+        }
+    }
+}
+
+impl Handler<EndMatching> for SessionRegistry {
+    type Result = ResponseFuture<Result<EndedMatching, Error>>;
+
+    /// Each session is ended by a request of its own, so that one whose transition is under way is
+    /// waited for like any other.
+    fn handle(&mut self, message: EndMatching, ctx: &mut Context<Self>) -> Self::Result {
+        let EndMatching { filter, reason } = message;
+        if let Err(invalid) = check_reason(reason) {
+            return refused(invalid);
+        }
+        let wall = self.settings.clock.now();
+        let matching = self.active.matching(&filter, Instant::now(), wall);
+        let matching: Vec<_> = matching.map(|record| record.session).collect();
+        let mut answers = Vec::with_capacity(matching.len());
+        for session in matching {
+            let mut ended = Ended::new(session.id.clone(), reason);
+            ended.incarnation = Some(session.incarnation);
+            let (reply, answer) = oneshot::channel();
+            self.submit(Request::End(ended, reply), ctx);
+            answers.push((session, answer));
+        }
+        Box::pin(async move {
+            let matched = answers.len();
+            let mut ended = Vec::with_capacity(matched);
+            for (session, answer) in answers {
+                let answer = answer.await.unwrap_or(Err(Error::Stopped))?;
+                if matches!(answer, EndedSession::Now(_)) {
+                    ended.push(session.id.clone());
+                }
+            }
+            Ok(EndedMatching { matched, ended })
+        })
     }
 }
 
@@ -671,7 +760,7 @@ impl Handler<Recorded> for SessionRegistry {
             self.busy.remove(name);
         }
         self.apply(recorded.transition, recorded.outcome, ctx);
-        self.submit_waiting(ctx);
+        self.submit_waiting(&recorded.names, ctx);
         if self.recording == 0 {
             self.take_snapshot(ctx);
         }

@@ -6,6 +6,7 @@
 
 mod active;
 mod actor;
+mod waiting;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,6 +18,8 @@ pub(crate) use self::active::Expiry;
 pub use self::actor::SessionRegistry;
 use crate::clock::WallClock;
 use crate::error::Error;
+use crate::event::Seq;
+use crate::filter::SessionFilter;
 use crate::ledger::SessionRecord;
 use crate::session::{End, EndDetails, EndReason, Incarnation, NewSession, Session, SessionId};
 
@@ -98,10 +101,72 @@ pub struct Touch {
 #[rtype(result = "Vec<Arc<Session>>")]
 pub struct Snapshot;
 
-/// Asks for the records of all active sessions, in no particular order.
-#[derive(Debug, Clone, Copy, Message)]
-#[rtype(result = "Vec<SessionRecord>")]
-pub(crate) struct ActiveRecords;
+/// Which of its lives a listed session is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SessionState {
+    /// It has started and not ended.
+    #[default]
+    Active,
+    /// It has ended, and is still kept.
+    Ended,
+}
+
+/// Asks for sessions, in the order of their starts.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<Vec<SessionRecord>, Error>")]
+pub struct ListSessions {
+    /// Active ones, or ended ones.
+    pub state: SessionState,
+    /// Which.
+    pub filter: SessionFilter,
+    /// Only those that started after this place in the log, such as the
+    /// [`start_seq`](SessionRecord::start_seq) of the last one of the page before; 0 for the first
+    /// page.
+    pub after: Seq,
+    /// How many, at the most.
+    pub limit: usize,
+}
+
+impl ListSessions {
+    /// All active sessions.
+    pub fn active() -> Self {
+        Self {
+            state: SessionState::Active,
+            filter: SessionFilter::default(),
+            after: 0,
+            limit: usize::MAX,
+        }
+    }
+}
+
+/// Ends every active session that meets a filter, all in the same way. The answer comes once their
+/// ends are recorded.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<EndedMatching, Error>")]
+#[non_exhaustive]
+pub struct EndMatching {
+    /// Which sessions: with no condition set, all.
+    pub filter: SessionFilter,
+    /// Why they end. Not [`EndReason::Crash`] or [`EndReason::Lost`].
+    pub reason: EndReason,
+}
+
+/// The answer to [`EndMatching`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EndedMatching {
+    /// How many sessions met the filter.
+    pub matched: usize,
+    /// Those that the message ended; not those that something else ended first.
+    pub ended: Vec<SessionId>,
+}
+
+impl EndMatching {
+    /// The sessions that meet `filter` end for `reason`.
+    pub fn new(filter: SessionFilter, reason: EndReason) -> Self {
+        Self { filter, reason }
+    }
+}
 
 /// Asks for what is known of one id: the active session, or the one that ended last.
 #[derive(Debug, Clone, Message)]
@@ -124,6 +189,9 @@ pub(crate) struct CloseDoor {
 pub(crate) struct ClosedDoor {
     pub(crate) sessions: Arc<[Arc<Session>]>,
     pub(crate) end: Arc<End>,
+    /// How many starts and ends the ledger has not recorded in time. Sessions that these leave
+    /// active end too, if it still answers, but too late for the drain.
+    pub(crate) unsettled: usize,
 }
 
 /// Whether new sessions are taken. Shared, so that the shutdown can close it the moment it is

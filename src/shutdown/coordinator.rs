@@ -9,17 +9,18 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use actix_rt::ArbiterHandle;
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::Shutdown;
 use super::budget::Budget;
 use super::report::{Outcome, ShutdownReport};
 use super::sequence::Sequence;
 use super::signal::{self, Signal};
 use super::teardown::TeardownSteps;
+use super::{BeginShutdown, Shutdown, ShutdownNotice};
 use crate::bus::PluginBus;
 use crate::clock::WallClock;
 use crate::error::Error;
@@ -116,7 +117,11 @@ impl ShutdownCoordinator {
         }
     }
 
-    fn begin(&mut self, request: Shutdown, ctx: &mut Context<Self>) {
+    /// Begins the shutdown, unless one is under way. Its report so far.
+    fn begin(&mut self, request: Shutdown, ctx: &mut Context<Self>) -> Rc<RefCell<ShutdownReport>> {
+        if let Some(draft) = &self.draft {
+            return Rc::clone(draft);
+        }
         let settings = &self.settings;
         settings.door.close();
         info!(reason = %request.reason(), trigger = request.trigger, "shutting down");
@@ -136,8 +141,9 @@ impl ShutdownCoordinator {
         let wait = give_up_at.saturating_duration_since(Instant::now());
         let alarm = give_up.clone();
         ctx.run_later(wait, move |_, _| alarm.cancel());
-        let sequence = Sequence::new(Rc::clone(settings), request, draft, give_up);
+        let sequence = Sequence::new(Rc::clone(settings), request, Rc::clone(&draft), give_up);
         actix_rt::spawn(sequence.run());
+        draft
     }
 
     /// A signal that asks for a shutdown, or for the second time.
@@ -150,7 +156,8 @@ impl ShutdownCoordinator {
                 Signal::Usr2 => Shutdown::for_restart(self.settings.restart_expected),
                 _ => Shutdown::now(),
             };
-            return self.begin(request.with_trigger(signal.as_str()), ctx);
+            self.begin(request.with_trigger(signal.as_str()), ctx);
+            return;
         };
         let is_forcing = since_first.is_some_and(|elapsed| elapsed >= FORCE_AFTER);
         if signal == Signal::Usr2 || !is_forcing {
@@ -196,10 +203,22 @@ impl Handler<Shutdown> for ShutdownCoordinator {
     type Result = ResponseFuture<Result<Arc<ShutdownReport>, Error>>;
 
     fn handle(&mut self, request: Shutdown, ctx: &mut Context<Self>) -> Self::Result {
-        if self.draft.is_none() {
-            self.begin(request, ctx);
-        }
+        self.begin(request, ctx);
         Box::pin(self.settings.reports.wait())
+    }
+}
+
+impl Handler<BeginShutdown> for ShutdownCoordinator {
+    type Result = MessageResult<BeginShutdown>;
+
+    fn handle(&mut self, message: BeginShutdown, ctx: &mut Context<Self>) -> Self::Result {
+        let draft = self.begin(message.0, ctx);
+        let draft = draft.borrow();
+        let cap = SignedDuration::try_from(self.settings.budget.cap).unwrap_or_default();
+        MessageResult(ShutdownNotice {
+            reason: draft.reason,
+            deadline_at: draft.started_at.checked_add(cap).unwrap_or(Timestamp::MAX),
+        })
     }
 }
 

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::Message;
+use jiff::Timestamp;
 use tokio::time::Instant;
 
 pub(crate) use self::budget::Budget;
@@ -27,6 +28,21 @@ pub use self::report::{
 pub(crate) use self::teardown::TeardownSteps;
 use crate::error::Error;
 use crate::session::EndReason;
+
+/// The answer to a request for a shutdown before it is over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ShutdownNotice {
+    /// Why the sessions end: the reason of the request that was first.
+    pub reason: EndReason,
+    /// When hooks and drain are over at the latest.
+    pub deadline_at: Timestamp,
+}
+
+/// Begins the shutdown, as [`Shutdown`] does, and answers at once.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "ShutdownNotice")]
+pub(crate) struct BeginShutdown(pub(crate) Shutdown);
 
 /// Asks for the shutdown, and answers its report when it is over. A second request joins the
 /// first: its own reason does not count.

@@ -15,8 +15,14 @@ use crate::clock::serialize_wire_time;
 use crate::event::InstanceId;
 use crate::session::{EndReason, Session};
 
+/// The file of the last report.
+const LAST_REPORT: &str = "last-shutdown.json";
+
 /// How many reports are kept.
 const KEPT_REPORTS: usize = 100;
+
+/// How many sessions a plugin's part names.
+const MAX_UNFINISHED: usize = 1000;
 
 /// How a stop went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,11 +31,12 @@ const KEPT_REPORTS: usize = 100;
 pub enum Outcome {
     /// It has begun and not ended.
     Unfinished,
-    /// Every session's end was delivered to every plugin that hears of ends, or is a dead letter.
+    /// Every session's end was delivered to every plugin that hears of ends, or is a dead letter
+    /// that is kept.
     Clean,
     /// Something stays owed, and is delivered at the next start.
     Owed,
-    /// Something can't be delivered any more.
+    /// Something can't be delivered any more, dead letters of a ledger in memory included.
     Lost,
     /// The watchdog had to end the process.
     Watchdog,
@@ -165,7 +172,7 @@ pub(super) fn millis(duration: Duration) -> u64 {
 impl PluginReport {
     /// The part of a plugin whose lane has not answered: nothing is known to be delivered.
     pub(super) fn unanswered(name: &str, sessions: &[Arc<Session>]) -> Self {
-        let unfinished = sessions.iter().take(1000);
+        let unfinished = sessions.iter().take(MAX_UNFINISHED);
         Self {
             name: name.into(),
             state: PluginState::Retrying,
@@ -175,6 +182,21 @@ impl PluginReport {
             unfinished: unfinished.map(|session| session.id.to_string()).collect(),
             ..Self::default()
         }
+    }
+
+    /// Counts the ends that the ledger did not record: nobody is told of them, and no next start
+    /// finds them.
+    pub(super) fn add_unrecorded(&mut self, sessions: &[Arc<Session>]) {
+        if sessions.is_empty() {
+            return;
+        }
+        self.lost += sessions.len() as u64;
+        let room = MAX_UNFINISHED.saturating_sub(self.unfinished.len());
+        let named = sessions.iter().take(room);
+        self.unfinished
+            .extend(named.map(|session| session.id.to_string()));
+        let error = || "the ledger did not record the ends".into();
+        self.last_error.get_or_insert_with(error);
     }
 
     pub(super) fn from_tally(
@@ -286,13 +308,34 @@ impl ShutdownReport {
         self.ended_at = now;
         self.duration_ms = millis(took);
         let drain = &self.drain;
-        (self.outcome, self.exit_code) = if drain.lost > 0 || !is_durable && drain.owed_before > 0 {
-            (Outcome::Lost, 3)
-        } else if drain.owed > 0 || drain.owed_before > 0 {
+        // Dead letters, too, end with the process where the ledger does.
+        let dies_with_us = !is_durable && drain.owed_before + drain.dead > 0;
+        (self.outcome, self.exit_code) = if drain.owed > 0 || drain.owed_before > 0 {
             (Outcome::Owed, 0)
         } else {
             (Outcome::Clean, 0)
         };
+        if drain.lost > 0 || dies_with_us {
+            self.set_lost();
+        }
+    }
+
+    /// Something was lost, whether the counts show it or not.
+    pub(super) fn set_lost(&mut self) {
+        (self.outcome, self.exit_code) = (Outcome::Lost, 3);
+    }
+
+    /// The report of the last stop that is kept in `state_dir`, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// When the file can't be read, or is no report.
+    pub fn read_last(state_dir: &Path) -> io::Result<Option<Self>> {
+        match fs::read(state_dir.join(LAST_REPORT)) {
+            Ok(text) => Ok(Some(serde_json::from_slice(&text)?)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Writes the report to `state_dir`: as the last one, and among the last hundred.
@@ -306,7 +349,7 @@ impl ShutdownReport {
         fs::create_dir_all(&reports)?;
         // The instance's id ascends with time, and so do the file names.
         write_whole(&reports, &format!("{}.json", self.instance), &text)?;
-        write_whole(state_dir, "last-shutdown.json", &text)?;
+        write_whole(state_dir, LAST_REPORT, &text)?;
         prune(&reports)
     }
 }

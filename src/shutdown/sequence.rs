@@ -1,6 +1,6 @@
 //! The phases of a shutdown, one after the other.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
@@ -14,7 +14,7 @@ use tracing::{error, info, warn};
 use super::Shutdown;
 use super::coordinator::CoordinatorSettings;
 use super::report::{PluginReport, ShutdownReport, StepOutcome, millis};
-use crate::bus::{Drain, RecordedEnds, SessionEnd, TellLifecycle};
+use crate::bus::{CutAt, Drain, RecordedEnds, SessionEnd, TellLifecycle};
 use crate::event::{Hook, Lifecycle};
 use crate::registry::{CloseDoor, ClosedDoor};
 use crate::session::{End, EndDetails, Session};
@@ -33,6 +33,8 @@ pub(super) struct Sequence {
     /// Fires when the cap does not allow to wait for anybody any more.
     give_up: CancellationToken,
     writer: ReportWriter,
+    /// Whether all sessions are in the counts.
+    all_counted: Cell<bool>,
 }
 
 impl Sequence {
@@ -49,10 +51,13 @@ impl Sequence {
             report,
             give_up,
             writer,
+            all_counted: Cell::new(true),
         }
     }
 
     pub(super) async fn run(self) {
+        let cut = self.settings.budget.cut(self.request.asked_at);
+        self.settings.bus.do_send(CutAt(cut));
         self.writer.write_soon(&self.report.borrow());
         let closed = self.close_door().await;
         self.tell(Hook::GatewayShutdown, closed.sessions.len())
@@ -88,14 +93,22 @@ impl Sequence {
             let plugins = self.settings.plugins.iter();
             let plugins = plugins.map(|name| PluginReport::unanswered(name, sessions));
             report.set_plugins(sessions.len(), plugins.collect(), self.settings.is_durable);
+            if closed.unsettled > 0 {
+                let unsettled = closed.unsettled;
+                error!(unsettled, "the ledger is late with starts and ends");
+                report.warn(LEDGER_WARNING);
+                self.all_counted.set(false);
+            }
             return closed;
         }
-        error!("the registry did not answer: the sessions it holds are not told");
+        error!("the registry did not answer: the ends of its sessions are told to nobody");
         self.report.borrow_mut().warn(DRAIN_STEP);
+        self.all_counted.set(false);
         let now = self.settings.clock.now();
         ClosedDoor {
             sessions: Arc::new([]),
             end: Arc::new(End::now(self.request.reason(), EndDetails::default(), now)),
+            unsettled: 0,
         }
     }
 
@@ -126,28 +139,24 @@ impl Sequence {
         let began = Instant::now();
         let sessions: &[Arc<Session>] = &closed.sessions;
         let ends = self.record(closed).await;
+        let recorded = ends.map_or(0, |ends| ends.count).min(sessions.len());
+        let (recorded, unrecorded) = sessions.split_at(recorded);
+        let (budget, asked_at) = (&self.settings.budget, self.request.asked_at);
         let message = Drain {
-            cut: self.settings.budget.cut(self.request.asked_at),
+            count_by: budget.lanes_count(asked_at),
+            answer_by: budget.lanes_answer(asked_at),
             ends,
         };
         let tallies = self.bounded(self.settings.bus.send(message)).await;
         let tallies = tallies.and_then(Result::ok).unwrap_or_default();
         let plugins = self.settings.plugins.iter().map(|name| {
             let tally = tallies.iter().find(|(plugin, _)| plugin == name);
-            match tally {
-                Some((_, tally)) if ends.is_some() || sessions.is_empty() => {
-                    PluginReport::from_tally(name, tally, sessions, ends)
-                }
-                Some((_, tally)) => {
-                    // Nothing was recorded, so nothing was told, and no next start will know.
-                    let mut plugin = PluginReport::unanswered(name, sessions);
-                    plugin.lost = std::mem::take(&mut plugin.owed);
-                    plugin.owed_before = tally.owed_before;
-                    plugin.last_error = Some("the ledger did not record the ends".into());
-                    plugin
-                }
-                None => PluginReport::unanswered(name, sessions),
-            }
+            let mut plugin = match tally {
+                Some((_, tally)) => PluginReport::from_tally(name, tally, recorded, ends),
+                None => PluginReport::unanswered(name, recorded),
+            };
+            plugin.add_unrecorded(unrecorded);
+            plugin
         });
         let mut report = self.report.borrow_mut();
         report.set_plugins(sessions.len(), plugins.collect(), self.settings.is_durable);
@@ -176,16 +185,21 @@ impl Sequence {
         let message = SessionEnd {
             sessions: Arc::clone(&closed.sessions),
             end: Arc::clone(&closed.end),
+            patience: Some(self.settings.budget.ledger_patience()),
         };
-        let problem = match self.bounded(self.settings.bus.send(message)).await {
-            Some(Ok(Ok(ends))) => return Some(ends),
-            Some(Ok(Err(error))) => error.to_string(),
-            Some(Err(_)) => "the bus is gone".into(),
-            None => "the ledger did not record them in time".into(),
+        let (ends, problem) = match self.bounded(self.settings.bus.send(message)).await {
+            Some(Ok(Ok(ends))) if ends.count == closed.sessions.len() => return Some(ends),
+            Some(Ok(Ok(ends))) => (Some(ends), "the ledger failed on the way".into()),
+            Some(Ok(Err(error))) => (None, error.to_string()),
+            Some(Err(_)) => (None, "the bus is gone".into()),
+            None => (None, "the ledger did not record them in time".into()),
         };
-        error!(error = problem, "the ends of the sessions are not recorded");
+        error!(
+            error = problem,
+            "not all ends of the sessions are recorded: nobody is told of those that are not"
+        );
         self.report.borrow_mut().warn(LEDGER_WARNING);
-        None
+        ends
     }
 
     async fn tear_down(&self) {
@@ -210,6 +224,9 @@ impl Sequence {
             let mut report = self.report.borrow_mut();
             let took = self.request.asked_at.elapsed();
             report.finish(self.settings.clock.now(), took, self.settings.is_durable);
+            if !self.all_counted.get() {
+                report.set_lost();
+            }
             report.clone()
         };
         let written = self.writer.write(&report);

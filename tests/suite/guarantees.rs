@@ -4,7 +4,10 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use session_supervisor::{EndReason, Ended, EndedSession, Error, Hook, Outcome, Shutdown, Started};
+use session_supervisor::{
+    Deliver, EndReason, Ended, EndedSession, Error, Hook, Hooks, Outcome, Plugin, PluginSpec,
+    Shutdown, Started,
+};
 use tokio::time::{Instant, sleep};
 
 use crate::support::{
@@ -246,7 +249,7 @@ fn g4_asynchronous_plugins_that_hang_in_every_hook_do_not_move_the_cap() {
             let mut builder = builder().cap(cap);
             for name in ["one", "two", "three"] {
                 let (plugin, _) = per_session(name, |_| std::future::pending());
-                builder = builder.plugin(plugin.with_hooks(session_supervisor::Hooks::ALL));
+                builder = builder.plugin(plugin.with_hooks(Hooks::ALL));
             }
             let supervisor = start(builder).await;
             for n in 0..1000 {
@@ -323,7 +326,7 @@ fn g9_the_report_names_the_plugin_the_sessions_and_the_error() {
         let mut policy = plugin.policy().clone();
         policy.backoff = Duration::from_secs(60);
         policy.backoff_max = Duration::from_secs(60);
-        let hooks = session_supervisor::Hooks::NONE.with(Hook::SessionEnd);
+        let hooks = Hooks::NONE.with(Hook::SessionEnd);
         let plugin = plugin.with_policy(policy).with_hooks(hooks);
         let supervisor = start(builder().plugin(plugin)).await;
         supervisor.begin("good").await;
@@ -417,4 +420,79 @@ fn more_sessions_than_may_be_active_are_refused() {
             .unwrap();
         assert_eq!(supervisor.active_ids().await, ["A", "D"]);
     });
+}
+
+#[test]
+fn a_session_tells_what_became_of_its_last_event_per_plugin() {
+    in_virtual_time(async {
+        let (good, told) = recorder("good");
+        let (picky, _) = per_session("picky", |event| async move {
+            anyhow::ensure!(event.hook() == Hook::SessionStart, "no ends, please");
+            Ok(())
+        });
+        let mut policy = picky.policy().clone();
+        policy.max_attempts = 2;
+        let starts_only = recorder("starts-only").0;
+        let starts_only = starts_only.with_hooks(Hooks::NONE.with(Hook::SessionStart));
+        let deaf = recorder("deaf").0.with_hooks(Hooks::NONE);
+        let plugins = builder().plugin(good).plugin(picky.with_policy(policy));
+        let supervisor = start(plugins.plugin(starts_only).plugin(deaf)).await;
+        let states = async || {
+            let record = supervisor.find(&id("A")).await.unwrap().unwrap();
+            let states = supervisor.delivery_states(&record).await.unwrap();
+            let states = states
+                .into_iter()
+                .map(|(name, state)| format!("{name} {state:?}"));
+            states.collect::<Vec<_>>().join(", ")
+        };
+        supervisor.begin("A").await;
+        sleep(Duration::from_millis(10)).await;
+        let all = "good Delivered, picky Delivered, starts-only Delivered";
+        assert_eq!(states().await, all);
+
+        supervisor.finish("A", EndReason::Completed).await;
+        told.wait_for(2).await;
+        let retrying = "good Delivered, picky Owed, starts-only Delivered";
+        assert_eq!(states().await, retrying);
+        sleep(Duration::from_secs(60)).await;
+        let dead = "good Delivered, picky Dead, starts-only Delivered";
+        assert_eq!(states().await, dead);
+
+        // Those of the drain, too, when it is over. Its cap leaves time for a second attempt.
+        supervisor.begin("A").await;
+        supervisor.shutdown(Shutdown::now()).await.unwrap();
+        assert_eq!(states().await, dead);
+    });
+}
+
+#[test]
+fn g4_a_delivery_that_begins_after_the_request_knows_of_the_cap() {
+    in_virtual_time(async {
+        let remaining = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&remaining);
+        let supervisor = start(builder().plugin(PluginSpec::new("p", move || {
+            DeadlineReader(Arc::clone(&seen))
+        })))
+        .await;
+        supervisor.begin("A").await;
+        sleep(Duration::from_millis(10)).await;
+        supervisor.shutdown(Shutdown::now()).await.unwrap();
+        let remaining = remaining.lock().unwrap();
+        let [before, after] = remaining[..] else {
+            panic!("two deliveries: {remaining:?}");
+        };
+        assert!(before > Duration::from_secs(4), "{before:?}");
+        assert!(after <= Duration::from_millis(1950), "{after:?}");
+    });
+}
+
+/// A plugin that notes how much time each delivery has.
+struct DeadlineReader(Arc<Mutex<Vec<Duration>>>);
+
+impl Plugin for DeadlineReader {
+    async fn deliver(&self, delivery: &Deliver) -> anyhow::Result<()> {
+        let remaining = delivery.deadline.remaining();
+        self.0.lock().unwrap().push(remaining);
+        Ok(())
+    }
 }

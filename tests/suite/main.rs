@@ -6,10 +6,12 @@
 mod delivery;
 mod drain;
 mod embedding;
+mod faulty_ledger;
 mod gateway;
 mod guarantees;
 mod hooks;
 mod model;
+mod outage;
 mod shutdown;
 mod support;
 mod tracker;

@@ -2,11 +2,14 @@
 //! of them must be what the model says.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use proptest::prelude::*;
 use session_supervisor::{EndReason, Ended, EndedSession, Shutdown};
+use tokio::time::sleep;
 
-use crate::support::{builder, id, in_virtual_time, recorder, session, start};
+use crate::faulty_ledger::{Call, Fault, FaultyLedger};
+use crate::support::{Shorthand, builder, id, in_virtual_time, recorder, session, start};
 
 const IDS: [&str; 4] = ["A", "B", "C", "D"];
 const KEYS: [&str; 2] = ["k1", "k2"];
@@ -134,6 +137,65 @@ proptest! {
             expected[before..].sort();
             lines[before..].sort();
             assert_eq!(lines, expected);
+        });
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn g3_messages_sent_all_at_once_do_what_they_would_one_by_one(
+        operations in proptest::collection::vec(operation(), 1..60),
+        is_slow in any::<bool>(),
+    ) {
+        in_virtual_time(async move {
+            let ledger = FaultyLedger::new();
+            let (plugin, told) = recorder("p");
+            let supervisor = start(builder().plugin(plugin).ledger(ledger.clone())).await;
+            let mut model = Model::default();
+            let mut answers: Vec<std::pin::Pin<Box<dyn Future<Output = ()>>>> = Vec::new();
+            if is_slow {
+                ledger.breaks(Call::Append, 0, Fault::Hangs);
+                answers.push(Box::pin(async {
+                    sleep(Duration::from_millis(1)).await;
+                    ledger.heal();
+                }));
+            }
+            for operation in operations {
+                match operation {
+                    Operation::Start { id: index, key } => {
+                        let key = key.map(|key| KEYS[key]);
+                        model.start(IDS[index], key);
+                        let mut new = session(IDS[index]);
+                        new.key = key.map(|key| key.parse().unwrap());
+                        let started = supervisor.started(new);
+                        answers.push(Box::pin(async { drop(started.await.unwrap()) }));
+                    }
+                    Operation::End { id: index, reason } => {
+                        model.end(IDS[index], REASONS[reason]);
+                        let ended = Ended::new(id(IDS[index]), REASONS[reason]);
+                        let ended = supervisor.ended(ended);
+                        answers.push(Box::pin(async { drop(ended.await.unwrap()) }));
+                    }
+                    Operation::EndStale { .. } => {}
+                }
+            }
+            futures_util::future::join_all(answers).await;
+            let active: Vec<_> = model.active.keys().copied().collect();
+            assert_eq!(supervisor.active_ids().await, active);
+            supervisor.shutdown(Shutdown::now()).await.unwrap();
+            for id in active {
+                model.end(id, "shutdown");
+            }
+            // Sessions that share no key have no order among each other.
+            let lines = told.lines();
+            for id in IDS {
+                let is_of = |line: &&String| line.split(' ').nth(1) == Some(id);
+                let told: Vec<_> = lines.iter().filter(is_of).collect();
+                let expected: Vec<_> = model.told.iter().filter(is_of).collect();
+                assert_eq!(told, expected);
+            }
         });
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Lane;
+use super::{Lane, NOWHERE};
 use crate::bus::PluginState;
 use crate::event::{Event, Hook, Seq};
 
@@ -17,7 +17,6 @@ const MAX_UNFINISHED: usize = 1000;
 #[derive(Debug)]
 pub(super) struct Drain {
     begun: Instant,
-    pub(super) cut: Instant,
     /// The places of the ends that the shutdown recorded.
     pub(super) ends: Option<RangeInclusive<Seq>>,
     pub(super) timed_out: bool,
@@ -46,33 +45,45 @@ pub(crate) struct LaneTally {
     pub(crate) unfinished: Vec<Seq>,
 }
 
+impl Drain {
+    /// Counts the ends in `gap`, which the log keeps no longer.
+    pub(super) fn lose(&mut self, gap: &RangeInclusive<Seq>) {
+        if let Some(ends) = &self.ends {
+            let after = (gap.end() + 1).min(ends.end() + 1);
+            self.lost += after.saturating_sub(*gap.start().max(ends.start()));
+        }
+    }
+}
+
 impl Lane {
     pub(super) fn is_cut(&self, now: Instant) -> bool {
-        self.drain.as_ref().is_some_and(|drain| now >= drain.cut)
+        self.cut.is_some_and(|cut| now >= cut)
     }
 
-    /// When the drain is cut, if there is one.
+    /// When deliveries are cut, if a shutdown is under way.
     pub(in crate::bus) fn cut(&self) -> Option<Instant> {
-        self.drain.as_ref().map(|drain| drain.cut)
+        self.cut
     }
 
-    /// A shutdown has recorded `ends`, and the lane has until `cut`. If it is waiting after a
-    /// failure, it tries once more at once.
-    pub(in crate::bus) fn begin_drain(
-        &mut self,
-        cut: Instant,
-        ends: Option<RangeInclusive<Seq>>,
-        now: Instant,
-    ) {
+    /// A shutdown was asked for: no delivery takes longer than until `cut`.
+    pub(in crate::bus) fn set_cut(&mut self, cut: Instant) {
+        self.cut = Some(cut);
+    }
+
+    /// The shutdown has recorded `ends`. If the lane is waiting after a failure, it tries once
+    /// more at once.
+    pub(in crate::bus) fn begin_drain(&mut self, ends: Option<RangeInclusive<Seq>>, now: Instant) {
         self.retry_at = None;
         self.set_head(ends.as_ref().map_or(0, |ends| *ends.end()));
-        self.drain = Some(Drain {
+        let mut drain = Drain {
             begun: now,
-            cut,
             ends,
             timed_out: false,
             lost: 0,
-        });
+        };
+        // The ends are in the log before the lane hears of the shutdown.
+        drain.lose(&self.gap);
+        self.drain = Some(drain);
     }
 
     pub(in crate::bus) fn is_reading(&self) -> bool {
@@ -86,6 +97,11 @@ impl Lane {
         }
     }
 
+    /// Delivers nothing any more.
+    pub(in crate::bus) fn close(&mut self) {
+        self.is_closed = true;
+    }
+
     /// What came of the drain. `unread_before` is how many events for this plugin lie unread
     /// before the shutdown's.
     pub(in crate::bus) fn tally(&self, now: Instant, unread_before: u64) -> LaneTally {
@@ -93,7 +109,7 @@ impl Lane {
             return LaneTally::default();
         };
         let mut tally = LaneTally {
-            owed_before: unread_before,
+            owed_before: unread_before.saturating_sub(self.parked.count_after(self.read_to)),
             timed_out: drain.timed_out,
             duration: now - drain.begun,
             last_error: self.last_error.clone(),
@@ -102,7 +118,7 @@ impl Lane {
         // An empty range where the shutdown ended nothing, or this plugin does not hear of ends.
         let ends = match &drain.ends {
             Some(ends) if self.hooks.contains(Hook::SessionEnd) => ends.clone(),
-            _ => RangeInclusive::new(Seq::MAX, Seq::MAX - 1),
+            _ => NOWHERE,
         };
         let count_owed = |tally: &mut LaneTally, seq: Seq, tried: bool| {
             if !ends.contains(&seq) {

@@ -55,16 +55,45 @@ impl Outcome {
     }
 }
 
+/// How often an event was tried, and what the plugin had acknowledged by then: whether it has
+/// acknowledged others since is what tells a plugin that is down from an event that is poison.
+#[derive(Debug, Clone, Copy, Default)]
+pub(in crate::bus) struct Tries {
+    /// Deliveries of which the event was part.
+    pub(in crate::bus) count: u32,
+    /// How many events the plugin had acknowledged when this one was first tried.
+    pub(in crate::bus) acknowledged_at_first: u64,
+    /// How many it had acknowledged when this one last failed, or else when it was first tried.
+    pub(in crate::bus) acknowledged_at_last: u64,
+}
+
+impl Tries {
+    /// One more delivery departs.
+    pub(super) fn depart(mut self, acknowledged: u64) -> Self {
+        if self.count == 0 {
+            self.acknowledged_at_first = acknowledged;
+            self.acknowledged_at_last = acknowledged;
+        }
+        self.count += 1;
+        self
+    }
+
+    /// The delivery failed.
+    pub(super) fn fail(mut self, acknowledged: u64) -> Self {
+        self.acknowledged_at_last = acknowledged;
+        self
+    }
+}
+
 /// A delivery to make.
 #[derive(Debug, Clone)]
 pub(in crate::bus) struct Flight {
     pub(in crate::bus) id: u64,
     pub(in crate::bus) events: Arc<[Event]>,
-    pub(in crate::bus) attempt: u32,
+    /// Of its events, this delivery included.
+    pub(in crate::bus) tries: Tries,
     pub(in crate::bus) deadline: Instant,
     pub(in crate::bus) departed: Instant,
-    /// How many events the plugin had acknowledged when these were first tried.
-    pub(in crate::bus) tried_at: u64,
     pub(in crate::bus) parked: bool,
 }
 

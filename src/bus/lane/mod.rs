@@ -7,31 +7,35 @@
 //! | it returned an error, one event | counts an attempt: parked, in the end a dead letter | goes on |
 //! | it said that it is down | stay, tried again as they were | backs off |
 //! | timed out or panicked, several events | tried one by one | backs off, unless some were acknowledged |
-//! | timed out or panicked, one event | counts an attempt if the plugin acknowledged another since the event was first tried; otherwise stays, behind the others | backs off unless it counted |
+//! | timed out or panicked, one event | counts an attempt if the plugin acknowledged another since the event last failed, or, where no other is left to tell, since it was first tried; otherwise stays, behind the others | backs off unless it counted |
 //! | cut by the cap | stay | is finished |
 //!
-//! An event that the plugin rejected by itself counts an attempt in any case.
+//! An event that the plugin rejected by itself counts an attempt in any case. What the plugin took
+//! before an earlier event of the same incarnation is delivered again after that one.
 
 mod drain;
 mod flight;
+mod outcome;
 mod parked;
 mod pending;
 #[cfg(test)]
 mod tests;
 
 use std::collections::HashSet;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::warn;
 
 use self::drain::Drain;
 pub(crate) use self::drain::LaneTally;
+use self::flight::Tries;
 pub(super) use self::flight::{Failure, Flight, Now, Outcome, Step};
-use self::parked::ParkedEvents;
+use self::parked::{ParkedEvents, Parking};
 use self::pending::PendingEvents;
-use crate::event::{Event, Hooks, Seq, Verdict};
+use super::DeliveryState;
+use crate::event::{Event, Hooks, Seq};
 use crate::ledger::{Page, Position, Progress};
 use crate::plugin::DeliveryPolicy;
 use crate::session::{Incarnation, SessionId};
@@ -39,6 +43,12 @@ use crate::session::{Incarnation, SessionId};
 /// How many events may be parked, the dead not counted, before the lane pauses: a plugin that
 /// rejects everything must not move the whole log into memory.
 const MAX_PARKED: usize = 10_000;
+
+/// Why an event is dead that was not rejected.
+const TOO_LONG: &str = "the plugin was down for too long";
+
+/// A range of the log that is empty.
+const NOWHERE: RangeInclusive<Seq> = RangeInclusive::new(Seq::MAX, 0);
 
 /// The state of one plugin's lane.
 #[derive(Debug)]
@@ -56,6 +66,10 @@ pub(super) struct Lane {
     next_flight: u64,
     pending: PendingEvents,
     parked: ParkedEvents,
+    /// The last delivery was of a parked event: others come first now, or they might never.
+    tried_parked: bool,
+    /// The part of the log that was last found to be kept no longer.
+    gap: RangeInclusive<Seq>,
     acknowledged: u64,
     failed_rounds: u32,
     failed_at: Option<Instant>,
@@ -67,7 +81,10 @@ pub(super) struct Lane {
     last_error: Option<Arc<str>>,
     cursor: Seq,
     progress: Progress,
+    /// When deliveries are cut: a shutdown is under way.
+    cut: Option<Instant>,
     drain: Option<Drain>,
+    is_closed: bool,
 }
 
 impl Lane {
@@ -83,6 +100,8 @@ impl Lane {
             next_flight: 0,
             pending: PendingEvents::default(),
             parked: ParkedEvents::load(position.parked, now),
+            tried_parked: false,
+            gap: NOWHERE,
             acknowledged: 0,
             failed_rounds: 0,
             failed_at: None,
@@ -92,12 +111,10 @@ impl Lane {
             last_error: None,
             cursor: position.cursor,
             progress: Progress::default(),
+            cut: None,
             drain: None,
+            is_closed: false,
         }
-    }
-
-    pub(super) fn cursor(&self) -> Seq {
-        self.cursor
     }
 
     pub(super) fn last_error(&self) -> Option<&Arc<str>> {
@@ -122,7 +139,22 @@ impl Lane {
     pub(super) fn owed(&self) -> u64 {
         let in_flight: usize = self.log_flights().map(|flight| flight.events.len()).sum();
         let in_hand = in_flight + self.pending.len() + self.parked.live();
-        in_hand as u64 + (self.head - self.read_to)
+        let unread = self.head - self.read_to;
+        in_hand as u64 + unread.saturating_sub(self.parked.count_after(self.read_to))
+    }
+
+    /// What has become of the event at `seq`, which this lane delivers sooner or later.
+    pub(super) fn state_of(&self, seq: Seq) -> DeliveryState {
+        let is_at = |event: &Event| event.recorded_seq() == seq;
+        let mut flying = self.log_flights().flat_map(|flight| flight.events.iter());
+        match self.parked.is_dead(seq) {
+            Some(true) => DeliveryState::Dead,
+            Some(false) => DeliveryState::Owed,
+            None if seq > self.read_to => DeliveryState::Owed,
+            None if flying.any(is_at) => DeliveryState::Owed,
+            None if self.pending.iter().any(|(pending, _)| pending == seq) => DeliveryState::Owed,
+            None => DeliveryState::Delivered,
+        }
     }
 
     fn log_flights(&self) -> impl Iterator<Item = &Flight> {
@@ -134,66 +166,86 @@ impl Lane {
         self.head = self.head.max(head);
     }
 
-    /// What to do now. `recording` says that an earlier [`Progress`] is not recorded yet.
-    pub(super) fn next(&mut self, now: Instant, recording: bool) -> Step {
+    /// What to do now. `recording_attempts` says that an earlier [`Progress`] that counts attempts
+    /// is not recorded yet.
+    pub(super) fn next(&mut self, now: Instant, recording_attempts: bool) -> Step {
         // One delivery at a time tells whether a plugin that failed works again.
         let max_in_flight = match self.failed_rounds {
             0 => self.policy.max_in_flight,
             _ => 1,
         };
-        if self.flights.len() >= max_in_flight || self.is_cut(now) {
+        // What is being read becomes a delivery.
+        let under_way = self.flights.len() + usize::from(self.reading);
+        if under_way >= max_in_flight || self.is_closed || self.is_cut(now) {
             return Step::Wait(None);
         }
         if let Some(retry_at) = self.retry_at.filter(|&at| at > now) {
             return Step::Wait(Some(retry_at));
         }
         // Attempts are counted durably before the next one, or a crash would forget them.
-        if !recording && self.progress.park.is_empty() {
-            let flying = self.flying_sessions();
-            let may_fly = |event: &Event| !is_of(event, &flying);
-            if let Some(event) = self.parked.take_due(now, self.acknowledged, may_fly) {
-                let seq = event.recorded_seq();
-                let attempt = self.parked.attempts(seq) + 1;
-                let tried_at = self.parked.tried_at(seq).unwrap_or(self.acknowledged);
-                return self.depart(Arc::new([event]), attempt, tried_at, true, now);
-            }
+        let may_try_parked = !recording_attempts && self.progress.park.is_empty();
+        let step = if self.tried_parked {
+            let step = self.next_in_log(now);
+            step.or_else(|| self.next_parked(now, may_try_parked))
+        } else {
+            let step = self.next_parked(now, may_try_parked);
+            step.or_else(|| self.next_in_log(now))
+        };
+        step.unwrap_or_else(|| Step::Wait(self.parked.next_due(now)))
+    }
+
+    fn next_parked(&mut self, now: Instant, may_try: bool) -> Option<Step> {
+        if !may_try {
+            return None;
         }
+        let flying = self.flying_sessions();
+        let read_to = self.read_to;
+        // One from a life before that lies ahead comes when its place in the log has come, or it
+        // would come twice.
+        let may_fly = |event: &Event| event.recorded_seq() <= read_to && !is_of(event, &flying);
+        let (event, tries) = self.parked.take_due(now, may_fly)?;
+        Some(Step::Deliver(self.depart(
+            Arc::new([event]),
+            tries,
+            true,
+            now,
+        )))
+    }
+
+    /// What is pending, and then what the log has.
+    fn next_in_log(&mut self, now: Instant) -> Option<Step> {
+        let limit = self.read_limit();
         if !self.pending.is_empty() {
-            // Where another event can tell more, it comes before those that are suspect.
-            let also_suspects = self.read_limit().is_none();
             let flying = self.flying_sessions();
-            let max_batch = self.policy.max_batch;
-            if let Some(batch) = self.pending.take_next(flying, max_batch, also_suspects) {
-                let events = batch.events.into();
-                let tried_at = match batch.attempts {
-                    0 => self.acknowledged,
-                    _ => batch.tried_at,
-                };
-                return self.depart(events, batch.attempts + 1, tried_at, false, now);
+            let (max_batch, acknowledged) = (self.policy.max_batch, self.acknowledged);
+            // Where another event can tell more, it comes before those that are undecided.
+            let also_undecided = limit.is_none();
+            let batch = self
+                .pending
+                .take_next(flying, max_batch, acknowledged, also_undecided);
+            if let Some(batch) = batch {
+                let flight = self.depart(batch.events.into(), batch.tries, false, now);
+                return Some(Step::Deliver(flight));
             }
         }
-        if let Some(limit) = self.read_limit() {
-            self.reading = true;
-            return Step::Read(self.read_to, limit);
-        }
-        Step::Wait(self.parked.next_due())
+        let limit = limit?;
+        self.reading = true;
+        self.tried_parked = false;
+        Some(Step::Read(self.read_to, limit))
     }
 
     /// How many events of the log may be read, if any.
     fn read_limit(&self) -> Option<usize> {
-        if self.reading
-            || self.held_up
-            || self.read_to >= self.head
-            || self.parked.live() >= MAX_PARKED
-        {
+        let is_full =
+            self.parked.live() >= MAX_PARKED && self.parked.count_after(self.read_to) == 0;
+        if self.reading || self.held_up || self.read_to >= self.head || is_full {
             return None;
         }
         if self.pending.is_empty() {
             return Some(self.policy.max_batch);
         }
         // Only another event can tell whether it is the plugin's fault or a suspect's.
-        let has_room = self.pending.len() < self.policy.max_batch;
-        let may_read = has_room && self.flights.is_empty() && self.pending.all_suspect();
+        let may_read = self.flights.is_empty() && self.pending.are_undecided(self.acknowledged);
         may_read.then_some(1)
     }
 
@@ -204,54 +256,45 @@ impl Lane {
         sessions.map(|session| session.id.clone()).collect()
     }
 
-    fn depart(
-        &mut self,
-        events: Arc<[Event]>,
-        attempt: u32,
-        tried_at: u64,
-        parked: bool,
-        now: Instant,
-    ) -> Step {
+    /// Makes a delivery of `events`, which were tried as `tries` says.
+    fn depart(&mut self, events: Arc<[Event]>, tries: Tries, parked: bool, now: Instant) -> Flight {
         let timeout = now + self.policy.timeout;
-        let cut = self.drain.as_ref().map(|drain| drain.cut);
         let flight = Flight {
             id: self.next_flight,
             events,
-            attempt,
-            deadline: cut.map_or(timeout, |cut| cut.min(timeout)),
+            tries: tries.depart(self.acknowledged),
+            deadline: self.cut.map_or(timeout, |cut| cut.min(timeout)),
             departed: now,
-            tried_at,
             parked,
         };
         self.next_flight += 1;
+        self.tried_parked = parked;
         self.flights.push(flight.clone());
-        Step::Deliver(flight)
+        flight
     }
 
     /// The log was read. Answers the delivery to make with it, if one can be made.
     pub(super) fn on_read(&mut self, page: &Page, now: Now) -> Option<Flight> {
         self.reading = false;
         if page.gap > 0 {
+            self.gap = self.read_to + 1..=self.read_to + page.gap;
             self.read_to += page.gap;
-            if let Some(drain) = &mut self.drain
-                && let Some(ends) = &drain.ends
-            {
-                let lost = (self.read_to + 1).saturating_sub(*ends.start());
-                drain.lost += lost.min(page.gap);
+            if let Some(drain) = &mut self.drain {
+                drain.lose(&self.gap);
             }
         }
-        if self.is_cut(now.mono) {
-            return None;
-        }
-        let batch = self.sort_in(&page.events, now);
+        let is_backing_off = self.retry_at.is_some_and(|at| at > now.mono);
+        let batch = match self.is_cut(now.mono) || is_backing_off {
+            // It is read again when the plugin is tried again.
+            true => Arc::new([]),
+            false => self.sort_in(&page.events, now),
+        };
+        // The log may be longer than the lane has been told.
+        self.head = self.head.max(self.read_to);
         if batch.is_empty() {
             return None;
         }
-        let tried_at = self.acknowledged;
-        match self.depart(batch, 1, tried_at, false, now.mono) {
-            Step::Deliver(flight) => Some(flight),
-            Step::Read(..) | Step::Wait(_) => None,
-        }
+        Some(self.depart(batch, Tries::default(), false, now.mono))
     }
 
     /// The log could not be read.
@@ -276,12 +319,11 @@ impl Lane {
         let mut batch = Vec::new();
         for event in events.iter().cloned() {
             let seq = event.recorded_seq();
-            if self.hooks.contains(event.hook()) {
+            if self.hooks.contains(event.hook()) && !self.parked.contains(seq) {
                 if self.parked.is_behind(&event) {
-                    let rows = self.parked.park_behind(event, now);
-                    self.progress.park.extend(rows);
+                    self.park_behind(event, Tries::default(), now);
                 } else if seq <= self.given_up_to {
-                    self.bury(event, now);
+                    self.bury(event, Tries::default(), now);
                 } else if is_of(&event, &blocked) {
                     if !self.flights.is_empty() {
                         // It is read again when something has landed.
@@ -299,151 +341,21 @@ impl Lane {
     }
 
     /// Makes a dead letter of an event that the plugin was owed for too long.
-    fn bury(&mut self, event: Event, now: Now) {
-        let error: Arc<str> = "the plugin was down for too long".into();
-        let rows = self.parked.park(event, 0, Duration::ZERO, true, error, now);
+    fn bury(&mut self, event: Event, tries: Tries, now: Now) {
+        let parking = Parking {
+            attempts: 0,
+            wait: Duration::ZERO,
+            dead: true,
+            error: TOO_LONG.into(),
+            tries,
+        };
+        let rows = self.parked.park(event, parking, now);
         self.progress.park.extend(rows);
     }
 
-    /// A delivery is over.
-    pub(super) fn on_outcome(&mut self, flight: u64, outcome: Outcome, now: Now) {
-        let Some(index) = self.flights.iter().position(|known| known.id == flight) else {
-            return;
-        };
-        let flight = self.flights.swap_remove(index);
-        self.held_up = false;
-        let Outcome { verdicts, failure } = outcome;
-
-        let acknowledged_before = self.acknowledged;
-        let mut open = Vec::new();
-        let mut rejected = Vec::new();
-        if verdicts.is_empty() && failure.is_none() && !flight.parked {
-            self.acknowledged += flight.events.len() as u64;
-        } else {
-            let verdicts = verdicts.into_iter().chain(std::iter::repeat(Verdict::Open));
-            for (event, verdict) in flight.events.iter().zip(verdicts) {
-                match verdict {
-                    Verdict::Rejected(error) => rejected.push((event.clone(), error.into())),
-                    Verdict::Open if failure.is_some() => open.push(event.clone()),
-                    Verdict::Open | Verdict::Acknowledged => self.acknowledge(event, flight.parked),
-                }
-            }
-        }
-        if self.acknowledged > acknowledged_before {
-            self.failed_rounds = 0;
-            self.retry_at = None;
-            self.down_since = None;
-        }
-        if rejected.is_empty() && failure.is_none() {
-            self.last_error = None;
-        }
-        for (event, error) in rejected {
-            self.reject(event, error, now);
-        }
-        if let Some(failure) = failure {
-            let some_landed = self.acknowledged > acknowledged_before;
-            self.fail(&flight, open, failure, some_landed, now);
-        }
-    }
-
-    fn acknowledge(&mut self, event: &Event, parked: bool) {
-        self.acknowledged += 1;
-        let seq = event.recorded_seq();
-        if parked && self.parked.remove(seq) {
-            self.progress.unpark.push(seq);
-        }
-    }
-
-    /// The plugin would not take `event` by itself.
-    fn reject(&mut self, event: Event, error: Arc<str>, now: Now) {
-        self.last_error = Some(Arc::clone(&error));
-        let attempts = self.parked.attempts(event.recorded_seq()) + 1;
-        let dead = attempts >= self.policy.max_attempts;
-        let session = event.session().map_or("", |session| session.id.as_str());
-        warn!(session, event_id = %event.id(), attempts, dead, %error, "event rejected");
-        let wait = backoff(&self.policy, attempts);
-        let rows = self.parked.park(event, attempts, wait, dead, error, now);
+    fn park_behind(&mut self, event: Event, tries: Tries, now: Now) {
+        let rows = self.parked.park_behind(event, tries, now);
         self.progress.park.extend(rows);
-        self.park_followers(now);
-    }
-
-    /// Parks what is pending behind a parked event.
-    fn park_followers(&mut self, now: Now) {
-        for event in self.pending.take_if(|event| self.parked.is_behind(event)) {
-            let rows = self.parked.park_behind(event, now);
-            self.progress.park.extend(rows);
-        }
-    }
-
-    /// A delivery failed, and `open` are its events without an answer.
-    fn fail(
-        &mut self,
-        flight: &Flight,
-        open: Vec<Event>,
-        failure: Failure,
-        some_landed: bool,
-        now: Now,
-    ) {
-        self.last_error = Some(failure.message());
-        let cut = self.is_cut(now.mono);
-        if cut && let Some(drain) = &mut self.drain {
-            drain.timed_out |= failure == Failure::TimedOut;
-        }
-        let alone = flight.events.len() == 1;
-        let is_down = match &failure {
-            _ if cut => true,
-            Failure::Down(_) => true,
-            Failure::Error(_) => false,
-            Failure::TimedOut | Failure::Panicked(_) if alone => {
-                self.acknowledged == flight.tried_at
-            }
-            Failure::TimedOut | Failure::Panicked(_) => !some_landed,
-        };
-        if alone && !is_down {
-            for event in open {
-                self.reject(event, failure.message(), now);
-            }
-            return;
-        }
-        let is_open_question = !matches!(failure, Failure::Down(_)) && !cut;
-        if flight.parked {
-            // Not first again at once, or it would keep all others from being tried.
-            let wait = match is_open_question {
-                true => 2 * backoff(&self.policy, self.failed_rounds + 1),
-                false => Duration::ZERO,
-            };
-            for event in open {
-                let seq = event.recorded_seq();
-                self.parked.put_back(seq, wait, now.mono);
-            }
-        } else {
-            self.pending.put_back(flight, open, is_open_question);
-            self.park_followers(now);
-        }
-        if is_down {
-            self.back_off(flight, now);
-        }
-    }
-
-    /// The plugin failed: nothing is tried for a while, and too long a while ends its owed events.
-    fn back_off(&mut self, flight: &Flight, now: Now) {
-        // Deliveries that flew side by side and failed together are one failed round.
-        if self.failed_at.is_none_or(|at| flight.departed >= at) {
-            self.failed_rounds += 1;
-            self.failed_at = Some(now.mono);
-            self.retry_at = Some(now.mono + backoff(&self.policy, self.failed_rounds));
-        }
-        let down_since = *self.down_since.get_or_insert(now.mono);
-        if now.mono.saturating_duration_since(down_since) >= self.policy.retry_for {
-            self.down_since = None;
-            self.given_up_to = self.head;
-            let error: Arc<str> = "the plugin was down for too long".into();
-            let rows = self.parked.kill_all(&error, now);
-            self.progress.park.extend(rows);
-            for event in self.pending.take_if(|_| true) {
-                self.bury(event, now);
-            }
-        }
     }
 
     /// What changed since this was last asked for.
@@ -480,13 +392,4 @@ fn incarnation_of(event: &Event) -> Option<Incarnation> {
 fn is_of(event: &Event, sessions: &HashSet<SessionId>) -> bool {
     // Hashing an id for an empty set would cost a drain of millions dearly.
     !sessions.is_empty() && event.session().is_some_and(|it| sessions.contains(&it.id))
-}
-
-/// The wait after `failures` in a row.
-fn backoff(policy: &DeliveryPolicy, failures: u32) -> Duration {
-    let doublings = failures.saturating_sub(1).min(31);
-    policy
-        .backoff
-        .saturating_mul(1 << doublings)
-        .min(policy.backoff_max)
 }

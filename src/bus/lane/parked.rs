@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
-use super::flight::Now;
+use super::flight::{Now, Tries};
 use super::incarnation_of;
 use crate::event::{Event, Seq};
 use crate::ledger::Parked;
@@ -22,8 +22,16 @@ struct Entry {
     dead: bool,
     error: Arc<str>,
     in_flight: bool,
-    /// How many events the plugin had acknowledged when this one was first tried.
-    tried_at: Option<u64>,
+    tries: Tries,
+}
+
+/// How an event is parked.
+pub(super) struct Parking {
+    pub(super) attempts: u32,
+    pub(super) wait: Duration,
+    pub(super) dead: bool,
+    pub(super) error: Arc<str>,
+    pub(super) tries: Tries,
 }
 
 /// A lane's parked events.
@@ -50,7 +58,10 @@ impl ParkedEvents {
                 dead: row.dead,
                 error: row.error,
                 in_flight: false,
-                tried_at: None,
+                tries: Tries {
+                    count: row.attempts,
+                    ..Tries::default()
+                },
             };
             parked.insert(entry);
         }
@@ -66,6 +77,11 @@ impl ParkedEvents {
         self.entries.is_empty()
     }
 
+    /// Whether the one at `seq` is a dead letter; none if none is parked there.
+    pub(super) fn is_dead(&self, seq: Seq) -> Option<bool> {
+        self.entries.get(&seq).map(|entry| entry.dead)
+    }
+
     /// How many are dead letters.
     pub(super) fn dead(&self) -> usize {
         self.dead
@@ -75,7 +91,18 @@ impl ParkedEvents {
     pub(super) fn iter(&self) -> impl Iterator<Item = (Seq, bool, bool)> {
         self.entries
             .iter()
-            .map(|(&seq, entry)| (seq, entry.dead, entry.attempts > 0))
+            .map(|(&seq, entry)| (seq, entry.dead, entry.tries.count > 0))
+    }
+
+    /// Whether the event at this place is parked.
+    pub(super) fn contains(&self, seq: Seq) -> bool {
+        self.entries.contains_key(&seq)
+    }
+
+    /// How many lie after this place, dead or not. A lane parks events that are ahead of its cursor,
+    /// and the next process reads them again.
+    pub(super) fn count_after(&self, seq: Seq) -> u64 {
+        self.entries.range(seq + 1..).count() as u64
     }
 
     /// Whether an event has to wait behind a parked one.
@@ -87,59 +114,54 @@ impl ParkedEvents {
         self.entries.get(&seq).map_or(0, |entry| entry.attempts)
     }
 
-    pub(super) fn tried_at(&self, seq: Seq) -> Option<u64> {
-        self.entries.get(&seq)?.tried_at
+    /// How many wait with `event`, itself included: those of its incarnation.
+    pub(super) fn beside(&self, event: &Event) -> usize {
+        let chain = incarnation_of(event).and_then(|incarnation| self.chains.get(&incarnation));
+        chain.map_or(0, BTreeSet::len)
     }
 
-    /// When the next one is due.
-    pub(super) fn next_due(&self) -> Option<Instant> {
-        self.queue.first().map(|&(due, _)| due)
+    /// When the next one is due after `now`. One that is due already waits for something else.
+    pub(super) fn next_due(&self, now: Instant) -> Option<Instant> {
+        let mut later = self.queue.range((now, Seq::MAX)..);
+        later.next().map(|&(due, _)| due)
     }
 
     /// Takes off one that is due and that `may_fly`, to be tried by itself.
     pub(super) fn take_due(
         &mut self,
         now: Instant,
-        acknowledged: u64,
         may_fly: impl Fn(&Event) -> bool,
-    ) -> Option<Event> {
+    ) -> Option<(Event, Tries)> {
         let due = self.queue.iter().take_while(|(due, _)| *due <= now);
         let mut ready = due.filter_map(|&(due, seq)| Some((due, self.entries.get(&seq)?)));
         let (due, entry) = ready.find(|(_, entry)| may_fly(&entry.event))?;
-        let event = entry.event.clone();
+        let (event, tries) = (entry.event.clone(), entry.tries);
         let seq = event.recorded_seq();
         self.queue.remove(&(due, seq));
         if let Some(entry) = self.entries.get_mut(&seq) {
             entry.in_flight = true;
-            entry.tried_at.get_or_insert(acknowledged);
         }
-        Some(event)
+        Some((event, tries))
     }
 
     /// Parks `event`, or parks it anew after another attempt. Where it is dead, all that is parked
     /// behind it is dead with it. Answers the rows to record.
-    pub(super) fn park(
-        &mut self,
-        event: Event,
-        attempts: u32,
-        wait: Duration,
-        dead: bool,
-        error: Arc<str>,
-        now: Now,
-    ) -> Vec<Parked> {
+    pub(super) fn park(&mut self, event: Event, parking: Parking, now: Now) -> Vec<Parked> {
         let seq = event.recorded_seq();
-        let tried_at = self.tried_at(seq);
-        self.remove(seq);
+        // A dead one may have been in flight when it died.
+        let was_dead = self.detach(seq).is_some_and(|entry| entry.dead);
+        let dead = parking.dead || was_dead;
+        let incarnation = incarnation_of(&event);
         self.insert(Entry {
-            event: event.clone(),
-            attempts,
-            due: now.mono + wait,
+            event,
+            attempts: parking.attempts,
+            due: now.mono + parking.wait,
             dead,
-            error,
+            error: parking.error,
             in_flight: false,
-            tried_at,
+            tries: parking.tries,
         });
-        let changed: Vec<Seq> = match incarnation_of(&event).map(|it| &self.chains[&it]) {
+        let changed: Vec<Seq> = match incarnation.map(|it| &self.chains[&it]) {
             Some(chain) if dead => chain.range(seq..).copied().collect(),
             _ => vec![seq],
         };
@@ -154,21 +176,29 @@ impl ParkedEvents {
         rows.collect()
     }
 
-    /// Parks `event` behind the parked ones of its incarnation; dead if the first of them is.
-    pub(super) fn park_behind(&mut self, event: Event, now: Now) -> Vec<Parked> {
-        let first = incarnation_of(&event)
-            .and_then(|incarnation| self.chains.get(&incarnation)?.first())
-            .and_then(|first| self.entries.get(first));
-        let dead = first.is_some_and(|first| first.dead);
-        let error = "waits behind an earlier event of its session";
-        self.park(event, 0, Duration::ZERO, dead, error.into(), now)
+    /// Parks `event` with the parked ones of its incarnation, to wait for those before it; dead if
+    /// one of these is.
+    pub(super) fn park_behind(&mut self, event: Event, tries: Tries, now: Now) -> Vec<Parked> {
+        let chain = incarnation_of(&event).and_then(|incarnation| self.chains.get(&incarnation));
+        let before = chain.and_then(|chain| chain.range(..event.recorded_seq()).next());
+        let first = before.and_then(|first| self.entries.get(first));
+        let parking = Parking {
+            attempts: 0,
+            wait: Duration::ZERO,
+            dead: first.is_some_and(|first| first.dead),
+            error: "waits behind an earlier event of its session".into(),
+            tries,
+        };
+        self.park(event, parking, now)
     }
 
-    /// Puts one back that was taken off, to be tried again after `wait`. Its count stays.
-    pub(super) fn put_back(&mut self, seq: Seq, wait: Duration, now: Instant) {
+    /// Puts one back that was taken off, to be tried again after those that are due. Its count
+    /// stays.
+    pub(super) fn put_back(&mut self, seq: Seq, tries: Tries, now: Instant) {
         if let Some(mut entry) = self.detach(seq) {
             entry.in_flight = false;
-            entry.due = now + wait;
+            entry.tries = tries;
+            entry.due = now;
             self.insert(entry);
         }
     }

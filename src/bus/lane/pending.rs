@@ -2,10 +2,13 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use super::flight::Flight;
+use super::flight::{Flight, Tries};
 use super::{incarnation_of, is_of};
 use crate::event::{Event, Seq};
-use crate::session::SessionId;
+use crate::session::{Incarnation, SessionId};
+
+/// How many events may wait for what becomes of a suspect, or be suspects themselves.
+const MAX_UNDECIDED: usize = 1000;
 
 #[derive(Debug)]
 struct Pending {
@@ -14,16 +17,13 @@ struct Pending {
     alone: bool,
     /// It failed alone, and it is open whose fault that was.
     suspect: bool,
-    /// How many events the plugin had acknowledged when this one was first tried.
-    tried_at: u64,
-    attempts: u32,
+    tries: Tries,
 }
 
 /// A batch to try again.
 pub(super) struct Batch {
     pub(super) events: Vec<Event>,
-    pub(super) tried_at: u64,
-    pub(super) attempts: u32,
+    pub(super) tries: Tries,
 }
 
 /// A lane's pending events. Those of one session are in log order.
@@ -41,20 +41,36 @@ impl PendingEvents {
         self.queue.len()
     }
 
-    /// Whether none is left but those that only another event can tell something of.
-    pub(super) fn all_suspect(&self) -> bool {
-        self.queue.iter().all(|pending| pending.suspect)
+    /// Whether only another event can tell something of those that are left: all are suspects or
+    /// stay behind one, and the plugin has acknowledged nothing since they failed.
+    pub(super) fn are_undecided(&self, acknowledged: u64) -> bool {
+        let mut behind = HashSet::new();
+        self.queue.len() < MAX_UNDECIDED
+            && self.queue.iter().all(|pending| {
+                if pending.is_undecided(acknowledged) {
+                    behind.extend(pending.event.session().map(|session| &session.id));
+                    return true;
+                }
+                let session = pending.event.session();
+                session.is_some_and(|session| behind.contains(&session.id))
+            })
     }
 
     /// Their places in the log, in no particular order, with whether each was tried.
     pub(super) fn iter(&self) -> impl Iterator<Item = (Seq, bool)> {
         let queue = self.queue.iter();
-        queue.map(|pending| (pending.event.recorded_seq(), pending.attempts > 0))
+        queue.map(|pending| (pending.event.recorded_seq(), pending.tries.count > 0))
     }
 
     pub(super) fn sessions(&self) -> impl Iterator<Item = SessionId> {
         let sessions = self.queue.iter().filter_map(|it| it.event.session());
         sessions.map(|session| session.id.clone())
+    }
+
+    pub(super) fn incarnations(&self) -> impl Iterator<Item = Option<Incarnation>> {
+        self.queue
+            .iter()
+            .map(|pending| incarnation_of(&pending.event))
     }
 
     /// Adds an event that was not tried, since it must stay behind a pending one.
@@ -63,18 +79,19 @@ impl PendingEvents {
             event,
             alone: false,
             suspect: false,
-            tried_at: 0,
-            attempts: 0,
+            tries: Tries::default(),
         });
     }
 
     /// Takes off the first that may fly beside `flying`: several that failed together because the
-    /// plugin was down, or one by itself. Suspects come last, and only if `also_suspects`.
+    /// plugin was down, or one by itself. Suspects come last, and while they are undecided only if
+    /// `also_undecided`.
     pub(super) fn take_next(
         &mut self,
         flying: HashSet<SessionId>,
         max_batch: usize,
-        also_suspects: bool,
+        acknowledged: u64,
+        also_undecided: bool,
     ) -> Option<Batch> {
         let mut blocked = flying;
         let mut first_suspect = None;
@@ -91,37 +108,39 @@ impl PendingEvents {
             if !chosen.is_empty() {
                 break;
             }
-            if is_free && pending.suspect {
+            let may_be_tried = also_undecided || !pending.is_undecided(acknowledged);
+            if is_free && pending.suspect && may_be_tried {
                 first_suspect.get_or_insert(index);
             }
             blocked.extend(pending.event.session().map(|session| session.id.clone()));
         }
-        if chosen.is_empty() && also_suspects {
+        if chosen.is_empty() {
             chosen.extend(first_suspect);
         }
-        let first = &self.queue[*chosen.first()?];
-        let (tried_at, attempts) = (first.tried_at, first.attempts);
+        let tries = self.queue[*chosen.first()?].tries;
         let taken = chosen.iter().rev().filter_map(|&at| self.queue.remove(at));
         let mut events: Vec<_> = taken.map(|pending| pending.event).collect();
-        events.reverse();
-        Some(Batch {
-            events,
-            tried_at,
-            attempts,
-        })
+        // What flew side by side may have come back in another order.
+        events.sort_unstable_by_key(Event::recorded_seq);
+        Some(Batch { events, tries })
     }
 
     /// Takes back what a failed delivery left without an answer. With `alone` each is tried by
     /// itself from now on; one that was, is then a suspect.
-    pub(super) fn put_back(&mut self, flight: &Flight, open: Vec<Event>, alone: bool) {
+    pub(super) fn put_back(
+        &mut self,
+        flight: &Flight,
+        open: Vec<Event>,
+        tries: Tries,
+        alone: bool,
+    ) {
         let suspect = alone && flight.events.len() == 1;
         let later = std::mem::take(&mut self.queue);
         let back = open.into_iter().map(|event| Pending {
             event,
             alone,
             suspect,
-            tried_at: flight.tried_at,
-            attempts: flight.attempt,
+            tries,
         });
         if !suspect {
             self.queue.extend(back);
@@ -129,21 +148,31 @@ impl PendingEvents {
             return;
         }
         // To the end, with what must stay behind it: the others are tried first.
-        let incarnation = flight.events.first().and_then(incarnation_of);
+        let session = flight.events.first().and_then(Event::session);
+        let id = session.map(|session| &session.id);
         let (followers, others): (VecDeque<_>, VecDeque<_>) = later
             .into_iter()
-            .partition(|pending| incarnation_of(&pending.event) == incarnation);
+            .partition(|pending| pending.event.session().map(|session| &session.id) == id);
         self.queue.extend(others);
         self.queue.extend(back);
         self.queue.extend(followers);
     }
 
-    /// Takes out the events that `is_wanted`.
-    pub(super) fn take_if(&mut self, is_wanted: impl Fn(&Event) -> bool) -> Vec<Event> {
+    /// Takes out the events that `is_wanted`, with how often they were tried.
+    pub(super) fn take_if(&mut self, is_wanted: impl Fn(&Event) -> bool) -> Vec<(Event, Tries)> {
         let (wanted, others): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut self.queue)
             .into_iter()
             .partition(|pending| is_wanted(&pending.event));
         self.queue = others;
-        wanted.into_iter().map(|pending| pending.event).collect()
+        let wanted = wanted.into_iter();
+        wanted
+            .map(|pending| (pending.event, pending.tries))
+            .collect()
+    }
+}
+
+impl Pending {
+    fn is_undecided(&self, acknowledged: u64) -> bool {
+        self.suspect && self.tries.acknowledged_at_last == acknowledged
     }
 }

@@ -1,1 +1,10 @@
+//! The lane's decisions, driven without actors: log, ledger, plugin and clock are the bench's.
 
+mod bench;
+mod checks;
+mod drain;
+mod failures;
+mod model;
+mod order;
+mod plugin;
+mod poison;

@@ -1,6 +1,7 @@
 //! The HTTP API, over real connections.
 
 mod client;
+mod operations;
 mod refusals;
 mod sessions;
 mod tokens;

@@ -138,8 +138,8 @@ async fn a_post_without_a_json_content_type_changes_nothing() {
             assert_eq!(refusal.problem(), expected);
         }
     }
-    let active = gateway.supervisor.active().await.unwrap();
-    let ids: Vec<_> = active.iter().map(|it| it.session.id.as_str()).collect();
+    let active = gateway.supervisor.snapshot().await.unwrap();
+    let ids: Vec<_> = active.iter().map(|it| it.id.as_str()).collect();
     assert_eq!(ids, ["a"]);
 }
 
@@ -193,7 +193,7 @@ async fn a_body_that_breaks_off_changes_nothing() {
         .unwrap();
     connection.shutdown(std::net::Shutdown::Write).unwrap();
     connection.read_to_end(&mut Vec::new()).unwrap();
-    assert!(gateway.supervisor.active().await.unwrap().is_empty());
+    assert!(gateway.supervisor.snapshot().await.unwrap().is_empty());
 }
 
 #[actix_web::test]
@@ -305,7 +305,7 @@ async fn fields_that_break_the_rules_are_named_and_change_nothing() {
         );
         assert_eq!(refusal.pointer(), pointer, "{body}");
     }
-    assert!(gateway.supervisor.active().await.unwrap().is_empty());
+    assert!(gateway.supervisor.snapshot().await.unwrap().is_empty());
 }
 
 #[actix_web::test]

@@ -1,0 +1,198 @@
+//! What the outcome of a delivery means for its events and for the lane.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::warn;
+
+use super::flight::{Failure, Flight, Now, Outcome, Tries};
+use super::parked::Parking;
+use super::{Lane, TOO_LONG, incarnation_of};
+use crate::event::{Event, Verdict};
+use crate::plugin::DeliveryPolicy;
+
+impl Lane {
+    /// A delivery is over.
+    pub(in crate::bus) fn on_outcome(&mut self, flight: u64, outcome: Outcome, now: Now) {
+        let Some(index) = self.flights.iter().position(|known| known.id == flight) else {
+            return;
+        };
+        let flight = self.flights.swap_remove(index);
+        self.held_up = false;
+        let Outcome { verdicts, failure } = outcome;
+
+        let acknowledged_before = self.acknowledged;
+        let mut open = Vec::new();
+        let mut rejected = Vec::new();
+        if verdicts.is_empty() && failure.is_none() && !flight.parked {
+            self.acknowledged += flight.events.len() as u64;
+        } else {
+            let verdicts = verdicts.into_iter().chain(std::iter::repeat(Verdict::Open));
+            // Those with an event that was not taken: their later ones come again after it.
+            let mut held = HashSet::new();
+            for (event, verdict) in flight.events.iter().zip(verdicts) {
+                let is_held = || incarnation_of(event).is_some_and(|it| held.contains(&it));
+                match verdict {
+                    Verdict::Rejected(error) => rejected.push((event.clone(), error.into())),
+                    Verdict::Open if failure.is_some() => open.push(event.clone()),
+                    _ if !held.is_empty() && is_held() => open.push(event.clone()),
+                    Verdict::Open | Verdict::Acknowledged => {
+                        self.acknowledge(event, flight.parked);
+                        continue;
+                    }
+                }
+                held.extend(incarnation_of(event));
+            }
+        }
+        if self.acknowledged > acknowledged_before {
+            self.failed_rounds = 0;
+            self.retry_at = None;
+            self.down_since = None;
+        }
+        if rejected.is_empty() && failure.is_none() {
+            self.last_error = None;
+        }
+        let tries = flight.tries.fail(self.acknowledged);
+        for (event, error) in rejected {
+            self.reject(event, tries, error, now);
+        }
+        match failure {
+            Some(failure) => {
+                let some_landed = self.acknowledged > acknowledged_before;
+                self.fail(&flight, open, &failure, some_landed, now);
+            }
+            None => {
+                for event in open {
+                    self.park_behind(event, tries, now);
+                }
+            }
+        }
+    }
+
+    fn acknowledge(&mut self, event: &Event, parked: bool) {
+        self.acknowledged += 1;
+        let seq = event.recorded_seq();
+        if parked && self.parked.remove(seq) {
+            self.progress.unpark.push(seq);
+        }
+    }
+
+    /// The plugin would not take `event` by itself.
+    fn reject(&mut self, event: Event, tries: Tries, error: Arc<str>, now: Now) {
+        self.last_error = Some(Arc::clone(&error));
+        // A plugin that has something against an event is not down.
+        self.down_since = None;
+        let attempts = self.parked.attempts(event.recorded_seq()) + 1;
+        let dead = attempts >= self.policy.max_attempts;
+        let session = event.session().map_or("", |session| session.id.as_str());
+        warn!(session, event_id = %event.id(), attempts, dead, %error, "event rejected");
+        let parking = Parking {
+            attempts,
+            wait: backoff(&self.policy, attempts),
+            dead,
+            error,
+            tries,
+        };
+        let rows = self.parked.park(event, parking, now);
+        self.progress.park.extend(rows);
+        self.park_followers(now);
+    }
+
+    /// Parks what is pending behind a parked event.
+    fn park_followers(&mut self, now: Now) {
+        let followers = self.pending.take_if(|event| self.parked.is_behind(event));
+        for (event, tries) in followers {
+            self.park_behind(event, tries, now);
+        }
+    }
+
+    /// A delivery failed, and `open` are its events without an answer.
+    fn fail(
+        &mut self,
+        flight: &Flight,
+        open: Vec<Event>,
+        failure: &Failure,
+        some_landed: bool,
+        now: Now,
+    ) {
+        self.last_error = Some(failure.message());
+        let cut = self.is_cut(now.mono);
+        if cut && let Some(drain) = &mut self.drain {
+            drain.timed_out |= *failure == Failure::TimedOut;
+        }
+        let alone = flight.events.len() == 1;
+        let is_down = match failure {
+            _ if cut => true,
+            Failure::Down(_) => true,
+            Failure::Error(_) => false,
+            Failure::TimedOut | Failure::Panicked(_) if alone => {
+                let others_can_tell = flight.events.iter().any(|it| self.owes_others(it));
+                let since = match others_can_tell {
+                    true => flight.tries.acknowledged_at_last,
+                    false => flight.tries.acknowledged_at_first,
+                };
+                self.acknowledged == since
+            }
+            Failure::TimedOut | Failure::Panicked(_) => !some_landed,
+        };
+        let tries = flight.tries.fail(self.acknowledged);
+        if alone && !is_down {
+            for event in open {
+                self.reject(event, tries, failure.message(), now);
+            }
+            return;
+        }
+        if flight.parked {
+            for event in open {
+                let seq = event.recorded_seq();
+                self.parked.put_back(seq, tries, now.mono);
+            }
+        } else {
+            let alone = !matches!(failure, Failure::Down(_)) && !cut;
+            self.pending.put_back(flight, open, tries, alone);
+            self.park_followers(now);
+        }
+        if is_down {
+            self.back_off(flight, now);
+        }
+    }
+
+    /// The plugin failed: nothing is tried for a while, and too long a while ends its owed events.
+    fn back_off(&mut self, flight: &Flight, now: Now) {
+        // Deliveries that flew side by side and failed together are one failed round.
+        if self.failed_at.is_none_or(|at| flight.departed >= at) {
+            self.failed_rounds += 1;
+            self.failed_at = Some(now.mono);
+            self.retry_at = Some(now.mono + backoff(&self.policy, self.failed_rounds));
+        }
+        let down_since = *self.down_since.get_or_insert(now.mono);
+        if now.mono.saturating_duration_since(down_since) >= self.policy.retry_for {
+            self.down_since = None;
+            self.given_up_to = self.head;
+            let rows = self.parked.kill_all(&TOO_LONG.into(), now);
+            self.progress.park.extend(rows);
+            for (event, tries) in self.pending.take_if(|_| true) {
+                self.bury(event, tries, now);
+            }
+        }
+    }
+
+    /// Whether the plugin is owed anything beside the incarnation of `event`.
+    fn owes_others(&self, event: &Event) -> bool {
+        let incarnation = incarnation_of(event);
+        self.head > self.read_to
+            || !self.flights.is_empty()
+            || self.pending.incarnations().any(|it| it != incarnation)
+            || self.parked.live() > self.parked.beside(event)
+    }
+}
+
+/// The wait after `failures` in a row.
+fn backoff(policy: &DeliveryPolicy, failures: u32) -> Duration {
+    let doublings = failures.saturating_sub(1).min(31);
+    policy
+        .backoff
+        .saturating_mul(1 << doublings)
+        .min(policy.backoff_max)
+}

@@ -1,0 +1,94 @@
+//! What must hold whatever happens: checked at each departure, landing and record.
+
+use super::bench::Bench;
+use super::plugin::{name, names};
+use crate::bus::lane::Flight;
+use crate::event::{Event, Hooks, Seq};
+use crate::ledger::Progress;
+use crate::session::Incarnation;
+
+pub(super) fn incarnation(event: &Event) -> Incarnation {
+    event.session().expect("an event of a session").incarnation
+}
+
+impl Bench {
+    pub(super) fn record(&mut self, progress: Progress) {
+        for row in progress.park {
+            self.parked.insert(row.event.recorded_seq(), row);
+        }
+        for seq in progress.unpark {
+            let is_known = self.parked.remove(&seq).is_some();
+            assert!(is_known && self.acknowledged.contains(&seq));
+        }
+        let passed = self.cursor + 1..=progress.cursor.unwrap_or(self.cursor);
+        self.cursor = progress.cursor.unwrap_or(self.cursor);
+        for seq in passed {
+            let event = &self.log[usize::try_from(seq).unwrap() - 1];
+            let is_settled = !self.hooks.contains(event.hook())
+                || self.acknowledged.contains(&seq)
+                || self.parked.contains_key(&seq)
+                || seq <= self.kept_after;
+            assert!(is_settled, "the cursor passed {} unsettled", name(event));
+        }
+    }
+
+    pub(super) fn check_departure(&self, flight: &Flight) {
+        let text = names(flight);
+        assert!(!flight.events.is_empty(), "an empty delivery");
+        assert!(flight.events.len() <= self.policy.max_batch, "{text}");
+        assert!(flight.deadline > self.now.mono, "{text} has no time");
+        let in_flight = self.flights.len() + 1;
+        assert!(in_flight <= self.policy.max_in_flight, "{text} is too many");
+        let seqs: Vec<_> = flight.events.iter().map(Event::recorded_seq).collect();
+        assert!(seqs.is_sorted(), "{text} is not in log order");
+        for (index, event) in flight.events.iter().enumerate() {
+            let seq = event.recorded_seq();
+            assert!(
+                self.hooks.contains(event.hook()),
+                "{text} was not asked for"
+            );
+            assert!(!self.acknowledged.contains(&seq), "{text} again");
+            assert!(!self.is_dead(seq), "a dead letter in {text}");
+            let flying = self.flights.iter().flat_map(|it| it.events.iter());
+            let beside = flying.filter_map(Event::session).map(|it| &it.id);
+            let id = &event.session().unwrap().id;
+            assert!(
+                !beside.into_iter().any(|it| it == id),
+                "{text} side by side"
+            );
+            self.check_order(event, &flight.events[..index], &text);
+        }
+    }
+
+    /// An earlier event of the same incarnation is settled, and no later one is.
+    fn check_order(&self, event: &Event, before: &[Event], text: &str) {
+        let seq = event.recorded_seq();
+        for &other_seq in &self.lives[&incarnation(event)] {
+            let other = &self.log[usize::try_from(other_seq).unwrap() - 1];
+            if other_seq == seq || !self.hooks.contains(other.hook()) {
+                continue;
+            }
+            let is_taken = self.acknowledged.contains(&other_seq);
+            if other_seq > seq {
+                assert!(!is_taken, "{text} after the end");
+                continue;
+            }
+            let goes_before = before.iter().any(|it| it.recorded_seq() == other_seq);
+            let is_settled = is_taken || self.is_dead(other_seq);
+            assert!(is_settled || goes_before, "{text} before the start");
+        }
+    }
+
+    fn is_dead(&self, seq: Seq) -> bool {
+        self.parked.get(&seq).is_some_and(|row| row.dead)
+    }
+
+    /// Nothing is forgotten, and nothing counted twice.
+    pub(super) fn check_counts(&self) {
+        if self.hooks == Hooks::SESSION && self.announces {
+            let settled = self.acknowledged.len() + self.lane.dead();
+            let all = self.lane.owed() + settled as u64 + self.lost;
+            assert_eq!(all, self.log.len() as u64, "owed + dead + acknowledged");
+        }
+    }
+}

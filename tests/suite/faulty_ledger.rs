@@ -1,0 +1,144 @@
+//! A ledger in memory that fails or hangs when a test says so.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use session_supervisor::{
+    Append, Event, Ledger, LedgerError, LedgerFuture, MemoryLedger, Page, Position, Progress,
+    SessionFilter, SessionId, SessionRecord,
+};
+use tokio::sync::watch;
+
+/// What is asked of a ledger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Call {
+    Append,
+    Read,
+    LastEnded,
+    Advance,
+}
+
+/// What becomes of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// It is refused.
+    Fails,
+    /// It is refused once, and works from then on.
+    FailsOnce,
+    /// It is done, and answered when the ledger is healed.
+    Hangs,
+}
+
+/// The ledger. Clones share all.
+#[derive(Debug, Clone)]
+pub(crate) struct FaultyLedger {
+    inner: Arc<MemoryLedger>,
+    is_durable: bool,
+    /// How many calls still work, and what becomes of the next ones.
+    faults: Arc<Mutex<BTreeMap<Call, (usize, Fault)>>>,
+    healed: Arc<watch::Sender<usize>>,
+}
+
+impl FaultyLedger {
+    pub(crate) fn new() -> Self {
+        Self {
+            inner: Arc::new(MemoryLedger::new()),
+            is_durable: false,
+            faults: Arc::default(),
+            healed: Arc::new(watch::Sender::new(0)),
+        }
+    }
+
+    /// Says of itself that it outlives the process.
+    pub(crate) fn durable() -> Self {
+        Self {
+            is_durable: true,
+            ..Self::new()
+        }
+    }
+
+    /// `call` is at fault from now on, after `working` that are not.
+    pub(crate) fn breaks(&self, call: Call, working: usize, fault: Fault) {
+        self.faults.lock().unwrap().insert(call, (working, fault));
+    }
+
+    /// All works from now on, and what hangs is answered.
+    pub(crate) fn heal(&self) {
+        self.faults.lock().unwrap().clear();
+        self.healed.send_modify(|times| *times += 1);
+    }
+
+    fn fault(&self, call: Call) -> Option<Fault> {
+        let mut faults = self.faults.lock().unwrap();
+        let (working, fault) = faults.get_mut(&call)?;
+        if *working > 0 {
+            *working -= 1;
+            return None;
+        }
+        let fault = *fault;
+        if fault == Fault::FailsOnce {
+            faults.remove(&call);
+        }
+        Some(fault)
+    }
+
+    fn answer<T: Send + 'static>(
+        &self,
+        call: Call,
+        ask: impl FnOnce(&MemoryLedger) -> LedgerFuture<T>,
+    ) -> LedgerFuture<T> {
+        match self.fault(call) {
+            None => ask(&self.inner),
+            Some(Fault::Fails | Fault::FailsOnce) => {
+                Box::pin(async { Err(LedgerError::new("no space is left")) })
+            }
+            Some(Fault::Hangs) => {
+                let (answer, mut healed) = (ask(&self.inner), self.healed.subscribe());
+                Box::pin(async move {
+                    let _ = healed.changed().await;
+                    answer.await
+                })
+            }
+        }
+    }
+}
+
+impl Ledger for FaultyLedger {
+    fn is_durable(&self) -> bool {
+        self.is_durable
+    }
+
+    fn append(&self, append: Append) -> LedgerFuture<Arc<[Event]>> {
+        self.answer(Call::Append, |inner| inner.append(append))
+    }
+
+    fn head(&self) -> u64 {
+        self.inner.head()
+    }
+
+    fn read(&self, after: u64, limit: usize) -> LedgerFuture<Page> {
+        self.answer(Call::Read, |inner| inner.read(after, limit))
+    }
+
+    fn last_ended(&self, id: &SessionId) -> LedgerFuture<Option<SessionRecord>> {
+        self.answer(Call::LastEnded, |inner| inner.last_ended(id))
+    }
+
+    fn ended(
+        &self,
+        filter: &SessionFilter,
+        now: jiff::Timestamp,
+        after: u64,
+        limit: usize,
+    ) -> LedgerFuture<Vec<SessionRecord>> {
+        self.inner.ended(filter, now, after, limit)
+    }
+
+    fn attach(&self, plugin: &str) -> LedgerFuture<Position> {
+        self.inner.attach(plugin)
+    }
+
+    fn advance(&self, plugin: &str, progress: Progress) -> LedgerFuture<()> {
+        self.answer(Call::Advance, |inner| inner.advance(plugin, progress))
+    }
+}
