@@ -70,7 +70,7 @@ pub use self::event::{
 };
 pub use self::filter::SessionFilter;
 #[cfg(feature = "gateway")]
-pub use self::gateway::Gateway;
+pub use self::gateway::{Access, Gateway, InvalidSecret, Scope, Secret, Token};
 pub use self::ledger::{
     Append, Ledger, LedgerError, LedgerFuture, MemoryLedger, Page, Parked, Position, Progress,
     SessionRecord,

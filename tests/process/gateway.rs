@@ -39,6 +39,7 @@ pub(crate) struct Gateway {
     url: String,
     dir: TempDir,
     log: Receiver<String>,
+    logged: Vec<String>,
 }
 
 /// How a gateway ended.
@@ -47,20 +48,45 @@ pub(crate) struct Ended {
     /// From the last signal to the exit.
     pub(crate) took: Duration,
     pub(crate) stdout: String,
+    /// Everything it logged.
+    pub(crate) log: String,
     pub(crate) dir: TempDir,
 }
 
 impl Gateway {
     /// Starts one in `dir` with this configuration.
     pub(crate) fn start_in(dir: TempDir, config: &str) -> Self {
+        Self::start_with_env(dir, config, &[])
+    }
+
+    /// The same, with these variables in its environment.
+    pub(crate) fn start_with_env(dir: TempDir, config: &str, env: &[(&str, &str)]) -> Self {
         let path = dir.path().join("config.toml");
         std::fs::write(&path, config).unwrap();
         let mut command = command();
         command
             .args(["serve", "--log-format", "json"])
             .args(["--listen", "127.0.0.1:0", "--config"])
-            .arg(&path);
+            .arg(&path)
+            .envs(env.iter().copied());
         Self::spawn(dir, command)
+    }
+
+    /// The same, and it may have this many files open.
+    pub(crate) fn start_with_files(dir: TempDir, config: &str, files: usize) -> Self {
+        let path = dir.path().join("config.toml");
+        std::fs::write(&path, config).unwrap();
+        let mut shell = Command::new("sh");
+        let script = format!("ulimit -n {files} && exec \"$0\" \"$@\"");
+        shell
+            .args(["-c", &script, env!("CARGO_BIN_EXE_session-supervisor")])
+            .args(["serve", "--log-format", "json"])
+            .args(["--listen", "127.0.0.1:0", "--config"])
+            .arg(&path)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        Self::spawn(dir, shell)
     }
 
     /// Starts one without a configuration.
@@ -116,6 +142,7 @@ impl Gateway {
             url: String::new(),
             dir,
             log,
+            logged: Vec::new(),
         };
         let listening = gateway.wait_for_log("\"listening\"");
         let listening: Value = serde_json::from_str(&listening).unwrap();
@@ -127,21 +154,26 @@ impl Gateway {
     /// The first log line from here on that contains `text`.
     pub(crate) fn wait_for_log(&mut self, text: &str) -> String {
         let until = Instant::now() + PATIENCE;
-        let mut seen = Vec::new();
+        let from = self.logged.len();
         while let Ok(line) = self
             .log
             .recv_timeout(until.saturating_duration_since(Instant::now()))
         {
-            if line.contains(text) {
-                return line;
+            self.logged.push(line);
+            if let Some(line) = self.logged.last().filter(|line| line.contains(text)) {
+                return line.clone();
             }
-            seen.push(line);
         }
-        panic!("no line with `{text}` in the log:\n{}", seen.join("\n"));
+        let seen = self.logged[from..].join("\n");
+        panic!("no line with `{text}` in the log:\n{seen}");
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
+    }
+
+    pub(crate) fn url(&self) -> &str {
+        &self.url
     }
 
     /// A request with a JSON body. Answers the status and the JSON of the answer, null for none.
@@ -152,6 +184,15 @@ impl Gateway {
 
     pub(crate) fn get(&self, path: &str) -> (u16, Value) {
         read(agent().get(format!("{}{path}", self.url)).call())
+    }
+
+    /// The memory that its process has in use.
+    pub(crate) fn memory_kib(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let status = status.unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        kib.unwrap().parse().unwrap()
     }
 
     /// Starts a session, which must work.
@@ -188,11 +229,14 @@ impl Gateway {
             thread::sleep(Duration::from_millis(2));
         };
         let took = began.elapsed();
+        let mut logged = std::mem::take(&mut self.logged);
+        logged.extend(self.log.iter());
         let dir = std::mem::replace(&mut self.dir, tempfile::tempdir().unwrap());
         Ended {
             status,
             took,
             stdout: stdout.join().unwrap().unwrap(),
+            log: logged.join("\n"),
             dir,
         }
     }
@@ -217,7 +261,7 @@ impl Ended {
     }
 }
 
-fn agent() -> ureq::Agent {
+pub(crate) fn agent() -> ureq::Agent {
     let config = ureq::Agent::config_builder()
         .http_status_as_error(false)
         .timeout_global(Some(PATIENCE));
