@@ -117,6 +117,7 @@ impl Gateway {
             url: format!("http://{address}"),
             dir,
             log: mpsc::channel().1,
+            logged: Vec::new(),
         };
         let until = Instant::now() + PATIENCE;
         while TcpStream::connect(&address).is_err() {

@@ -4,6 +4,7 @@
 //! stands still unless all wait. Those of the gateway talk to it over real connections.
 
 mod delivery;
+mod documentation;
 mod drain;
 mod embedding;
 mod faulty_ledger;
