@@ -171,6 +171,8 @@ impl LaneRunner {
             } => {
                 let head = *self.head.borrow_and_update();
                 self.lane.set_head(head);
+                // As with a plugin that failed: there is no time to wait for another time.
+                self.ledger_retry_at = None;
                 self.lane.begin_drain(ends, Instant::now());
                 self.drained = Some(Drained { count_by, reply });
             }
