@@ -7,6 +7,7 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use actix::prelude::*;
+use actix_rt::Arbiter;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -211,13 +212,20 @@ impl Sequence {
         let until = Instant::now() + self.settings.budget.teardown;
         let until = until.min(self.settings.budget.end(self.request.asked_at));
         let mut left = u32::try_from(steps.len()).unwrap_or(u32::MAX);
+        let mut arbiter = self.settings.teardown_arbiter.clone();
         for step in steps {
             // Each step has its share of what is left, so that none keeps a later one from running.
             let limit = until.saturating_duration_since(Instant::now()) / left;
             left -= 1;
             let name = step.name.clone();
-            let arbiter = self.settings.teardown_arbiter.as_ref();
-            let (outcome, took) = step.run(arbiter, limit).await;
+            let (outcome, took) = step.run(arbiter.as_ref(), limit).await;
+            if outcome == StepOutcome::TimedOut && arbiter.is_some() {
+                // It may be blocking its thread, which must not keep the next ones from running.
+                arbiter = Arbiter::try_new()
+                    .ok()
+                    .map(|fresh| fresh.handle())
+                    .or(arbiter);
+            }
             let mut report = self.report.borrow_mut();
             report.add_step(&name, took, outcome);
         }

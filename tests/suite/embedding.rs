@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use session_supervisor::{Error, Outcome, SessionSupervisor, Shutdown};
 
-use crate::support::{Shorthand, recorder, session};
+use crate::support::{Shorthand, per_session, recorder, session};
 
 /// Starts, uses and stops a supervisor on threads of its own.
 async fn live_a_life() {
@@ -92,4 +92,39 @@ async fn settings_that_can_not_work_are_refused() {
         };
         assert!(problem.contains(expected), "{problem}");
     }
+}
+
+#[tokio::test]
+async fn a_delivery_that_its_thread_ends_before_ours_has_timed_out_all_the_same() {
+    let mut builder = SessionSupervisor::builder().cap(Duration::from_millis(200));
+    for n in 0..32 {
+        let (plugin, _) = per_session(&format!("p{n}"), |_| std::future::pending());
+        builder = builder.plugin(plugin);
+    }
+    let supervisor = builder.start().await.unwrap();
+    supervisor.begin("A").await;
+    let report = supervisor.shutdown(Shutdown::now()).await.unwrap();
+    for plugin in &report.plugins {
+        assert_eq!(plugin.last_error.as_deref(), Some("timed out"));
+        assert!(plugin.timed_out);
+    }
+}
+
+#[tokio::test]
+async fn a_teardown_step_that_blocks_its_thread_keeps_no_later_one_from_running() {
+    let builder = SessionSupervisor::builder().teardown(Duration::from_millis(400));
+    let (sender, ran) = tokio::sync::oneshot::channel();
+    let builder = builder
+        .teardown_step("blocks", || async {
+            std::thread::sleep(Duration::from_secs(1));
+            Ok(())
+        })
+        .teardown_step("later", move || async move {
+            let _ = sender.send(());
+            Ok(())
+        });
+    let supervisor = builder.start().await.unwrap();
+    let report = supervisor.shutdown(Shutdown::now()).await.unwrap();
+    assert_eq!(report.warnings, ["blocks"]);
+    ran.await.unwrap();
 }
