@@ -29,8 +29,8 @@ use crate::registry::{
 };
 use crate::session::{NewSession, Session, SessionId};
 use crate::shutdown::{
-    BeginShutdown, Budget, CoordinatorSettings, ReportSlot, Shutdown, ShutdownCoordinator,
-    ShutdownNotice, ShutdownReport, TeardownSteps,
+    BeginShutdown, Budget, CoordinatorSettings, ReportSlot, ReportWatch, Shutdown,
+    ShutdownCoordinator, ShutdownNotice, ShutdownReport, TeardownSteps,
 };
 
 /// Where the supervisor's actors run.
@@ -266,7 +266,8 @@ impl Builder {
     async fn assemble(self) -> Result<SessionSupervisor, Error> {
         let budget = self.budget();
         let instance = InstanceId::generate();
-        let (door, reports) = (Door::default(), ReportSlot::new());
+        let (door, report_slot) = (Door::default(), ReportSlot::new());
+        let reports = report_slot.watch();
         let owns_system = self.threads == Threads::Own;
         let ledger = self.ledger;
         let hears_ends = |plugin: &&PluginSpec| plugin.hooks().contains(Hook::SessionEnd);
@@ -311,7 +312,7 @@ impl Builder {
             teardown: self.teardown_steps.clone(),
             teardown_arbiter: owns_system.then(Arbiter::current),
             state_dir: self.state_dir.clone(),
-            reports: reports.clone(),
+            reports: report_slot,
             restart_expected: self.restart_expected,
             handle_signals: self.handle_signals,
             owns_system,
@@ -356,7 +357,7 @@ pub struct SessionSupervisor {
     coordinator: Addr<ShutdownCoordinator>,
     teardown_steps: TeardownSteps,
     state_dir: Option<PathBuf>,
-    reports: ReportSlot,
+    reports: ReportWatch,
 }
 
 impl SessionSupervisor {

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use session_supervisor::{Error, Outcome, SessionSupervisor, Shutdown};
+use session_supervisor::{Error, Outcome, SessionSupervisor, Shutdown, Threads};
 
 use crate::support::{Shorthand, per_session, recorder, session};
 
@@ -127,4 +127,19 @@ async fn a_teardown_step_that_blocks_its_thread_keeps_no_later_one_from_running(
     let report = supervisor.shutdown(Shutdown::now()).await.unwrap();
     assert_eq!(report.warnings, ["blocks"]);
     ran.await.unwrap();
+}
+
+#[test]
+fn a_supervisor_whose_system_was_stopped_by_somebody_else_says_so() {
+    let system = actix::System::new();
+    let builder = SessionSupervisor::builder().threads(Threads::Current);
+    let supervisor = system.block_on(builder.start()).unwrap();
+    drop(system);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build();
+    let answer = runtime.unwrap().block_on(async {
+        tokio::time::timeout(Duration::from_secs(5), supervisor.shutdown(Shutdown::now())).await
+    });
+    assert!(matches!(answer, Ok(Err(Error::Stopped))), "{answer:?}");
 }
