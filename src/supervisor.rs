@@ -237,7 +237,12 @@ impl Builder {
     pub async fn start(self) -> Result<SessionSupervisor, Error> {
         self.check().map_err(Error::Settings)?;
         match self.threads {
-            Threads::Current => self.assemble().await,
+            Threads::Current => {
+                let supervisor = self.assemble().await?;
+                let kept = supervisor.clone();
+                actix_rt::spawn(async move { kept.stopped().await });
+                Ok(supervisor)
+            }
             Threads::Own => self.start_own_system().await,
         }
     }
@@ -247,13 +252,18 @@ impl Builder {
         let run = move || {
             let system = System::new();
             let outcome = system.block_on(self.assemble());
-            let is_running = outcome.is_ok();
-            if ready.send(outcome).is_ok()
-                && is_running
-                && let Err(error) = system.run()
-            {
+            let Ok(kept) = outcome.clone() else {
+                let _ = ready.send(outcome);
+                return;
+            };
+            if ready.send(outcome).is_err() {
+                // Nobody waits for it any more, so nobody would ever stop it.
+                System::current().stop();
+            }
+            if let Err(error) = system.run() {
                 tracing::error!(%error, "the supervisor's system failed");
             }
+            drop(kept);
         };
         std::thread::Builder::new()
             .name("session-supervisor".into())

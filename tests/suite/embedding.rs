@@ -5,7 +5,11 @@ use std::time::{Duration, Instant};
 
 use session_supervisor::{Error, Outcome, SessionSupervisor, Shutdown, Threads};
 
-use crate::support::{Shorthand, per_session, recorder, session};
+use futures_util::FutureExt as _;
+
+use crate::support::{Shorthand, builder, in_virtual_time, per_session, recorder, session};
+
+const SHORT: Duration = Duration::from_millis(50);
 
 /// Starts, uses and stops a supervisor on threads of its own.
 async fn live_a_life() {
@@ -142,4 +146,30 @@ fn a_supervisor_whose_system_was_stopped_by_somebody_else_says_so() {
         tokio::time::timeout(Duration::from_secs(5), supervisor.shutdown(Shutdown::now())).await
     });
     assert!(matches!(answer, Ok(Err(Error::Stopped))), "{answer:?}");
+}
+
+#[tokio::test]
+async fn dropping_the_handle_stops_nothing() {
+    let (plugin, told) = per_session("p", |_| tokio::time::sleep(SHORT).map(Ok));
+    let supervisor = SessionSupervisor::builder().plugin(plugin);
+    let supervisor = supervisor.start().await.unwrap();
+    supervisor.begin("A").await;
+    told.wait_for(1).await;
+    supervisor.begin("B").await;
+    drop(supervisor);
+    told.wait_for(2).await;
+}
+
+#[test]
+fn dropping_the_handle_stops_nothing_on_the_callers_arbiter_either() {
+    in_virtual_time(async {
+        let (plugin, told) = per_session("p", |_| tokio::time::sleep(SHORT).map(Ok));
+        let supervisor = builder().plugin(plugin).start().await.unwrap();
+        supervisor.begin("A").await;
+        told.wait_for(1).await;
+        supervisor.begin("B").await;
+        drop(supervisor);
+        tokio::time::sleep(10 * SHORT).await;
+        assert_eq!(told.lines().len(), 2);
+    });
 }
