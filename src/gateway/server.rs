@@ -31,6 +31,10 @@ const MAX_WORKERS: usize = 4;
 /// wait to be accepted.
 const MAX_CONNECTIONS: usize = 4096;
 
+/// Connections that wait to be accepted, on each listener, if the operating system allows as many.
+#[cfg(unix)]
+const MAX_WAITING: i32 = 4096;
+
 /// How long the head of a connection's first request may take to arrive.
 pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -154,6 +158,9 @@ fn bind(
         .max_concurrent_connections((max_connections() / workers).max(1))
         .disable_signals();
     for listener in listeners {
+        // The few that wait by default are reset when a flood comes, not told to wait.
+        #[cfg(unix)]
+        rustix::net::listen(&listener, MAX_WAITING)?;
         let (supervisor, access) = (supervisor.clone(), access.clone());
         let service = move || service(&supervisor, &access);
         server = server.listen("gateway", listener, service)?;

@@ -99,15 +99,17 @@ async fn a_reader_may_read_everything_and_change_nothing() {
         ("/v1/sessions/a/touch", json!({})),
         ("/v1/sessions/a/end", json!({})),
         ("/v1/sessions/unknown/end", json!({})),
+        ("/v1/bulk-end", json!({"all": true})),
+        ("/v1/shutdown", json!({})),
     ] {
         let refusal = gateway.send(request("POST", target, READER).body(&body));
         assert_eq!(refusal.problem(), (403, "forbidden".to_owned()), "{target}");
         assert!(refusal.body.contains("`dashboard`"), "{refusal:?}");
     }
-    let active = gateway.supervisor.active().await.unwrap();
+    let active = gateway.supervisor.snapshot().await.unwrap();
     let active: Vec<_> = active
         .iter()
-        .map(|it| (it.session.id.as_str(), it.session.agent_id.as_deref()))
+        .map(|it| (it.id.as_str(), it.agent_id.as_deref()))
         .collect();
     assert_eq!(active, [("a", None)]);
 }
