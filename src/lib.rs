@@ -1,4 +1,43 @@
 //! Every session that starts gets its end, and stopping never takes longer than its cap.
+//!
+//! A program that holds sessions gives the supervisor its plugins, tells it which sessions start
+//! and end, and hands over its shutdown: the sessions that are left then get their ends, and every
+//! plugin is told inside a fixed time.
+//!
+//! ```
+//! use session_supervisor::{NewSession, PluginSpec, SessionId, SessionSupervisor, Shutdown};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> anyhow::Result<()> {
+//! let audit = PluginSpec::per_session("audit", |event| async move {
+//!     println!("{} {}", event.hook(), event.id());
+//!     Ok(())
+//! });
+//! let supervisor = SessionSupervisor::builder().plugin(audit).start().await?;
+//! supervisor.started(NewSession::new(SessionId::new("sess-1")?)).await?;
+//! let report = supervisor.shutdown(Shutdown::now()).await?;
+//! assert_eq!((report.drain.sessions, report.drain.delivered), (1, 1));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A plugin is a [closure](PluginSpec::per_session), a [`Plugin`], or an actor that handles
+//! [`Deliver`]. What plugins are told, and how they should answer, is in `docs/hooks.md`; what is
+//! promised, in `docs/guarantees.md`.
+//!
+//! # Layout
+//!
+//! | module | what it is |
+//! |---|---|
+//! | `session`, `event`, `filter` | what everything speaks of |
+//! | `ledger` | what has started, what has ended, and what each plugin is owed |
+//! | `plugin` | what a plugin is, and the built-in kinds |
+//! | `registry` | [`SessionRegistry`]: who is active, and the one place where a session ends |
+//! | `bus` | [`PluginBus`]: records events and has a lane per plugin |
+//! | `shutdown` | [`ShutdownCoordinator`]: phases, cap and report of a stop |
+//! | `supervisor` | [`SessionSupervisor`]: builder and handle |
+//! | `gateway` | the HTTP API over the handle |
+//! | `config`, `cli`, `telemetry` | the binary |
 
 mod bus;
 #[cfg(feature = "cli")]
@@ -13,6 +52,7 @@ mod filter;
 #[cfg(feature = "gateway")]
 mod gateway;
 mod ledger;
+mod place;
 mod plugin;
 mod registry;
 mod session;
@@ -30,7 +70,7 @@ pub use self::event::{
 };
 pub use self::filter::SessionFilter;
 #[cfg(feature = "gateway")]
-pub use self::gateway::Gateway;
+pub use self::gateway::{Access, Gateway, InvalidSecret, Scope, Secret, Token};
 pub use self::ledger::{
     Append, Ledger, LedgerError, LedgerFuture, MemoryLedger, Page, Parked, Position, Progress,
     SessionRecord,

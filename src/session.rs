@@ -19,6 +19,10 @@ pub const MAX_METADATA_BYTES: usize = 16 * 1024;
 /// Longest `detail` of an end, in bytes of UTF-8.
 pub const MAX_DETAIL_BYTES: usize = 1024;
 
+/// The times that RFC 3339 can write.
+const FIRST_TIME: Timestamp = Timestamp::constant(-62_167_219_200, 0);
+const LAST_TIME: Timestamp = Timestamp::MAX;
+
 /// A value that was refused before it could change anything.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {problem}")]
@@ -247,6 +251,15 @@ impl NewSession {
         check_length("agent_id", self.agent_id.as_deref(), MAX_TEXT_BYTES)?;
         check_length("store_path", self.store_path.as_deref(), MAX_TEXT_BYTES)?;
         check_length("session_file", self.session_file.as_deref(), MAX_TEXT_BYTES)?;
+        if self
+            .started_at
+            .is_some_and(|at| !(FIRST_TIME..=LAST_TIME).contains(&at))
+        {
+            return Err(InvalidField::new(
+                "started_at",
+                "must be in the years 0 to 9999",
+            ));
+        }
         // An empty map is the common case and needs no measuring.
         if !self.metadata.is_empty() {
             let text = serde_json::to_string(&self.metadata)
@@ -451,6 +464,14 @@ pub struct EndDetails {
 
 impl EndDetails {
     pub(crate) fn validate(&self) -> Result<(), InvalidField> {
+        // Databases have signed integers.
+        if self
+            .message_count
+            .is_some_and(|count| i64::try_from(count).is_err())
+        {
+            let problem = format!("must be at most {}", i64::MAX);
+            return Err(InvalidField::new("message_count", problem));
+        }
         check_length("detail", self.detail.as_deref(), MAX_DETAIL_BYTES)
     }
 }

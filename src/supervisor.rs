@@ -21,19 +21,21 @@ use crate::clock::WallClock;
 use crate::error::Error;
 use crate::event::{Hook, InstanceId, Lifecycle};
 use crate::ledger::{Ledger, MemoryLedger, SessionRecord};
-use crate::plugin::{Place, PluginSpec};
+use crate::place::Place;
+use crate::plugin::PluginSpec;
 use crate::registry::{
     Door, EndMatching, Ended, EndedMatching, EndedSession, Expiry, Find, ListSessions,
     RegistrySettings, SessionRegistry, Snapshot, Started, StartedSession, Touch,
 };
 use crate::session::{NewSession, Session, SessionId};
 use crate::shutdown::{
-    BeginShutdown, Budget, CoordinatorSettings, ReportSlot, Shutdown, ShutdownCoordinator,
-    ShutdownNotice, ShutdownReport, TeardownSteps,
+    BeginShutdown, Budget, CoordinatorSettings, ReportSlot, ReportWatch, Shutdown,
+    ShutdownCoordinator, ShutdownNotice, ShutdownReport, TeardownSteps,
 };
 
 /// Where the supervisor's actors run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Threads {
     /// On an actix system of the supervisor's own: registry, bus, coordinator and each plugin have
     /// a thread each. Nothing that the caller's threads do can hold them up, and the caller's
@@ -224,6 +226,10 @@ impl Builder {
     ///
     /// Works on any runtime; with [`Threads::Current`] only inside an actix system.
     ///
+    /// # Panics
+    ///
+    /// With [`Threads::Current`] outside an actix system.
+    ///
     /// # Errors
     ///
     /// [`Error::Settings`] when settings can't work together, [`Error::Ledger`] when the ledger
@@ -231,7 +237,12 @@ impl Builder {
     pub async fn start(self) -> Result<SessionSupervisor, Error> {
         self.check().map_err(Error::Settings)?;
         match self.threads {
-            Threads::Current => self.assemble().await,
+            Threads::Current => {
+                let supervisor = self.assemble().await?;
+                let kept = supervisor.clone();
+                actix_rt::spawn(async move { kept.stopped().await });
+                Ok(supervisor)
+            }
             Threads::Own => self.start_own_system().await,
         }
     }
@@ -241,13 +252,18 @@ impl Builder {
         let run = move || {
             let system = System::new();
             let outcome = system.block_on(self.assemble());
-            let is_running = outcome.is_ok();
-            if ready.send(outcome).is_ok()
-                && is_running
-                && let Err(error) = system.run()
-            {
+            let Ok(kept) = outcome.clone() else {
+                let _ = ready.send(outcome);
+                return;
+            };
+            if ready.send(outcome).is_err() {
+                // Nobody waits for it any more, so nobody would ever stop it.
+                System::current().stop();
+            }
+            if let Err(error) = system.run() {
                 tracing::error!(%error, "the supervisor's system failed");
             }
+            drop(kept);
         };
         std::thread::Builder::new()
             .name("session-supervisor".into())
@@ -260,7 +276,8 @@ impl Builder {
     async fn assemble(self) -> Result<SessionSupervisor, Error> {
         let budget = self.budget();
         let instance = InstanceId::generate();
-        let (door, reports) = (Door::default(), ReportSlot::new());
+        let (door, report_slot) = (Door::default(), ReportSlot::new());
+        let reports = report_slot.watch();
         let owns_system = self.threads == Threads::Own;
         let ledger = self.ledger;
         let hears_ends = |plugin: &&PluginSpec| plugin.hooks().contains(Hook::SessionEnd);
@@ -305,7 +322,7 @@ impl Builder {
             teardown: self.teardown_steps.clone(),
             teardown_arbiter: owns_system.then(Arbiter::current),
             state_dir: self.state_dir.clone(),
-            reports: reports.clone(),
+            reports: report_slot,
             restart_expected: self.restart_expected,
             handle_signals: self.handle_signals,
             owns_system,
@@ -341,6 +358,7 @@ impl Builder {
 ///
 /// Dropping it stops nothing: sessions end with their program, or by [`shutdown`](Self::shutdown).
 #[derive(Debug, Clone)]
+#[must_use = "without its handle a supervisor that runs can't be told of anything"]
 pub struct SessionSupervisor {
     instance: InstanceId,
     door: Door,
@@ -349,7 +367,7 @@ pub struct SessionSupervisor {
     coordinator: Addr<ShutdownCoordinator>,
     teardown_steps: TeardownSteps,
     state_dir: Option<PathBuf>,
-    reports: ReportSlot,
+    reports: ReportWatch,
 }
 
 impl SessionSupervisor {

@@ -2,7 +2,11 @@
 
 use std::env;
 use std::io::{self, IsTerminal};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -10,8 +14,32 @@ use tracing_subscriber::{Layer, fmt};
 
 const FILTER: &str = "RUST_LOG";
 
-/// What the server library says of its threads is for those who look into it.
-const DEFAULT_FILTER: &str = "info,actix_server=warn";
+/// What the server libraries say of their threads, and of clients that send nonsense, is for those
+/// who look into it.
+const DEFAULT_FILTER: &str = "info,actix_server=warn,actix_http=off";
+
+/// How many lines wait for a reader of standard error, at the most. Further ones are dropped.
+const MAX_WAITING_LINES: usize = 10_000;
+
+/// How long the program waits at its end for the last lines to be read.
+const FLUSH_PATIENCE: Duration = Duration::from_millis(100);
+
+/// Writes the last lines when it is dropped, if somebody reads them.
+#[must_use = "dropping it ends the logs"]
+pub(crate) struct Logs(Option<WorkerGuard>);
+
+impl Drop for Logs {
+    fn drop(&mut self) {
+        // The guard waits longer than a program that is stopping may.
+        let guard = self.0.take();
+        let (done, flushed) = mpsc::channel();
+        thread::spawn(move || {
+            drop(guard);
+            let _ = done.send(());
+        });
+        let _ = flushed.recv_timeout(FLUSH_PATIENCE);
+    }
+}
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -25,7 +53,10 @@ pub(crate) enum LogFormat {
 
 /// Sends logs to standard error, filtered by `RUST_LOG`, from `info` on where that says nothing.
 /// Call it once.
-pub(crate) fn init(format: LogFormat) {
+///
+/// A thread of its own writes them: whoever logs must not wait for whoever should read, or a full
+/// pipe would hold the shutdown up.
+pub(crate) fn init(format: LogFormat) -> Logs {
     let directives = env::var(FILTER).ok().filter(|text| !text.is_empty());
     let directives = directives.unwrap_or_else(|| DEFAULT_FILTER.into());
     let builder = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into());
@@ -33,12 +64,18 @@ pub(crate) fn init(format: LogFormat) {
         Ok(filter) => (filter, None),
         Err(error) => (EnvFilter::new(DEFAULT_FILTER), Some(error)),
     };
+    let (writer, guard) = NonBlockingBuilder::default()
+        .buffered_lines_limit(MAX_WAITING_LINES)
+        .lossy(true)
+        .thread_name("log-writer")
+        .finish(io::stderr());
     tracing_subscriber::registry()
-        .with(layer(format, io::stderr).with_filter(filter))
+        .with(layer(format, writer).with_filter(filter))
         .init();
     if let Some(error) = error {
         tracing::warn!(%error, "{FILTER} is no filter, expected one such as `info`; using the default");
     }
+    Logs(Some(guard))
 }
 
 fn layer<S, W>(format: LogFormat, writer: W) -> Box<dyn Layer<S> + Send + Sync>

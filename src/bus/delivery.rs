@@ -10,7 +10,8 @@ use tracing::warn;
 
 use super::lane::{Failure, Outcome};
 use crate::event::{Deadline, Deliver, Event};
-use crate::plugin::{Down, Panicked, Place, PluginSpec};
+use crate::place::Place;
+use crate::plugin::{Down, OutOfTime, Panicked, PluginSpec};
 
 /// A plugin and the thread that it lives on.
 pub(super) struct PluginHost {
@@ -106,7 +107,9 @@ impl Drop for PluginHost {
 
 fn failure_of(error: &anyhow::Error) -> Failure {
     let message = format!("{error:#}").into();
-    if error.is::<Down>() {
+    if error.is::<OutOfTime>() {
+        Failure::TimedOut
+    } else if error.is::<Down>() {
         Failure::Down(message)
     } else if error.is::<Panicked>() {
         Failure::Panicked(message)

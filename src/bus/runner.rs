@@ -171,6 +171,8 @@ impl LaneRunner {
             } => {
                 let head = *self.head.borrow_and_update();
                 self.lane.set_head(head);
+                // As with a plugin that failed: there is no time to wait for another time.
+                self.ledger_retry_at = None;
                 self.lane.begin_drain(ends, Instant::now());
                 self.drained = Some(Drained { count_by, reply });
             }
@@ -314,7 +316,7 @@ impl LaneRunner {
         let cut = self.lane.cut()?;
         let at_cut = Instant::now() >= cut;
         if at_cut && !self.lane.is_flying() {
-            if self.lane.is_reading() {
+            if self.lane.has_work(Instant::now()) {
                 self.lane.set_timed_out();
             }
             return self.drained.take();

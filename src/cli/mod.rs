@@ -67,7 +67,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             };
         }
     };
-    telemetry::init(cli.log_format);
+    let _logs = telemetry::init(cli.log_format);
     match cli.command {
         Command::Serve(serve) => serve.run(),
     }

@@ -30,7 +30,7 @@ pub(super) struct Serve {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
-    /// The address to listen on, a loopback one; port 0 takes a free one
+    /// The address to listen on; port 0 takes a free one, and any but loopback needs a token
     ///
     /// Overrides `listen` of the file. [env: SESSION_SUPERVISOR_LISTEN] [default: 127.0.0.1:7467]
     #[arg(long, value_name = "ADDR", value_parser = parse_address)]
@@ -107,12 +107,15 @@ struct Running {
 fn start(config: &Config) -> anyhow::Result<Running> {
     // Ports are taken before anything else starts: a second gateway by mistake tells nobody.
     let listeners = bind(&config.listen)?;
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
     if config.plugins.is_empty() {
         tracing::warn!("no plugin is configured: starts and ends are told to nobody");
     }
     let runtime = Builder::new_current_thread().build()?;
     let supervisor = runtime.block_on(builder(config).start())?;
-    let gateway = Gateway::start(listeners, supervisor.clone())?;
+    let gateway = Gateway::start(listeners, supervisor.clone(), config.access())?;
     for address in gateway.addresses() {
         tracing::info!(%address, "listening");
     }

@@ -51,15 +51,16 @@ pub(super) struct Document<'d> {
     file: &'d str,
     text: &'d str,
     problems: RefCell<Vec<(Origin, String)>>,
+    warnings: RefCell<Vec<String>>,
 }
 
 impl<'d> Document<'d> {
     pub(super) fn new(file: &'d str, text: &'d str) -> Self {
-        let problems = RefCell::default();
         Self {
             file,
             text,
-            problems,
+            problems: RefCell::default(),
+            warnings: RefCell::default(),
         }
     }
 
@@ -76,6 +77,16 @@ impl<'d> Document<'d> {
     /// Notes a problem: what is wrong and what was expected.
     pub(super) fn refuse(&self, origin: Origin, problem: impl Into<String>) {
         self.problems.borrow_mut().push((origin, problem.into()));
+    }
+
+    /// Notes what may stay, but should not: what is doubtful and what was expected.
+    pub(super) fn warn(&self, origin: Origin, warning: impl fmt::Display) {
+        let warning = format!("{}: {warning}", self.place(origin));
+        self.warnings.borrow_mut().push(warning);
+    }
+
+    pub(super) fn take_warnings(&self) -> Vec<String> {
+        self.warnings.take()
     }
 
     /// The problems in the order of the lines they are on.
@@ -142,6 +153,10 @@ impl<'a, 'd> Section<'a, 'd> {
 
     pub(super) fn refuse(&self, origin: Origin, problem: impl Into<String>) {
         self.document.refuse(origin, problem);
+    }
+
+    pub(super) fn warn(&self, origin: Origin, warning: impl fmt::Display) {
+        self.document.warn(origin, warning);
     }
 
     pub(super) fn has(&self, key: &str) -> bool {
@@ -319,7 +334,8 @@ impl<'a, 'd> Section<'a, 'd> {
         let Some(value) = self.value(name) else {
             return Vec::new();
         };
-        let expected = format!("tables, `[[{name}]]`");
+        let path = self.full(name).replace('`', "");
+        let expected = format!("tables, `[[{path}]]`");
         let DeValue::Array(items) = value.value else {
             self.mistyped(name, &value, &expected);
             return Vec::new();

@@ -10,6 +10,7 @@
 //! Relative paths in a file are relative to the file; those of flags, the environment and
 //! defaults to the current directory.
 
+mod auth;
 mod document;
 mod plugin;
 mod shutdown;
@@ -24,6 +25,7 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use self::auth::{AuthConfig, TokenConfig};
 use self::document::{Document, Given, Origin, POSITIVE, Section, line_of};
 pub(crate) use self::plugin::PluginConfig;
 pub(crate) use self::shutdown::ShutdownConfig;
@@ -33,6 +35,7 @@ const DEFAULT_LISTEN: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LO
 const TOP_KEYS: &[&str] = &[
     "listen",
     "state_dir",
+    "auth",
     "shutdown",
     "sessions",
     "ledger",
@@ -44,18 +47,22 @@ const LEDGER_KEYS: &[&str] = &["kind", "durability"];
 /// A configuration that holds together, with every default filled in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Config {
-    /// Where the gateway listens: at least one address, all of them loopback.
+    /// Where the gateway listens: at least one address, without a token only loopback ones.
     pub(crate) listen: Vec<SocketAddr>,
     /// Where reports are kept. It need not exist yet.
     pub(crate) state_dir: PathBuf,
     /// Where `state_dir` was given, for messages.
     state_dir_place: String,
+    /// What opens the gateway; with none it is open to the programs of this machine.
+    pub(crate) tokens: Vec<TokenConfig>,
     /// The budgets of a shutdown.
     pub(crate) shutdown: ShutdownConfig,
     /// The limits of sessions.
     pub(crate) sessions: SessionsConfig,
     /// Who is told.
     pub(crate) plugins: Vec<PluginConfig>,
+    /// What may stay, but should not: a line each, for the log.
+    pub(crate) warnings: Vec<String>,
 }
 
 /// `[sessions]`: how many, and for how long.
@@ -125,8 +132,16 @@ impl Config {
         let mut root = document.root();
 
         let state_dir = read_state_dir(&mut root, &file.base, flags, env);
-        let config = Self {
-            listen: read_listen(&document, &mut root, flags, env),
+        let auth = AuthConfig::read(root.table("auth"), &file.base, env);
+        let listen = read_listen(&document, &mut root, flags, env);
+        if !auth.has_token {
+            listen
+                .iter()
+                .for_each(|address| check_loopback(&root, address));
+        }
+        let mut config = Self {
+            listen: listen.into_iter().map(|address| address.value).collect(),
+            tokens: auth.tokens,
             state_dir_place: document.place(state_dir.origin),
             state_dir: state_dir.value,
             shutdown: ShutdownConfig::read(root.table("shutdown")),
@@ -136,14 +151,11 @@ impl Config {
             } else {
                 vec![PluginConfig::standard()]
             },
+            warnings: Vec::new(),
         };
         check_ledger(root.table("ledger"), flags);
-        if let Some(origin) = root.take("auth") {
-            let problem = "this release has no tokens, expected no `auth`: it listens on loopback \
-                           addresses only";
-            root.refuse(origin, problem);
-        }
         root.finish(TOP_KEYS);
+        config.warnings = document.take_warnings();
         document.finish(config)
     }
 
@@ -217,7 +229,7 @@ fn read_listen(
     root: &mut Section<'_, '_>,
     flags: &Flags,
     env: &Env<'_>,
-) -> Vec<SocketAddr> {
+) -> Vec<Given<SocketAddr>> {
     let mut in_file = Vec::new();
     if let Some(given) = root.strings("listen", true) {
         if given.value.is_empty() {
@@ -232,22 +244,23 @@ fn read_listen(
     }
     let flag = flags.listen;
     let flag = flag.map(|address| Given::new(address, Origin::Name("--listen")));
-    let addresses = match flag.or_else(|| env.listen(document)) {
+    match flag.or_else(|| env.listen(document)) {
         Some(address) => vec![address],
         None if in_file.is_empty() => vec![Given::new(DEFAULT_LISTEN, Origin::Name("listen"))],
         None => in_file,
-    };
-    for address in &addresses {
-        if !address.value.ip().to_canonical().is_loopback() {
-            let problem = format!(
-                "{} is not a loopback address and needs a token, which this release does not \
-                 have, expected an address such as {DEFAULT_LISTEN}",
-                address.value
-            );
-            root.refuse(address.origin, problem);
-        }
     }
-    addresses.into_iter().map(|address| address.value).collect()
+}
+
+/// Without a token the gateway is open to whoever reaches it.
+fn check_loopback(root: &Section<'_, '_>, address: &Given<SocketAddr>) {
+    if !address.value.ip().to_canonical().is_loopback() {
+        let problem = format!(
+            "{} is not a loopback address and needs a token, expected an `[[auth.token]]` or an \
+             address such as {DEFAULT_LISTEN}",
+            address.value
+        );
+        root.refuse(address.origin, problem);
+    }
 }
 
 fn read_state_dir(

@@ -1,7 +1,20 @@
-//! From a configured plugin to one that can be registered.
+//! From what is configured to what is run.
 
+use super::Config;
 use super::plugin::{LogTarget, PluginConfig, PluginKind};
+use crate::gateway::{Access, Token};
 use crate::plugin::{LogPlugin, PluginSpec, SqlPlugin};
+
+impl Config {
+    /// Who may use the gateway.
+    pub(crate) fn access(&self) -> Access {
+        if self.tokens.is_empty() {
+            return Access::loopback();
+        }
+        let tokens = self.tokens.iter();
+        Access::tokens(tokens.map(|token| Token::new(&*token.name, token.scope, token.secret)))
+    }
+}
 
 impl PluginConfig {
     /// The plugin, ready to be registered.

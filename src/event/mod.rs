@@ -37,6 +37,7 @@ impl fmt::Display for InstanceId {
 
 /// What a plugin can be told of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum Hook {
     /// A session started.
     SessionStart,

@@ -5,13 +5,14 @@ use std::time::Duration;
 use actix_web::dev::Payload;
 use actix_web::http::header::{self, HeaderMap};
 use actix_web::web::{Bytes, BytesMut};
-use actix_web::{FromRequest, HttpRequest};
+use actix_web::{FromRequest, HttpMessage as _, HttpRequest};
 use futures_util::StreamExt as _;
 use futures_util::future::LocalBoxFuture;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use serde_path_to_error::{Path, Segment};
 
+use super::access::Caller;
 use super::pointer::pointer;
 use super::problem::{Kind, Problem};
 
@@ -24,7 +25,8 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// The body of a request that changes something.
 ///
 /// Every handler of a POST, PUT or DELETE takes one, also where there is nothing to say: it refuses
-/// a content type that is not JSON, which keeps web pages out, and then a body that is too large.
+/// a content type that is not JSON, which keeps web pages out, then a body that is too large, and
+/// then a caller who may only read.
 #[derive(Debug)]
 pub(super) struct Body(Bytes);
 
@@ -34,15 +36,18 @@ impl FromRequest for Body {
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let checked = check_head(request);
+        let may_change = check_scope(request);
         let payload = payload.take();
         Box::pin(async move {
             checked?;
             let body = tokio::time::timeout(BODY_TIMEOUT, read(payload)).await;
-            body.unwrap_or_else(|_| {
+            let body = body.unwrap_or_else(|_| {
                 let limit = BODY_TIMEOUT.as_secs();
                 let detail = format!("the body did not arrive within {limit} s");
                 Err(Problem::new(Kind::MalformedJson, detail))
-            })
+            })?;
+            may_change?;
+            Ok(body)
         })
     }
 }
@@ -60,6 +65,15 @@ fn check_head(request: &HttpRequest) -> Result<(), Problem> {
         return Err(too_large());
     }
     Ok(())
+}
+
+fn check_scope(request: &HttpRequest) -> Result<(), Problem> {
+    let extensions = request.extensions();
+    let caller = extensions.get::<Caller>().ok_or_else(|| {
+        let detail = "nobody may change anything here, with whatever token";
+        Problem::new(Kind::Forbidden, detail)
+    })?;
+    caller.check_change()
 }
 
 /// Whether the one content type given is JSON, with whatever parameters.

@@ -4,36 +4,51 @@
 //! that a browser on it shows. A page that had its name resolved to a loopback address still sends
 //! that name as `Host`; a page of another origin sends its `Origin` with whatever could change
 //! something; and what it can send without asking first is never `application/json` (see
-//! [`Body`](super::body::Body)).
+//! [`Body`](super::body::Body)). What a page merely shows, such as an image or a frame, comes
+//! without an origin: of that the browser tells in `Sec-Fetch-Site` where it comes from. The page
+//! could not read it, but find out whether there is a session of a name.
+//!
+//! With tokens the gateway may be known by any name, and a page that has none is refused for that.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use actix_web::Error;
-use actix_web::ResponseError as _;
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{RequestHead, ServiceRequest, ServiceResponse};
-use actix_web::http::{header, uri::Authority};
+use actix_web::http::header::{self, HeaderMap, HeaderValue};
+use actix_web::http::uri::Authority;
 use actix_web::middleware::Next;
+use actix_web::web::Data;
+use actix_web::{Error, HttpMessage as _, ResponseError as _};
 
+use super::access::{Access, Caller};
 use super::problem::{Kind, Problem};
 
-/// What health checks ask, which know the machine by whatever name.
-const ANY_HOST: &[&str] = &["/healthz", "/readyz"];
+/// What health checks ask, which know the machine by whatever name and have no token.
+const HEALTH: &[&str] = &["/healthz", "/readyz"];
 
-/// The middleware that refuses requests of other hosts and origins.
+/// The middleware that refuses requests of other hosts and origins, and those without a token.
+///
+/// The handlers find the [`Caller`] in the request's extensions, but for health checks.
 pub(super) async fn guard(
+    access: Data<Access>,
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
-    match check(request.head()) {
-        Ok(()) => Ok(next.call(request).await?.map_into_boxed_body()),
+    match check(request.head(), &access) {
+        Ok(caller) => {
+            if let Some(caller) = caller {
+                request.extensions_mut().insert(caller);
+            }
+            Ok(next.call(request).await?.map_into_boxed_body())
+        }
         Err(problem) => Ok(request.into_response(problem.error_response())),
     }
 }
 
-fn check(request: &RequestHead) -> Result<(), Problem> {
+fn check(request: &RequestHead, access: &Access) -> Result<Option<Caller>, Problem> {
     let hosts = hosts(request);
-    let any_host = ANY_HOST.contains(&request.uri.path());
+    let is_health_check = HEALTH.contains(&request.uri.path());
+    let any_host = is_health_check || access.needs_token();
     if !any_host && (hosts.is_empty() || !hosts.iter().all(|host| is_loopback(host))) {
         return Err(Problem::new(
             Kind::Forbidden,
@@ -41,13 +56,30 @@ fn check(request: &RequestHead) -> Result<(), Problem> {
         ));
     }
     let mut origins = request.headers.get_all(header::ORIGIN);
-    if origins.any(|origin| !is_own_origin(origin.as_bytes(), &hosts)) {
+    let is_foreign = origins.any(|origin| !is_own_origin(origin.as_bytes(), &hosts));
+    if is_foreign || is_of_another_site(&request.headers) {
         return Err(Problem::new(
             Kind::Forbidden,
             "requests of web pages of another origin are refused",
         ));
     }
-    Ok(())
+    if is_health_check {
+        return Ok(None);
+    }
+    let authorization = request.headers.get_all(header::AUTHORIZATION);
+    let caller = access.caller(authorization.map(HeaderValue::as_bytes))?;
+    Ok(Some(caller))
+}
+
+/// Whether the browser says that a page of another origin asks. A link that the user follows is
+/// no question of the page, which does not see what comes of it.
+fn is_of_another_site(headers: &HeaderMap) -> bool {
+    let site = headers.get_all("sec-fetch-site");
+    let mut others = site.filter(|site| !["same-origin", "none"].iter().any(|own| site == own));
+    let is_link = headers
+        .get("sec-fetch-dest")
+        .is_some_and(|to| to == "document");
+    others.next().is_some() && !is_link
 }
 
 /// Every name under which the client addresses us: that of an absolute target, and `Host`. One
@@ -98,6 +130,7 @@ mod tests {
     use actix_web::test::TestRequest;
 
     use super::*;
+    use crate::gateway::{Scope, Secret, Token};
 
     #[test]
     fn loopback_names_are_told_from_others() {
@@ -138,12 +171,18 @@ mod tests {
     }
 
     fn refused(path: &str, headers: &[(&'static str, &'static str)]) -> bool {
+        status(&Access::loopback(), path, headers) != 200
+    }
+
+    /// What a request is refused with, or 200.
+    fn status(access: &Access, path: &str, headers: &[(&'static str, &'static str)]) -> u16 {
         let request = headers
             .iter()
             .fold(TestRequest::with_uri(path), |request, header| {
                 request.append_header(*header)
             });
-        check(request.to_srv_request().head()).is_err()
+        let refusal = check(request.to_srv_request().head(), access).err();
+        refusal.map_or(200, |problem| problem.status_code().as_u16())
     }
 
     #[test]
@@ -186,6 +225,45 @@ mod tests {
             assert_eq!(refused("/v1/sessions", &headers), expected, "{origin}");
             assert_eq!(refused("/healthz", &headers), expected, "{origin}");
         }
+    }
+
+    #[test]
+    fn with_a_token_any_host_is_answered_but_no_foreign_origin() {
+        let secret = Secret::new("0123456789abcdef").unwrap();
+        let access = Access::tokens([Token::new("ops", Scope::Operator, secret)]);
+        let status = |path, headers: &[_]| status(&access, path, headers);
+        let token = ("authorization", "Bearer 0123456789abcdef");
+        let (host, origin) = (("host", "example.org"), ("origin", "http://example.com"));
+
+        assert_eq!(status("/v1/sessions", &[host, token]), 200);
+        assert_eq!(status("/v1/sessions", &[token]), 200);
+        assert_eq!(status("/v1/sessions", &[host]), 401);
+        assert_eq!(status("/v1/sessions", &[("host", "localhost")]), 401);
+        assert_eq!(status("/v1/sessions", &[host, origin, token]), 403);
+        assert_eq!(status("/healthz", &[host]), 200);
+        assert_eq!(status("/readyz", &[]), 200);
+        assert_eq!(status("/healthz", &[host, origin]), 403);
+        assert_eq!(status("/healthz/x", &[host]), 401);
+    }
+
+    #[test]
+    fn what_a_page_of_another_origin_shows_is_refused() {
+        for (site, dest, expected) in [
+            ("cross-site", "object", true),
+            ("cross-site", "image", true),
+            ("cross-site", "empty", true),
+            ("same-site", "iframe", true),
+            ("same-origin", "empty", false),
+            ("none", "document", false),
+            ("cross-site", "document", false),
+        ] {
+            let fetch = [("sec-fetch-site", site), ("sec-fetch-dest", dest)];
+            let headers = [&[("host", "localhost")][..], &fetch].concat();
+            let is_refused = refused("/v1/sessions", &headers);
+            assert_eq!(is_refused, expected, "{site} {dest}");
+        }
+        let site = [("host", "localhost"), ("sec-fetch-site", "cross-site")];
+        assert!(refused("/v1/sessions", &site));
     }
 
     #[test]

@@ -7,12 +7,13 @@
 //! | what is looked at | where |
 //! |---|---|
 //! | whether it is HTTP at all | `connection` |
-//! | `Host`, `Origin` | `guard` |
+//! | `Host`, `Origin`, token | `guard` |
 //! | route, method | here |
-//! | content type, size | `body` |
+//! | content type, size, scope | `body` |
 //! | JSON, fields | `body`, `target` and the handler |
 //! | what it means | the handle |
 
+mod access;
 mod body;
 mod bulk;
 mod connection;
@@ -31,12 +32,13 @@ use actix_web::guard::{Any, Get, Head};
 use actix_web::web::{self, Data, ServiceConfig};
 use actix_web::{Resource, Route};
 
+pub use self::access::{Access, InvalidSecret, Scope, Secret, Token};
 use self::problem::{Kind, Problem};
 pub use self::server::Gateway;
 use crate::supervisor::SessionSupervisor;
 
 /// Every request that the gateway answers.
-fn routes(config: &mut ServiceConfig, supervisor: SessionSupervisor) {
+fn routes(config: &mut ServiceConfig, supervisor: SessionSupervisor, access: Access) {
     let list = read().to(sessions::list);
     let start = web::post().to(sessions::start);
     let show = read().to(sessions::show);
@@ -50,6 +52,7 @@ fn routes(config: &mut ServiceConfig, supervisor: SessionSupervisor) {
 
     config
         .app_data(Data::new(supervisor))
+        .app_data(Data::new(access))
         .service(resource("/healthz", READ, [read().to(health::alive)]))
         .service(resource("/readyz", READ, [read().to(health::ready)]))
         .service(resource("/v1/sessions", "GET, HEAD, POST", [list, start]))

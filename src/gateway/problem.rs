@@ -26,6 +26,7 @@ const RETRY_AFTER_SECONDS: &str = "1";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     MalformedJson,
+    Unauthorized,
     Forbidden,
     NotFound,
     NotActive,
@@ -43,6 +44,7 @@ impl Kind {
     const fn name(self) -> &'static str {
         match self {
             Self::MalformedJson => "malformed-json",
+            Self::Unauthorized => "unauthorized",
             Self::Forbidden => "forbidden",
             Self::NotFound => "not-found",
             Self::NotActive => "not-active",
@@ -60,6 +62,7 @@ impl Kind {
     const fn title(self) -> &'static str {
         match self {
             Self::MalformedJson => "the request is malformed",
+            Self::Unauthorized => "a token is needed",
             Self::Forbidden => "forbidden",
             Self::NotFound => "not found",
             Self::NotActive => "the session is not active",
@@ -77,6 +80,7 @@ impl Kind {
     const fn status(self) -> StatusCode {
         match self {
             Self::MalformedJson => StatusCode::BAD_REQUEST,
+            Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::Forbidden => StatusCode::FORBIDDEN,
             Self::NotFound | Self::NotActive => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
@@ -221,6 +225,9 @@ impl ResponseError for Problem {
         let mut response = HttpResponseBuilder::new(self.status_code());
         if self.status_code() == StatusCode::SERVICE_UNAVAILABLE {
             response.insert_header((header::RETRY_AFTER, RETRY_AFTER_SECONDS));
+        }
+        if self.kind == Kind::Unauthorized {
+            response.insert_header((header::WWW_AUTHENTICATE, "Bearer"));
         }
         if let Some(allow) = self.allow {
             response.insert_header((header::ALLOW, allow));

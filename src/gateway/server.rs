@@ -18,6 +18,7 @@ use actix_web::App;
 use actix_web::dev::AppConfig;
 use actix_web::middleware::from_fn;
 
+use super::access::Access;
 use super::connection::Connection;
 use super::guard::guard;
 use super::routes;
@@ -26,7 +27,8 @@ use crate::supervisor::SessionSupervisor;
 /// Threads that serve requests, at the most. They only pass messages on, so more would be idle.
 const MAX_WORKERS: usize = 4;
 
-/// Connections open at a time, in all. Further ones wait to be accepted.
+/// Connections open at a time, in all, where the process may open twice as many files. Further ones
+/// wait to be accepted.
 const MAX_CONNECTIONS: usize = 4096;
 
 /// How long the head of a connection's first request may take to arrive.
@@ -46,12 +48,12 @@ const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// # Examples
 ///
 /// ```
-/// # use session_supervisor::{Gateway, SessionSupervisor};
+/// # use session_supervisor::{Access, Gateway, SessionSupervisor};
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let supervisor = SessionSupervisor::builder().start().await?;
 /// let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
-/// let gateway = Gateway::start(vec![listener], supervisor)?;
+/// let gateway = Gateway::start(vec![listener], supervisor, Access::loopback())?;
 /// println!("listening on {:?}", gateway.addresses());
 /// gateway.stop().await;
 /// # Ok(())
@@ -65,26 +67,35 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Serves the API of `supervisor` on `listeners`, which are bound already.
+    /// Serves the API of `supervisor` on `listeners`, which are bound already, to those whom
+    /// `access` lets in.
     ///
     /// # Errors
     ///
-    /// When there is no listener, when one is not on a loopback address (there, programs of other
-    /// machines could end sessions), or when the operating system refuses a thread or a socket.
-    pub fn start(listeners: Vec<TcpListener>, supervisor: SessionSupervisor) -> io::Result<Self> {
+    /// When there is no listener, when one is not on a loopback address and `access` has no token
+    /// (programs of other machines could end sessions), or when the operating system refuses a
+    /// thread or a socket.
+    pub fn start(
+        listeners: Vec<TcpListener>,
+        supervisor: SessionSupervisor,
+        access: Access,
+    ) -> io::Result<Self> {
         if listeners.is_empty() {
             let problem = "there is no listener: bind at least one";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
         }
-        let addresses = listeners.iter().map(loopback_address);
+        let addresses = listeners.iter().map(TcpListener::local_addr);
         let addresses = addresses.collect::<io::Result<Vec<_>>>()?;
+        if !access.has_token() {
+            addresses.iter().try_for_each(check_loopback)?;
+        }
         let (started, handle) = mpsc::sync_channel(1);
         // A system of its own: the caller's may be blocked, or no actix system at all.
         thread::Builder::new()
             .name("gateway".to_owned())
             .spawn(move || {
                 actix_rt::System::new().block_on(async move {
-                    match bind(listeners, &supervisor) {
+                    match bind(listeners, &supervisor, &access) {
                         Ok(server) => {
                             let _ = started.send(Ok(server.handle()));
                             if let Err(error) = server.await {
@@ -121,38 +132,56 @@ impl Drop for Gateway {
     }
 }
 
-fn loopback_address(listener: &TcpListener) -> io::Result<SocketAddr> {
-    let address = listener.local_addr()?;
-    if address.ip().is_loopback() {
-        return Ok(address);
+fn check_loopback(address: &SocketAddr) -> io::Result<()> {
+    if address.ip().to_canonical().is_loopback() {
+        return Ok(());
     }
-    let problem = format!("{address} is not a loopback address: use 127.0.0.1 or [::1]");
+    let problem = format!(
+        "{address} is not a loopback address and needs a token: add one, or use 127.0.0.1 or [::1]"
+    );
     Err(io::Error::new(io::ErrorKind::InvalidInput, problem))
 }
 
-fn bind(listeners: Vec<TcpListener>, supervisor: &SessionSupervisor) -> io::Result<Server> {
+fn bind(
+    listeners: Vec<TcpListener>,
+    supervisor: &SessionSupervisor,
+    access: &Access,
+) -> io::Result<Server> {
     let workers = thread::available_parallelism().map_or(1, usize::from);
     let workers = workers.min(MAX_WORKERS);
     let mut server = Server::build()
         .workers(workers)
-        .max_concurrent_connections(MAX_CONNECTIONS / workers)
+        .max_concurrent_connections((max_connections() / workers).max(1))
         .disable_signals();
     for listener in listeners {
-        let supervisor = supervisor.clone();
-        server = server.listen("gateway", listener, move || service(&supervisor))?;
+        let (supervisor, access) = (supervisor.clone(), access.clone());
+        let service = move || service(&supervisor, &access);
+        server = server.listen("gateway", listener, service)?;
     }
     Ok(server.run())
+}
+
+/// How many connections may be open. Half of the files are left to plugins and reports: a flood
+/// must not keep a stop from being told and written down.
+fn max_connections() -> usize {
+    #[cfg(unix)]
+    if let Some(files) = rustix::process::getrlimit(rustix::process::Resource::Nofile).current {
+        return usize::try_from(files / 2)
+            .map_or(MAX_CONNECTIONS, |half| half.min(MAX_CONNECTIONS));
+    }
+    MAX_CONNECTIONS
 }
 
 /// What serves a connection. Put together here rather than by `HttpServer`, which has no place for
 /// [`Connection`].
 fn service(
     supervisor: &SessionSupervisor,
+    access: &Access,
 ) -> impl ServiceFactory<TcpStream, Config = (), Response = (), Error = DispatchError, InitError = ()>
 + use<> {
     let app = App::new()
         .wrap(from_fn(guard))
-        .configure(|config| routes(config, supervisor.clone()))
+        .configure(|config| routes(config, supervisor.clone(), access.clone()))
         .into_factory()
         .map_err(|error| error.error_response());
     let http = HttpService::build()
@@ -172,24 +201,32 @@ fn service(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gateway::{Scope, Secret, Token};
 
-    async fn start_error(listeners: Vec<TcpListener>) -> String {
+    async fn start(listeners: Vec<TcpListener>, access: Access) -> Result<(), String> {
         let supervisor = SessionSupervisor::builder().start().await.unwrap();
-        Gateway::start(listeners, supervisor)
-            .unwrap_err()
-            .to_string()
+        let gateway = Gateway::start(listeners, supervisor, access);
+        gateway.map(drop).map_err(|error| error.to_string())
     }
 
     #[actix_web::test]
-    async fn it_does_not_listen_to_other_machines() {
-        let listener = TcpListener::bind("0.0.0.0:0").unwrap();
-        let error = start_error(vec![listener]).await;
-        assert!(error.contains("is not a loopback address"), "{error}");
+    async fn it_listens_to_other_machines_with_a_token_alone() {
+        let any = || vec![TcpListener::bind("0.0.0.0:0").unwrap()];
+        for without in [Access::loopback(), Access::tokens([])] {
+            let error = start(any(), without).await.unwrap_err();
+            assert!(
+                error.contains("not a loopback address and needs a token"),
+                "{error}"
+            );
+        }
+        let secret = Secret::new("0123456789abcdef").unwrap();
+        let with = Access::tokens([Token::new("ops", Scope::Operator, secret)]);
+        assert_eq!(start(any(), with).await, Ok(()));
     }
 
     #[actix_web::test]
     async fn it_needs_a_listener() {
-        let error = start_error(Vec::new()).await;
+        let error = start(Vec::new(), Access::loopback()).await.unwrap_err();
         assert!(error.contains("no listener"), "{error}");
     }
 }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::body::Body;
 use super::problem::{Kind, Problem};
 use super::target::query;
+use crate::bus::PluginStatus;
 use crate::clock::WireTime;
 use crate::event::InstanceId;
 use crate::registry::ListSessions;
@@ -99,7 +100,7 @@ async fn preview(supervisor: &Supervisor, shutdown: &Shutdown) -> Result<HttpRes
 
     let sessions = supervisor.list(ListSessions::active()).await?.len();
     let plugins = supervisor.plugins().await?.into_iter();
-    let listeners = plugins.filter(|plugin| plugin.hears_ends());
+    let listeners = plugins.filter(PluginStatus::hears_ends);
     Ok(HttpResponse::Ok().json(Preview {
         reason: shutdown.reason(),
         sessions,

@@ -92,7 +92,7 @@ impl Log {
             .partition_point(|chunk| chunk[chunk.len() - 1].recorded_seq() < from);
         let chunk = &self.chunks[index];
         let starts_here = chunk[0].recorded_seq() == from;
-        // Batches of a drain go through whole and unshared work is none; small ones are gathered.
+        // The batches of a drain are shared as they are; small ones are copied together.
         if starts_here && chunk.len() <= limit && chunk.len() * 2 > limit {
             let events = Arc::clone(chunk);
             return Page { events, gap };

@@ -10,7 +10,7 @@ use actix::prelude::*;
 use futures_util::FutureExt as _;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 
-use super::{Down, Plugin};
+use super::{Down, OutOfTime, Plugin};
 use crate::event::{Deliver, Event};
 use crate::session::SessionId;
 
@@ -32,7 +32,7 @@ impl<P: Plugin> Handler<Deliver> for PluginActor<P> {
                 biased;
                 result = work => result,
                 // The lane has given up on it: what goes on would run beside the next attempt.
-                () = delivery.deadline.over() => anyhow::bail!("cut off at its deadline"),
+                () = delivery.deadline.over() => Err(OutOfTime("cut off").into()),
             }
         })
     }

@@ -14,7 +14,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
-use actix_rt::ArbiterHandle;
 
 use self::adapter::PluginActor;
 pub use self::adapter::{Panicked, PerSession};
@@ -22,6 +21,7 @@ pub use self::log::LogPlugin;
 #[cfg(feature = "sqlite")]
 pub use self::sql::{SqlPlugin, SqlSettings};
 use crate::event::{Deliver, Event, Hooks};
+use crate::place::Place;
 
 /// Someone who is told of starts and ends.
 ///
@@ -66,6 +66,12 @@ impl fmt::Display for Down {
 }
 
 impl std::error::Error for Down {}
+
+/// The failure of a plugin that noticed by itself that the time of a delivery is over. It counts
+/// like a delivery that does not answer in time.
+#[derive(Debug, thiserror::Error)]
+#[error("timed out: {0}")]
+pub(crate) struct OutOfTime(pub(crate) &'static str);
 
 /// How patiently a plugin is served.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -125,33 +131,12 @@ impl DeliveryPolicy {
     }
 }
 
-/// Where an actor is started.
-#[derive(Debug, Clone)]
-pub(crate) enum Place {
-    /// On the arbiter of the caller.
-    Current,
-    /// On another arbiter.
-    On(ArbiterHandle),
-}
-
-impl Place {
-    /// Starts the actor that `make` makes there. If `make` panics there, the address is dead.
-    pub(crate) fn start<A>(&self, make: impl FnOnce() -> A + Send + 'static) -> Addr<A>
-    where
-        A: Actor<Context = Context<A>>,
-    {
-        match self {
-            Self::Current => make().start(),
-            Self::On(arbiter) => A::start_in_arbiter(arbiter, |_| make()),
-        }
-    }
-}
-
 type Factory = Arc<dyn Fn(&Place) -> Recipient<Deliver> + Send + Sync>;
 
 /// A plugin as it is registered: its name, what it listens to, how patiently it is served, and
 /// how its actor is made.
 #[derive(Clone)]
+#[must_use = "a plugin is told of nothing until it is given to a builder"]
 pub struct PluginSpec {
     name: Arc<str>,
     hooks: Hooks,
@@ -212,14 +197,12 @@ impl PluginSpec {
     }
 
     /// Listens to these hooks instead of `session_start` and `session_end`.
-    #[must_use]
     pub fn with_hooks(mut self, hooks: Hooks) -> Self {
         self.hooks = hooks;
         self
     }
 
     /// Is served by this policy instead of the default one.
-    #[must_use]
     pub fn with_policy(mut self, policy: DeliveryPolicy) -> Self {
         self.policy = policy;
         self

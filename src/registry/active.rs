@@ -163,10 +163,10 @@ impl ActiveSessions {
         }
     }
 
-    pub(crate) fn remove(&mut self, id: &SessionId) -> Option<SessionRecord> {
-        let entry = self.entries.remove(id)?;
-        self.release_key(&entry.session);
-        Some(entry.record())
+    pub(crate) fn remove(&mut self, id: &SessionId) {
+        if let Some(entry) = self.entries.remove(id) {
+            self.release_key(&entry.session);
+        }
     }
 
     /// Gives up the key of `session`, unless another session has taken it over.

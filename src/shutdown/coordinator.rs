@@ -31,8 +31,9 @@ use crate::registry::{Door, SessionRegistry};
 /// is the same wish told twice, as when a terminal and a service manager both send it.
 const FORCE_AFTER: Duration = Duration::from_secs(1);
 
-/// Where the report of the stop appears, once.
-#[derive(Debug, Clone)]
+/// Where the report of the stop appears, once. The coordinator alone has it, so that those who wait
+/// see when it is gone.
+#[derive(Debug)]
 pub(crate) struct ReportSlot(watch::Sender<Option<Arc<ShutdownReport>>>);
 
 impl ReportSlot {
@@ -53,11 +54,21 @@ impl ReportSlot {
         self.0.borrow().is_some()
     }
 
+    pub(crate) fn watch(&self) -> ReportWatch {
+        ReportWatch(self.0.subscribe())
+    }
+}
+
+/// Sees the report appear, or the coordinator go without one.
+#[derive(Debug, Clone)]
+pub(crate) struct ReportWatch(watch::Receiver<Option<Arc<ShutdownReport>>>);
+
+impl ReportWatch {
     /// The report, when it is there. Needs no particular runtime.
     pub(crate) fn wait(
         &self,
     ) -> impl Future<Output = Result<Arc<ShutdownReport>, Error>> + Send + 'static {
-        let mut slot = self.0.subscribe();
+        let mut slot = self.0.clone();
         async move {
             let filled = slot.wait_for(Option::is_some).await;
             filled
@@ -204,7 +215,7 @@ impl Handler<Shutdown> for ShutdownCoordinator {
 
     fn handle(&mut self, request: Shutdown, ctx: &mut Context<Self>) -> Self::Result {
         self.begin(request, ctx);
-        Box::pin(self.settings.reports.wait())
+        Box::pin(self.settings.reports.watch().wait())
     }
 }
 
@@ -226,7 +237,7 @@ impl Handler<Signal> for ShutdownCoordinator {
     type Result = ();
 
     fn handle(&mut self, signal: Signal, ctx: &mut Context<Self>) {
-        if signal == Signal::Hup {
+        if signal == Signal::Reload {
             info!("SIGHUP ignored: there is nothing to reload yet");
         } else {
             self.on_stop_signal(signal, ctx);

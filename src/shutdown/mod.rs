@@ -21,7 +21,7 @@ use tokio::time::Instant;
 pub(crate) use self::budget::Budget;
 pub use self::budget::MIN_CAP;
 pub use self::coordinator::ShutdownCoordinator;
-pub(crate) use self::coordinator::{CoordinatorSettings, ReportSlot};
+pub(crate) use self::coordinator::{CoordinatorSettings, ReportSlot, ReportWatch};
 pub use self::report::{
     DrainReport, Outcome, PluginReport, ShutdownReport, StepOutcome, StepReport,
 };
@@ -50,6 +50,7 @@ pub(crate) struct BeginShutdown(pub(crate) Shutdown);
 /// The clock starts when the message is made, not when it arrives.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<Arc<ShutdownReport>, Error>")]
+#[must_use = "a request does nothing until it is sent"]
 #[non_exhaustive]
 pub struct Shutdown {
     restart_expected: Option<Duration>,
@@ -77,7 +78,6 @@ impl Shutdown {
     }
 
     /// Says who asked, for the report: `"handle"` unless set.
-    #[must_use]
     pub fn with_trigger(mut self, trigger: impl Into<String>) -> Self {
         self.trigger = trigger.into();
         self

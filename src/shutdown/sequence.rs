@@ -4,8 +4,10 @@ use std::cell::{Cell, RefCell};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 use actix::prelude::*;
+use actix_rt::Arbiter;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -21,6 +23,9 @@ use crate::session::{End, EndDetails, Session};
 
 /// The name of the drain among the steps and warnings.
 const DRAIN_STEP: &str = "session-end-drain";
+
+/// How long the last report may take to be written, whatever is left of the budget.
+const REPORT_PATIENCE: Duration = Duration::from_millis(50);
 
 /// The name of the ledger among the warnings.
 const LEDGER_WARNING: &str = "ledger";
@@ -207,13 +212,20 @@ impl Sequence {
         let until = Instant::now() + self.settings.budget.teardown;
         let until = until.min(self.settings.budget.end(self.request.asked_at));
         let mut left = u32::try_from(steps.len()).unwrap_or(u32::MAX);
+        let mut arbiter = self.settings.teardown_arbiter.clone();
         for step in steps {
             // Each step has its share of what is left, so that none keeps a later one from running.
             let limit = until.saturating_duration_since(Instant::now()) / left;
             left -= 1;
             let name = step.name.clone();
-            let arbiter = self.settings.teardown_arbiter.as_ref();
-            let (outcome, took) = step.run(arbiter, limit).await;
+            let (outcome, took) = step.run(arbiter.as_ref(), limit).await;
+            if outcome == StepOutcome::TimedOut && arbiter.is_some() {
+                // It may be blocking its thread, which must not keep the next ones from running.
+                arbiter = Arbiter::try_new()
+                    .ok()
+                    .map(|fresh| fresh.handle())
+                    .or(arbiter);
+            }
             let mut report = self.report.borrow_mut();
             report.add_step(&name, took, outcome);
         }
@@ -230,7 +242,9 @@ impl Sequence {
             report.clone()
         };
         let written = self.writer.write(&report);
+        // A process that was frozen past its budget still says how it went.
         let end = self.settings.budget.end(self.request.asked_at);
+        let end = end.max(Instant::now() + REPORT_PATIENCE);
         if timeout_at(end, written).await.is_err() {
             warn!("the report could not be written in time");
         }

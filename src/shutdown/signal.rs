@@ -16,9 +16,10 @@ pub(super) enum Signal {
     Quit,
     /// A planned restart.
     Usr2,
-    Hup,
-    /// The terminal went away, and the program with it.
-    Hangup,
+    /// SIGHUP where there is no terminal: read the configuration again.
+    Reload,
+    /// SIGHUP where there was a terminal: it went away, and the program with it.
+    TerminalGone,
 }
 
 impl Signal {
@@ -28,7 +29,7 @@ impl Signal {
             Self::Int => "SIGINT",
             Self::Quit => "SIGQUIT",
             Self::Usr2 => "SIGUSR2",
-            Self::Hup | Self::Hangup => "SIGHUP",
+            Self::Reload | Self::TerminalGone => "SIGHUP",
         }
     }
 
@@ -38,7 +39,7 @@ impl Signal {
             Self::Int => SignalKind::interrupt(),
             Self::Quit => SignalKind::quit(),
             Self::Usr2 => SignalKind::user_defined2(),
-            Self::Hup | Self::Hangup => SignalKind::hangup(),
+            Self::Reload | Self::TerminalGone => SignalKind::hangup(),
         }
     }
 
@@ -51,9 +52,9 @@ impl Signal {
 /// Sends `coordinator` every signal that this process gets from now on.
 pub(super) fn listen(coordinator: &Addr<ShutdownCoordinator>) -> io::Result<()> {
     let hup = if io::stdin().is_terminal() {
-        Signal::Hangup
+        Signal::TerminalGone
     } else {
-        Signal::Hup
+        Signal::Reload
     };
     for kind in [Signal::Term, Signal::Int, Signal::Quit, Signal::Usr2, hup] {
         // As `nohup` leaves it: who ignores a hang-up wants the program to outlive it.

@@ -1,6 +1,7 @@
 //! A gateway that runs as a process of its own, and what the tests ask of it.
 
 use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver};
@@ -38,6 +39,7 @@ pub(crate) struct Gateway {
     url: String,
     dir: TempDir,
     log: Receiver<String>,
+    logged: Vec<String>,
 }
 
 /// How a gateway ended.
@@ -46,20 +48,45 @@ pub(crate) struct Ended {
     /// From the last signal to the exit.
     pub(crate) took: Duration,
     pub(crate) stdout: String,
+    /// Everything it logged.
+    pub(crate) log: String,
     pub(crate) dir: TempDir,
 }
 
 impl Gateway {
     /// Starts one in `dir` with this configuration.
     pub(crate) fn start_in(dir: TempDir, config: &str) -> Self {
+        Self::start_with_env(dir, config, &[])
+    }
+
+    /// The same, with these variables in its environment.
+    pub(crate) fn start_with_env(dir: TempDir, config: &str, env: &[(&str, &str)]) -> Self {
         let path = dir.path().join("config.toml");
         std::fs::write(&path, config).unwrap();
         let mut command = command();
         command
             .args(["serve", "--log-format", "json"])
             .args(["--listen", "127.0.0.1:0", "--config"])
-            .arg(&path);
+            .arg(&path)
+            .envs(env.iter().copied());
         Self::spawn(dir, command)
+    }
+
+    /// The same, and it may have this many files open.
+    pub(crate) fn start_with_files(dir: TempDir, config: &str, files: usize) -> Self {
+        let path = dir.path().join("config.toml");
+        std::fs::write(&path, config).unwrap();
+        let mut shell = Command::new("sh");
+        let script = format!("ulimit -n {files} && exec \"$0\" \"$@\"");
+        shell
+            .args(["-c", &script, env!("CARGO_BIN_EXE_session-supervisor")])
+            .args(["serve", "--log-format", "json"])
+            .args(["--listen", "127.0.0.1:0", "--config"])
+            .arg(&path)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        Self::spawn(dir, shell)
     }
 
     /// Starts one without a configuration.
@@ -71,6 +98,33 @@ impl Gateway {
             .args(["--listen", "127.0.0.1:0"])
             .current_dir(dir.path());
         Self::spawn(dir, command)
+    }
+
+    /// Starts one without a configuration, whose standard error goes elsewhere.
+    pub(crate) fn start_with_standard_error(stderr: impl Into<Stdio>) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        // Its log can't be asked for the port that it took.
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = free.local_addr().unwrap().to_string();
+        drop(free);
+        let mut command = command();
+        command
+            .args(["serve", "--listen", &address])
+            .current_dir(dir.path())
+            .stderr(stderr);
+        let gateway = Self {
+            child: command.spawn().expect("the binary starts"),
+            url: format!("http://{address}"),
+            dir,
+            log: mpsc::channel().1,
+            logged: Vec::new(),
+        };
+        let until = Instant::now() + PATIENCE;
+        while TcpStream::connect(&address).is_err() {
+            assert!(Instant::now() < until, "the gateway does not listen");
+            thread::sleep(Duration::from_millis(5));
+        }
+        gateway
     }
 
     fn spawn(dir: TempDir, mut command: Command) -> Self {
@@ -89,6 +143,7 @@ impl Gateway {
             url: String::new(),
             dir,
             log,
+            logged: Vec::new(),
         };
         let listening = gateway.wait_for_log("\"listening\"");
         let listening: Value = serde_json::from_str(&listening).unwrap();
@@ -100,21 +155,26 @@ impl Gateway {
     /// The first log line from here on that contains `text`.
     pub(crate) fn wait_for_log(&mut self, text: &str) -> String {
         let until = Instant::now() + PATIENCE;
-        let mut seen = Vec::new();
+        let from = self.logged.len();
         while let Ok(line) = self
             .log
             .recv_timeout(until.saturating_duration_since(Instant::now()))
         {
-            if line.contains(text) {
-                return line;
+            self.logged.push(line);
+            if let Some(line) = self.logged.last().filter(|line| line.contains(text)) {
+                return line.clone();
             }
-            seen.push(line);
         }
-        panic!("no line with `{text}` in the log:\n{}", seen.join("\n"));
+        let seen = self.logged[from..].join("\n");
+        panic!("no line with `{text}` in the log:\n{seen}");
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
+    }
+
+    pub(crate) fn url(&self) -> &str {
+        &self.url
     }
 
     /// A request with a JSON body. Answers the status and the JSON of the answer, null for none.
@@ -125,6 +185,15 @@ impl Gateway {
 
     pub(crate) fn get(&self, path: &str) -> (u16, Value) {
         read(agent().get(format!("{}{path}", self.url)).call())
+    }
+
+    /// The memory that its process has in use.
+    pub(crate) fn memory_kib(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let status = status.unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        kib.unwrap().parse().unwrap()
     }
 
     /// Starts a session, which must work.
@@ -161,11 +230,14 @@ impl Gateway {
             thread::sleep(Duration::from_millis(2));
         };
         let took = began.elapsed();
+        let mut logged = std::mem::take(&mut self.logged);
+        logged.extend(self.log.iter());
         let dir = std::mem::replace(&mut self.dir, tempfile::tempdir().unwrap());
         Ended {
             status,
             took,
             stdout: stdout.join().unwrap().unwrap(),
+            log: logged.join("\n"),
             dir,
         }
     }
@@ -190,7 +262,7 @@ impl Ended {
     }
 }
 
-fn agent() -> ureq::Agent {
+pub(crate) fn agent() -> ureq::Agent {
     let config = ureq::Agent::config_builder()
         .http_status_as_error(false)
         .timeout_global(Some(PATIENCE));

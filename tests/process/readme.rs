@@ -1,7 +1,9 @@
 //! The README's walk, run as it stands there.
 
 use std::net::TcpListener;
-use std::process::{Command, Stdio};
+use std::process::Command;
+
+use crate::tools::{is_installed, skip};
 
 /// The shell block behind the mark.
 fn walk() -> &'static str {
@@ -21,18 +23,11 @@ fn promised() -> &'static str {
         .unwrap()
 }
 
-fn is_installed(program: &str) -> bool {
-    let mut command = Command::new(program);
-    command.arg("--version").stdout(Stdio::null());
-    command.status().is_ok_and(|status| status.success())
-}
-
 #[test]
 fn the_walk_leaves_no_ghost_and_prints_what_the_readme_says() {
     for program in ["curl", "sqlite3"] {
         if !is_installed(program) {
-            eprintln!("SKIPPED: the walk of the README needs `{program}`, which is not installed");
-            return;
+            return skip("the walk of the README", program);
         }
     }
     // A free port instead of the default one, which may be taken on the machine of whoever tests.

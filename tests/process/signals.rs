@@ -1,9 +1,10 @@
 //! Signals: each stops the gateway, and no session is left behind.
 
 use std::collections::BTreeSet;
+use std::io::Write as _;
 use std::path::Path;
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use rusqlite::Connection;
@@ -249,4 +250,50 @@ fn without_a_configuration_each_event_is_a_line_on_standard_output() {
         "session_end B shutdown",
     ];
     assert_eq!(told, expected);
+}
+
+#[test]
+fn g4_a_standard_error_that_nobody_reads_does_not_move_the_cap() {
+    const PIPE_CAPACITY: usize = 65_536;
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    writer.write_all(&[b'x'; PIPE_CAPACITY]).unwrap();
+    let gateway = Gateway::start_with_standard_error(writer);
+    gateway.begin("A");
+    let ended = gateway.stop(Signal::SIGTERM);
+    assert_eq!(ended.status.code(), Some(0));
+    assert!(ended.took < Duration::from_secs(2), "took {:?}", ended.took);
+    assert_eq!(ended.report()["outcome"], "clean");
+    assert_eq!(ended.stdout.lines().count(), 2);
+    drop(reader);
+}
+
+#[test]
+fn g6_a_batch_that_takes_longer_than_its_time_is_delivered_in_parts() {
+    // A statement of some milliseconds, and a time-out in which only a few of them fit.
+    let dir = tempfile::tempdir().unwrap();
+    let database = Connection::open(dir.path().join("app.db")).unwrap();
+    database
+        .execute_batch("CREATE TABLE told(id TEXT)")
+        .unwrap();
+    let slow = "INSERT INTO told SELECT :session_id FROM (WITH RECURSIVE n(i) AS \
+                (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000) SELECT max(i) FROM n)";
+    let config = format!(
+        "state_dir = \"state\"\n[[plugin]]\nname = \"slow\"\nkind = \"sql\"\nurl = \"sqlite:app.db\"\n\
+         timeout = \"150ms\"\nbackoff = \"50ms\"\nsession_start = \"{slow}\"\n"
+    );
+    let locked = lock(&dir.path().join("app.db"));
+    let gateway = Gateway::start_in(dir, &config);
+    for n in 0..200 {
+        gateway.begin(&format!("s{n}"));
+    }
+    drop(locked);
+    let until = Instant::now() + Duration::from_secs(30);
+    let told = || -> i64 {
+        let query = "SELECT count(DISTINCT id) FROM told";
+        database.query_row(query, [], |row| row.get(0)).unwrap()
+    };
+    while told() < 200 {
+        assert!(Instant::now() < until, "only {} of 200 are told", told());
+        sleep(Duration::from_millis(20));
+    }
 }

@@ -3,9 +3,13 @@
 
 use std::time::{Duration, Instant};
 
-use session_supervisor::{Error, Outcome, SessionSupervisor, Shutdown};
+use session_supervisor::{Error, Outcome, SessionSupervisor, Shutdown, Threads};
 
-use crate::support::{Shorthand, recorder, session};
+use futures_util::FutureExt as _;
+
+use crate::support::{Shorthand, builder, in_virtual_time, per_session, recorder, session};
+
+const SHORT: Duration = Duration::from_millis(50);
 
 /// Starts, uses and stops a supervisor on threads of its own.
 async fn live_a_life() {
@@ -92,4 +96,80 @@ async fn settings_that_can_not_work_are_refused() {
         };
         assert!(problem.contains(expected), "{problem}");
     }
+}
+
+#[tokio::test]
+async fn a_delivery_that_its_thread_ends_before_ours_has_timed_out_all_the_same() {
+    let mut builder = SessionSupervisor::builder().cap(Duration::from_millis(200));
+    for n in 0..32 {
+        let (plugin, _) = per_session(&format!("p{n}"), |_| std::future::pending());
+        builder = builder.plugin(plugin);
+    }
+    let supervisor = builder.start().await.unwrap();
+    supervisor.begin("A").await;
+    let report = supervisor.shutdown(Shutdown::now()).await.unwrap();
+    for plugin in &report.plugins {
+        assert_eq!(plugin.last_error.as_deref(), Some("timed out"));
+        assert!(plugin.timed_out);
+    }
+}
+
+#[tokio::test]
+async fn a_teardown_step_that_blocks_its_thread_keeps_no_later_one_from_running() {
+    let builder = SessionSupervisor::builder().teardown(Duration::from_millis(400));
+    let (sender, ran) = tokio::sync::oneshot::channel();
+    let builder = builder
+        .teardown_step("blocks", || async {
+            std::thread::sleep(Duration::from_secs(1));
+            Ok(())
+        })
+        .teardown_step("later", move || async move {
+            let _ = sender.send(());
+            Ok(())
+        });
+    let supervisor = builder.start().await.unwrap();
+    let report = supervisor.shutdown(Shutdown::now()).await.unwrap();
+    assert_eq!(report.warnings, ["blocks"]);
+    ran.await.unwrap();
+}
+
+#[test]
+fn a_supervisor_whose_system_was_stopped_by_somebody_else_says_so() {
+    let system = actix::System::new();
+    let builder = SessionSupervisor::builder().threads(Threads::Current);
+    let supervisor = system.block_on(builder.start()).unwrap();
+    drop(system);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build();
+    let answer = runtime.unwrap().block_on(async {
+        tokio::time::timeout(Duration::from_secs(5), supervisor.shutdown(Shutdown::now())).await
+    });
+    assert!(matches!(answer, Ok(Err(Error::Stopped))), "{answer:?}");
+}
+
+#[tokio::test]
+async fn dropping_the_handle_stops_nothing() {
+    let (plugin, told) = per_session("p", |_| tokio::time::sleep(SHORT).map(Ok));
+    let supervisor = SessionSupervisor::builder().plugin(plugin);
+    let supervisor = supervisor.start().await.unwrap();
+    supervisor.begin("A").await;
+    told.wait_for(1).await;
+    supervisor.begin("B").await;
+    drop(supervisor);
+    told.wait_for(2).await;
+}
+
+#[test]
+fn dropping_the_handle_stops_nothing_on_the_callers_arbiter_either() {
+    in_virtual_time(async {
+        let (plugin, told) = per_session("p", |_| tokio::time::sleep(SHORT).map(Ok));
+        let supervisor = builder().plugin(plugin).start().await.unwrap();
+        supervisor.begin("A").await;
+        told.wait_for(1).await;
+        supervisor.begin("B").await;
+        drop(supervisor);
+        tokio::time::sleep(10 * SHORT).await;
+        assert_eq!(told.lines().len(), 2);
+    });
 }

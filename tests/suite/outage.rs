@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use session_supervisor::{EndReason, Ended, Error, Outcome, Shutdown, ShutdownReport, Started};
+use session_supervisor::{
+    EndReason, Ended, Error, Hook, Hooks, Outcome, Shutdown, ShutdownReport, Started,
+};
 use tokio::time::{Instant, sleep};
 
 use crate::faulty_ledger::{Call, Fault, FaultyLedger};
@@ -289,6 +291,24 @@ fn g5_a_lane_that_can_not_count_its_backlog_takes_no_other_report_with_it() {
             assert_eq!(report.plugins[0].owed_before, 3);
         });
     }
+}
+
+#[test]
+fn a_ledger_that_failed_just_before_the_drain_is_asked_again_at_once() {
+    in_virtual_time(async {
+        let (ledger, (plugin, told)) = (FaultyLedger::new(), recorder("p"));
+        let ends_only = plugin.with_hooks(Hooks::NONE.with(Hook::SessionEnd));
+        let cap = Duration::from_millis(500);
+        let plugins = builder().cap(cap).plugin(ends_only).ledger(ledger.clone());
+        let supervisor = start(plugins).await;
+        ledger.breaks(Call::Read, 0, Fault::Fails);
+        supervisor.begin("A").await;
+        sleep(Duration::from_millis(10)).await;
+        ledger.heal();
+        let report = supervisor.shutdown(Shutdown::now()).await.unwrap();
+        assert_eq!(told.ends(), ["A shutdown"]);
+        assert_eq!(report.outcome, Outcome::Clean);
+    });
 }
 
 #[test]

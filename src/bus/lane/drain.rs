@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Lane, NOWHERE};
+use super::{Failure, Lane, NOWHERE};
 use crate::bus::PluginState;
 use crate::event::{Event, Hook, Seq};
 
@@ -86,12 +86,17 @@ impl Lane {
         self.drain = Some(drain);
     }
 
-    pub(in crate::bus) fn is_reading(&self) -> bool {
-        self.reading
+    /// Whether there is work that only the cut keeps from being done: not what waits for its next
+    /// attempt.
+    pub(in crate::bus) fn has_work(&self, now: Instant) -> bool {
+        let waits = self.retry_at.is_some_and(|at| at > now);
+        let has_more = !self.pending.is_empty() || self.read_to < self.head;
+        self.reading || has_more && !waits
     }
 
-    /// The log was still being read at the cut.
+    /// The cut came before this lane had done what it could.
     pub(in crate::bus) fn set_timed_out(&mut self) {
+        self.last_error = Some(Failure::TimedOut.message());
         if let Some(drain) = &mut self.drain {
             drain.timed_out = true;
         }

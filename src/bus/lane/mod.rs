@@ -55,6 +55,9 @@ const NOWHERE: RangeInclusive<Seq> = RangeInclusive::new(Seq::MAX, 0);
 pub(super) struct Lane {
     hooks: Hooks,
     policy: DeliveryPolicy,
+    /// The most events in one delivery for now: half of what last took too long, and twice what
+    /// last did not.
+    batch_limit: usize,
     /// The end of the log, as far as this lane has been told.
     head: Seq,
     /// Everything up to here is acknowledged, parked, pending, in flight, or not for this plugin.
@@ -91,6 +94,7 @@ impl Lane {
     pub(super) fn new(hooks: Hooks, policy: DeliveryPolicy, position: Position, now: Now) -> Self {
         Self {
             hooks,
+            batch_limit: policy.max_batch,
             policy,
             head: position.cursor,
             read_to: position.cursor,
@@ -217,7 +221,7 @@ impl Lane {
         let limit = self.read_limit();
         if !self.pending.is_empty() {
             let flying = self.flying_sessions();
-            let (max_batch, acknowledged) = (self.policy.max_batch, self.acknowledged);
+            let (max_batch, acknowledged) = (self.batch_limit, self.acknowledged);
             // Where another event can tell more, it comes before those that are undecided.
             let also_undecided = limit.is_none();
             let batch = self
@@ -242,7 +246,7 @@ impl Lane {
             return None;
         }
         if self.pending.is_empty() {
-            return Some(self.policy.max_batch);
+            return Some(self.batch_limit);
         }
         // Only another event can tell whether it is the plugin's fault or a suspect's.
         let may_read = self.flights.is_empty() && self.pending.are_undecided(self.acknowledged);

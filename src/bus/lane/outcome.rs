@@ -52,6 +52,9 @@ impl Lane {
         }
         if rejected.is_empty() && failure.is_none() {
             self.last_error = None;
+            if flight.events.len() >= self.batch_limit {
+                self.batch_limit = (self.batch_limit * 2).min(self.policy.max_batch);
+            }
         }
         let tries = flight.tries.fail(self.acknowledged);
         for (event, error) in rejected {
@@ -116,10 +119,14 @@ impl Lane {
         some_landed: bool,
         now: Now,
     ) {
-        self.last_error = Some(failure.message());
         let cut = self.is_cut(now.mono);
-        if cut && let Some(drain) = &mut self.drain {
-            drain.timed_out |= *failure == Failure::TimedOut;
+        if cut {
+            self.set_timed_out();
+        } else {
+            self.last_error = Some(failure.message());
+        }
+        if *failure == Failure::TimedOut {
+            self.batch_limit = (flight.events.len() / 2).max(1);
         }
         let alone = flight.events.len() == 1;
         let is_down = match failure {

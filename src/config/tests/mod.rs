@@ -1,5 +1,6 @@
 //! Tests of reading a configuration: what is refused, and what comes out.
 
+mod auth;
 mod budgets;
 mod sources;
 
@@ -80,7 +81,11 @@ const REFUSED: &str = include_str!("refused.txt");
 fn a_wrong_value_is_refused_with_its_line_and_what_was_expected() {
     let world = World::new()
         .env("EMPTY", "")
-        .env("PG", "postgres://user:s3cret@host/db");
+        .env("PG", "postgres://user:s3cret@host/db")
+        .env("TOKEN", "0123456789abcdef")
+        .env("TOKEN_2", "fedcba9876543210")
+        .env("SHORT", "0123456789abcde");
+    fs::write(world.path("two_lines"), "0123456789abcdef\n\n").unwrap();
     for block in REFUSED.trim_end().split("\n---\n") {
         let (text, expected) = block.split_once("\n=> ").expect(block);
         assert_eq!(world.refusals(text), [expected], "for:\n{text}");
@@ -221,6 +226,8 @@ fn every_key_is_read() {
         ],
         state_dir: world.path("state"),
         state_dir_place: "c.toml:3".into(),
+        tokens: Vec::new(),
+        warnings: Vec::new(),
         shutdown: ShutdownConfig {
             cap: seconds(4),
             lifecycle_timeout: seconds(1),

@@ -77,7 +77,7 @@ fn an_override_that_can_not_work_is_named() {
         world.refusals(""),
         [
             "--ledger: this release has no ledger of kind `sqlite`, expected `memory`",
-            "--listen: 192.0.2.1:80 is not a loopback address and needs a token, which this release does not have, expected an address such as 127.0.0.1:7467",
+            "--listen: 192.0.2.1:80 is not a loopback address and needs a token, expected an `[[auth.token]]` or an address such as 127.0.0.1:7467",
             "--state-dir: DIR/a_file can't be made, expected a directory: DIR/a_file: not a directory",
         ]
     );

@@ -10,7 +10,7 @@ use rusqlite::{CachedStatement, Connection, ErrorCode, Transaction, TransactionB
 use super::SqlSettings;
 use super::parameters::{Facts, Parameter};
 use crate::event::{Acks, Deliver};
-use crate::plugin::Down;
+use crate::plugin::{Down, OutOfTime};
 
 /// How long a locked database is waited for, if the delivery has that long.
 const MAX_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -101,10 +101,7 @@ fn down(error: rusqlite::Error) -> anyhow::Error {
 }
 
 fn too_late() -> anyhow::Error {
-    Down::new(anyhow!(
-        "the time of the delivery was over before the commit"
-    ))
-    .into()
+    OutOfTime("the time of the delivery was over before the commit").into()
 }
 
 /// Whether the values of one event made its statement `sql` fail.

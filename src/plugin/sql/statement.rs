@@ -6,9 +6,9 @@ use sqlite3_parser::lexer::sql::{TokenType, Tokenizer};
 
 use super::parameters::{self, Parameter};
 
-/// What begins a statement that can't run inside the plugin's transaction, or that would make or
-/// leave a database.
-const NOT_IN_A_TRANSACTION: [&str; 9] = [
+/// What begins a statement that can't run inside the plugin's transaction, that would make or leave
+/// a database, or that tells the database nothing of the session.
+const NOT_FOR_A_HOOK: [&str; 11] = [
     "BEGIN",
     "COMMIT",
     "END",
@@ -18,6 +18,8 @@ const NOT_IN_A_TRANSACTION: [&str; 9] = [
     "ATTACH",
     "DETACH",
     "VACUUM",
+    "PRAGMA",
+    "EXPLAIN",
 ];
 
 /// How SQLite begins to say that a statement is wrong whatever tables there are.
@@ -57,9 +59,9 @@ pub(super) fn check(sql: &str) -> Result<(), String> {
         if is_new {
             is_new = false;
             statements += 1;
-            if NOT_IN_A_TRANSACTION.contains(&text.to_uppercase().as_str()) {
+            if NOT_FOR_A_HOOK.contains(&text.to_uppercase().as_str()) {
                 return Err(format!(
-                    "`{text}` is not possible here, since statements run in a transaction of the plugin"
+                    "`{text}` is not possible here: a statement records the event, in a transaction of the plugin"
                 ));
             }
         }
@@ -128,7 +130,6 @@ mod tests {
             "SELECT CASE WHEN :resumable THEN 1 ELSE iif(:synthetic, 2, 3) END COLLATE nocase",
             "UPDATE s SET end = 1, key = 2, type = 3, ünïcode = 'é' WHERE reason ISNULL",
             "INSERT INTO s(id) VALUES (:session_id) ON CONFLICT DO NOTHING",
-            "PRAGMA user_version = 3",
         ];
         for sql in good {
             assert_eq!(check(sql), Ok(()), "{sql}");
@@ -150,6 +151,8 @@ mod tests {
                 "UPDATE s SET a = 1; DELETE FROM s",
                 "expected one statement, found 2",
             ),
+            ("PRAGMA user_version = 3", "`PRAGMA` is not possible"),
+            ("EXPLAIN SELECT 1", "`EXPLAIN` is not possible"),
             ("SELECT 1; SELEC", "near \"SELEC\""),
             ("SELECT 1 \u{0} nonsense", "can't be read from"),
             ("UPDATE s SET a = ?", "`?` is a positional parameter"),

@@ -6,7 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
 use serde_json::Value;
-use session_supervisor::{Gateway, SessionSupervisor};
+use session_supervisor::{Access, Builder, Gateway, SessionSupervisor};
 
 /// What no answer should ever take.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -132,9 +132,13 @@ pub(super) struct TestGateway {
 
 impl TestGateway {
     pub(super) async fn start() -> Self {
-        let supervisor = SessionSupervisor::builder().start().await.unwrap();
+        Self::start_with(SessionSupervisor::builder(), Access::loopback()).await
+    }
+
+    pub(super) async fn start_with(builder: Builder, access: Access) -> Self {
+        let supervisor = builder.start().await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let gateway = Gateway::start(vec![listener], supervisor.clone()).unwrap();
+        let gateway = Gateway::start(vec![listener], supervisor.clone(), access).unwrap();
         Self {
             gateway,
             supervisor,

@@ -4,3 +4,4 @@ mod client;
 mod operations;
 mod refusals;
 mod sessions;
+mod tokens;

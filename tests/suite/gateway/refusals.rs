@@ -4,6 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
 use serde_json::json;
+use session_supervisor::{Access, SessionSupervisor};
 
 use super::client::{Request, TestGateway};
 
@@ -305,6 +306,19 @@ async fn fields_that_break_the_rules_are_named_and_change_nothing() {
         assert_eq!(refusal.pointer(), pointer, "{body}");
     }
     assert!(gateway.supervisor.snapshot().await.unwrap().is_empty());
+}
+
+#[actix_web::test]
+async fn a_start_past_the_limit_is_refused_and_an_active_session_is_not() {
+    let builder = SessionSupervisor::builder().max_active(1);
+    let gateway = TestGateway::start_with(builder, Access::loopback()).await;
+    gateway.start_session("a");
+    let refusal = gateway.post("/v1/sessions", &json!({"id": "b"}));
+    assert_eq!(refusal.problem(), (429, "too-many-sessions".to_owned()));
+    let again = gateway.post("/v1/sessions", &json!({"id": "a"}));
+    assert_eq!(again.status, 200);
+    gateway.post("/v1/sessions/a/end", &json!({}));
+    gateway.start_session("b");
 }
 
 #[actix_web::test]

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::event::{Deadline, Event, Verdict};
-use crate::plugin::sample;
+use crate::plugin::{OutOfTime, sample};
 
 const TABLE: &str = "CREATE TABLE sessions (id TEXT PRIMARY KEY, incarnation TEXT NOT NULL, \
      status TEXT NOT NULL CHECK (status <> 'no'), started_at TEXT, reason TEXT, ended_at TEXT)";
@@ -78,6 +78,11 @@ fn assert_down(result: anyhow::Result<()>) -> String {
     let error = result.expect_err("the delivery succeeded");
     assert!(error.is::<Down>(), "not down: {error:#}");
     format!("{error:#}")
+}
+
+fn assert_out_of_time(result: anyhow::Result<()>) {
+    let error = result.expect_err("the delivery succeeded");
+    assert!(error.is::<OutOfTime>(), "in time: {error:#}");
 }
 
 fn assert_rejected(verdict: &Verdict, problem: &str) {
