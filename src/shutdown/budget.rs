@@ -34,20 +34,20 @@ impl Budget {
         Ok(())
     }
 
-    /// What is kept of the cap for what comes after the drain: the report.
-    fn reserve(&self) -> Duration {
-        Duration::from_millis(50).min(self.cap / 10)
+    /// How long after the request deliveries are cut, with this cap. The rest is for the report.
+    pub(crate) fn cut_after(cap: Duration) -> Duration {
+        cap - Duration::from_millis(50).min(cap / 10)
     }
 
     /// When deliveries are cut.
     pub(crate) fn cut(&self, asked_at: Instant) -> Instant {
-        asked_at + self.cap - self.reserve()
+        asked_at + Self::cut_after(self.cap)
     }
 
     /// When the coordinator goes on, whether it has heard of everyone or not. The lanes answer at
     /// the cut, so until then something of ours would have to be stuck.
     pub(crate) fn give_up(&self, asked_at: Instant) -> Instant {
-        self.cut(asked_at) + self.reserve() / 2
+        self.cut(asked_at) + (self.cap - Self::cut_after(self.cap)) / 2
     }
 
     /// When everything is over.
