@@ -1,21 +1,39 @@
 //! The command line.
 
+mod check;
+mod client;
+mod completions;
+mod duration;
+mod failure;
+mod man;
+mod output;
+mod plugins;
+mod report;
 mod serve;
+mod sessions;
+mod status;
+mod stop;
+mod table;
 
 use std::ffi::OsString;
-use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
 use crate::telemetry::{self, LogFormat};
 
+/// The gateway refused, or what was asked for went wrong.
+const REFUSED: u8 = 1;
+/// For health checks: it is not alive, or not ready.
+const NOT_THERE: u8 = 1;
 /// Could not start.
 const COULD_NOT_START: u8 = 1;
 /// Wrong usage.
 const USAGE: u8 = 2;
 /// Stopped, and something was lost.
 const LOST: u8 = 3;
+/// No gateway answers: `EX_UNAVAILABLE` of `sysexits.h`.
+const NOT_REACHABLE: u8 = 69;
 /// The configuration is wrong: `EX_CONFIG` of `sysexits.h`.
 const CONFIGURATION: u8 = 78;
 
@@ -26,6 +44,7 @@ const CONFIGURATION: u8 = 78;
 #[derive(Debug, Parser)]
 #[command(name = "session-supervisor", version, max_term_width = 100)]
 #[command(subcommand_required = true, arg_required_else_help = true)]
+#[command(after_long_help = AFTER_HELP)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -47,7 +66,23 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(serve::Serve),
+    Check(check::Check),
+    Status(status::Status),
+    Sessions(sessions::Sessions),
+    Plugins(plugins::Plugins),
+    Stop(stop::Stop),
+    Report(report::Report),
+    Completions(completions::Completions),
+    #[command(hide = true)]
+    Man(man::ManPage),
 }
+
+const AFTER_HELP: &str = "\
+Exit codes of the commands that ask a gateway, `status` excepted:
+  0   done
+  1   refused
+  2   wrong usage
+  69  no gateway is reachable";
 
 /// Runs the program with the process's arguments and environment.
 pub fn main() -> ExitCode {
@@ -67,16 +102,30 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             };
         }
     };
-    let _logs = telemetry::init(cli.log_format);
-    match cli.command {
-        Command::Serve(serve) => serve.run(),
+    let result = match cli.command {
+        Command::Serve(serve) => {
+            // The others have no log: what they print is all that they have to say.
+            let _logs = telemetry::init(cli.log_format);
+            return serve.run();
+        }
+        Command::Status(status) => return status.run(),
+        Command::Check(check) => check.run(),
+        Command::Sessions(sessions) => sessions.run(),
+        Command::Plugins(plugins) => plugins.run(),
+        Command::Stop(stop) => stop.run(),
+        Command::Report(report) => report.run(),
+        Command::Completions(completions) => completions.run(),
+        Command::Man(page) => page.run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => fail(failure.code(), &failure),
     }
 }
 
 /// Says why the program ends, in lines that are no log lines, and gives its exit code.
 fn fail(code: u8, message: &dyn std::fmt::Display) -> ExitCode {
-    // `eprintln!` panics where nobody reads.
-    let _ = writeln!(io::stderr(), "{message}");
+    output::note(&message.to_string());
     ExitCode::from(code)
 }
 

@@ -27,8 +27,8 @@ use std::time::Duration;
 
 use self::auth::{AuthConfig, TokenConfig};
 use self::document::{Document, Given, Origin, POSITIVE, Section, line_of};
-pub(crate) use self::plugin::PluginConfig;
-pub(crate) use self::shutdown::ShutdownConfig;
+pub(crate) use self::plugin::{PluginConfig, PluginKind};
+pub(crate) use self::shutdown::{SLACK, ShutdownConfig};
 pub(crate) use self::sources::{Env, Flags, parse_address};
 
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 7467));
@@ -123,6 +123,24 @@ impl Config {
         let path = flags.config.clone().or_else(|| env.config());
         let file = path.map(|path| File::open(&path)).transpose()?;
         Self::read(file, flags, env)
+    }
+
+    /// Finds the state directory alone: what else is wrong with a file does not hide the reports.
+    ///
+    /// # Errors
+    ///
+    /// The file can't be read, is no TOML, or what it says of the state directory is wrong.
+    pub(crate) fn find_state_dir(flags: &Flags, env: &Env<'_>) -> Result<PathBuf, ConfigError> {
+        let overridden = flags.state_dir.clone();
+        if let Some(dir) = overridden.or_else(|| Some(env.state_dir()?.value)) {
+            return Ok(dir);
+        }
+        let path = flags.config.clone().or_else(|| env.config());
+        let file = path.map(|path| File::open(&path)).transpose()?;
+        let file = file.unwrap_or_default();
+        let document = Document::new(&file.name, &file.text);
+        let state_dir = read_state_dir(&mut document.root(), &file.base, flags, env);
+        document.finish(state_dir.value)
     }
 
     fn read(file: Option<File>, flags: &Flags, env: &Env<'_>) -> Result<Self, ConfigError> {

@@ -9,7 +9,7 @@ use super::document::{FROM_ZERO, Given, POSITIVE, Section};
 const MIN_CAP: Duration = Duration::from_millis(100);
 const MAX_CAP: Duration = Duration::from_secs(600);
 /// What the process needs beyond its budgets to be gone before it is killed.
-const SLACK: Duration = Duration::from_secs(1);
+pub(crate) const SLACK: Duration = Duration::from_secs(1);
 pub(super) const KEYS: &[&str] = &[
     "cap",
     "lifecycle_timeout",

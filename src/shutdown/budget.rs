@@ -36,12 +36,17 @@ impl Budget {
 
     /// What is kept of the cap for what comes after the drain: the report.
     fn reserve(&self) -> Duration {
-        Duration::from_millis(50).min(self.cap / 10)
+        self.cap - Self::cut_after(self.cap)
+    }
+
+    /// How long after the request deliveries are cut, with this cap. The rest is for the report.
+    pub(crate) fn cut_after(cap: Duration) -> Duration {
+        cap - Duration::from_millis(50).min(cap / 10)
     }
 
     /// When deliveries are cut.
     pub(crate) fn cut(&self, asked_at: Instant) -> Instant {
-        asked_at + self.cap - self.reserve()
+        asked_at + Self::cut_after(self.cap)
     }
 
     /// When lanes count what they could not deliver no further.

@@ -177,6 +177,14 @@ impl Gateway {
         &self.url
     }
 
+    /// Runs a command that asks this gateway.
+    pub(crate) fn run(&self, arguments: &[&str]) -> Finished {
+        let mut command = command();
+        run(command
+            .args(arguments)
+            .env("SESSION_SUPERVISOR_URL", &self.url))
+    }
+
     /// A request with a JSON body. Answers the status and the JSON of the answer, null for none.
     pub(crate) fn post(&self, path: &str, body: &Value) -> (u16, Value) {
         let request = agent().post(format!("{}{path}", self.url));
@@ -259,6 +267,48 @@ impl Ended {
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
+    }
+}
+
+/// How a command that ends by itself ended.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Finished {
+    /// What it printed, if it did what it should.
+    #[track_caller]
+    pub(crate) fn done(self) -> String {
+        assert_eq!(self.code, Some(0), "{self:?}");
+        self.stdout
+    }
+
+    /// What it printed as JSON, if it did what it should.
+    #[track_caller]
+    pub(crate) fn json(self) -> Value {
+        serde_json::from_str(&self.done()).unwrap()
+    }
+
+    /// Asserts that it ended with `code` and said each of `texts` on standard error.
+    #[track_caller]
+    pub(crate) fn failed(&self, code: i32, texts: &[&str]) {
+        assert_eq!(self.code, Some(code), "{self:?}");
+        for text in texts {
+            assert!(self.stderr.contains(text), "no `{text}` in {self:?}");
+        }
+    }
+}
+
+/// Runs a command that ends by itself.
+pub(crate) fn run(command: &mut Command) -> Finished {
+    let output = command.output().unwrap();
+    Finished {
+        code: output.status.code(),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
     }
 }
 

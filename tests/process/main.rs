@@ -1,6 +1,8 @@
 //! Tests of the real binary: real sockets, real signals, real files.
 
 mod browser;
+mod commands;
+mod fake;
 mod flood;
 mod gateway;
 mod readme;

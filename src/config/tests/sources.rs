@@ -111,3 +111,30 @@ fn a_file_that_can_not_be_read_is_named() {
     );
     assert_eq!(load(&world), expected);
 }
+
+#[test]
+fn the_state_directory_is_found_in_a_file_that_is_wrong_elsewhere() {
+    let find = |world: &World| world.with_env(|env| Config::find_state_dir(&world.flags, env));
+    let mut world = World::new();
+    fs::write(world.path("c.toml"), "state_dir = \"of_file\"\ncap = 2").unwrap();
+    world.flags.config = Some(world.path("c.toml"));
+    assert_eq!(find(&world), Ok(world.path("of_file")));
+    assert!(world.load().is_err());
+
+    world = world.env("SESSION_SUPERVISOR_STATE_DIR", "of_env");
+    assert_eq!(find(&world), Ok("of_env".into()));
+    world.flags.state_dir = Some("of_flag".into());
+    assert_eq!(find(&world), Ok("of_flag".into()));
+    assert_eq!(find(&World::new()), Ok("./state".into()));
+}
+
+#[test]
+fn the_state_directory_is_not_found_in_a_file_that_is_wrong_about_it() {
+    let mut world = World::new();
+    world.flags.config = Some(world.path("c.toml"));
+    for text in ["state_dir = 1", "state_dir =", "state_dir = \"a_file/x\""] {
+        fs::write(world.path("c.toml"), text).unwrap();
+        let found = world.with_env(|env| Config::find_state_dir(&world.flags, env));
+        assert!(found.is_err(), "{text}: {found:?}");
+    }
+}

@@ -1,0 +1,123 @@
+//! Waiting until a gateway is gone.
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+
+use super::progress::Progress;
+use super::stream::Told;
+use crate::cli::client::{Client, Presence};
+use crate::cli::failure::Failure;
+use crate::cli::output::note;
+use crate::cli::table::exact;
+
+/// How often the gateway is looked for.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// How long beyond its deadline a gateway is waited for: its clock may differ from ours.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long a gateway that tells no events may take until it no longer says that it is ready.
+const SETTLED: Duration = Duration::from_secs(1);
+
+/// Shows the progress until the gateway is gone.
+pub(super) fn until_gone(
+    client: &Client,
+    mut events: Option<Receiver<Told>>,
+    deadline_at: Timestamp,
+) -> Result<(), Failure> {
+    let began = Instant::now();
+    let left = deadline_at.duration_since(Timestamp::now());
+    let left: Duration = left.try_into().unwrap_or_default();
+    let mut progress = Progress::new();
+    let mut sight = Sight::default();
+    let had_events = events.is_some();
+    while began.elapsed() < left + PATIENCE {
+        let presence = client.presence();
+        let is_over = events.is_none() && (had_events || began.elapsed() > SETTLED);
+        if sight.is_gone(presence, is_over) {
+            progress.finish();
+            note(&format!(
+                "the gateway is gone after {}",
+                exact(began.elapsed())
+            ));
+            return Ok(());
+        }
+        events = show(events, &mut progress);
+    }
+    progress.finish();
+    Err(Failure::Failed(format!(
+        "the gateway at {} is still there, {} after it was asked to stop\n  \
+         what to do: see its log; a further signal forces its exit",
+        client.url(),
+        exact(began.elapsed())
+    )))
+}
+
+/// Shows what is told until it is time to look again. None once the stream has ended.
+fn show(events: Option<Receiver<Told>>, progress: &mut Progress) -> Option<Receiver<Told>> {
+    let until = Instant::now() + LOOK_EVERY;
+    let Some(events) = events else {
+        thread::sleep(LOOK_EVERY);
+        return None;
+    };
+    loop {
+        match events.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            Ok(told) => progress.show(&told),
+            Err(RecvTimeoutError::Timeout) => return Some(events),
+            Err(RecvTimeoutError::Disconnected) => return None,
+        }
+    }
+}
+
+/// What was seen of the gateway since it was asked to stop.
+#[derive(Debug, Default)]
+struct Sight {
+    was_closing: bool,
+}
+
+impl Sight {
+    /// Whether it is gone. One that takes sessions again is another, which a service manager has
+    /// started in its place: `is_over` says that the one before must have closed its door by now.
+    fn is_gone(&mut self, presence: Presence, is_over: bool) -> bool {
+        match presence {
+            Presence::Gone => true,
+            Presence::Ready => self.was_closing || is_over,
+            Presence::Closing => {
+                self.was_closing = true;
+                false
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_that_is_back_is_another() {
+        let mut sight = Sight::default();
+        assert!(
+            !sight.is_gone(Presence::Ready, false),
+            "it has not begun to close"
+        );
+        assert!(!sight.is_gone(Presence::Closing, false));
+        assert!(
+            !sight.is_gone(Presence::Closing, true),
+            "the next one recovers"
+        );
+        assert!(sight.is_gone(Presence::Ready, false));
+    }
+
+    #[test]
+    fn one_that_was_quicker_back_than_seen_closing_is_another() {
+        assert!(Sight::default().is_gone(Presence::Ready, true));
+    }
+
+    #[test]
+    fn nobody_listening_is_gone_whatever_was_seen_before() {
+        assert!(Sight::default().is_gone(Presence::Gone, false));
+    }
+}
