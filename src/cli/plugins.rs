@@ -24,6 +24,7 @@ pub(super) struct Plugins {
     format: Format,
 }
 
+// Those that are hidden ask for what gateways do not offer yet.
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     /// Lists the plugins: how they are and what they are owed
@@ -31,14 +32,19 @@ enum Command {
     /// Sends a plugin a start and an end of a session that does not exist
     ///
     /// Both are marked `synthetic`. Exits with 1 if the plugin does not take them.
+    #[command(hide = true)]
     Test(Plugin),
     /// Lists a plugin's dead letters: the events that it rejected for good
+    #[command(hide = true)]
     Dead(Plugin),
     /// Puts a plugin's dead letters back into its lane
+    #[command(hide = true)]
     Redeliver(Plugin),
     /// Tries a plugin at once that waits for its next attempt
+    #[command(hide = true)]
     Resume(Plugin),
     /// Has the gateway read its configuration again; one that is wrong changes nothing
+    #[command(hide = true)]
     Reload,
 }
 

@@ -40,7 +40,9 @@ fn start_with_11_sessions(extra: &str) -> Gateway {
     for n in 0..11 {
         gateway.begin(&format!("sess-{n}"));
     }
+    let until = Instant::now() + Duration::from_secs(30);
     while count(&gateway.path("app.db"), "status = 'active'") < 11 {
+        assert!(Instant::now() < until, "the starts are not told");
         sleep(Duration::from_millis(5));
     }
     gateway
