@@ -7,13 +7,16 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use actix_rt::net::TcpStream;
 use actix_web::ResponseError as _;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::problem::{Kind, MEDIA_TYPE, Problem};
-use super::server::HEAD_TIMEOUT;
+
+/// How long the head of a connection's first request may take to arrive.
+pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A connection whose bare refusals become problem documents.
 #[derive(Debug)]

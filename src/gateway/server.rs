@@ -19,7 +19,7 @@ use actix_web::dev::AppConfig;
 use actix_web::middleware::from_fn;
 
 use super::access::Access;
-use super::connection::Connection;
+use super::connection::{Connection, HEAD_TIMEOUT};
 use super::guard::guard;
 use super::routes;
 use crate::supervisor::SessionSupervisor;
@@ -34,9 +34,6 @@ const MAX_CONNECTIONS: usize = 4096;
 /// Connections that wait to be accepted, on each listener, if the operating system allows as many.
 #[cfg(unix)]
 const MAX_WAITING: i32 = 4096;
-
-/// How long the head of a connection's first request may take to arrive.
-pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a connection may stay open between two requests.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);

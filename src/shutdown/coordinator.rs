@@ -2,106 +2,26 @@
 
 use std::cell::RefCell;
 use std::fmt;
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
-use actix_rt::ArbiterHandle;
 use jiff::{SignedDuration, Timestamp};
-use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::budget::Budget;
 use super::report::{Outcome, ShutdownReport};
 use super::sequence::Sequence;
+use super::settings::CoordinatorSettings;
 use super::signal::{self, Signal};
-use super::teardown::TeardownSteps;
 use super::{BeginShutdown, Shutdown, ShutdownNotice};
-use crate::bus::PluginBus;
-use crate::clock::WallClock;
 use crate::error::Error;
-use crate::event::InstanceId;
-use crate::registry::{Door, SessionRegistry};
 
 /// How long after the first signal another one means that somebody has lost patience. Sooner it
 /// is the same wish told twice, as when a terminal and a service manager both send it.
 const FORCE_AFTER: Duration = Duration::from_secs(1);
-
-/// Where the report of the stop appears, once. The coordinator alone has it, so that those who wait
-/// see when it is gone.
-#[derive(Debug)]
-pub(crate) struct ReportSlot(watch::Sender<Option<Arc<ShutdownReport>>>);
-
-impl ReportSlot {
-    pub(crate) fn new() -> Self {
-        Self(watch::Sender::new(None))
-    }
-
-    /// Fills the slot, unless it is filled already.
-    pub(super) fn fill(&self, report: ShutdownReport) {
-        self.0.send_if_modified(|slot| {
-            let is_first = slot.is_none();
-            slot.get_or_insert_with(|| Arc::new(report));
-            is_first
-        });
-    }
-
-    pub(super) fn is_filled(&self) -> bool {
-        self.0.borrow().is_some()
-    }
-
-    pub(crate) fn watch(&self) -> ReportWatch {
-        ReportWatch(self.0.subscribe())
-    }
-}
-
-/// Sees the report appear, or the coordinator go without one.
-#[derive(Debug, Clone)]
-pub(crate) struct ReportWatch(watch::Receiver<Option<Arc<ShutdownReport>>>);
-
-impl ReportWatch {
-    /// The report, when it is there. Needs no particular runtime.
-    pub(crate) fn wait(
-        &self,
-    ) -> impl Future<Output = Result<Arc<ShutdownReport>, Error>> + Send + 'static {
-        let mut slot = self.0.clone();
-        async move {
-            let filled = slot.wait_for(Option::is_some).await;
-            filled
-                .ok()
-                .and_then(|report| report.clone())
-                .ok_or(Error::Stopped)
-        }
-    }
-}
-
-/// What the coordinator is told when it is made.
-pub(crate) struct CoordinatorSettings {
-    pub(crate) instance: InstanceId,
-    pub(crate) clock: WallClock,
-    pub(crate) budget: Budget,
-    pub(crate) door: Door,
-    pub(crate) registry: Addr<SessionRegistry>,
-    pub(crate) bus: Addr<PluginBus>,
-    /// The plugins that hear of ends.
-    pub(crate) plugins: Vec<Arc<str>>,
-    /// Whether the ledger outlives the process.
-    pub(crate) is_durable: bool,
-    pub(crate) teardown: TeardownSteps,
-    /// Where teardown steps run; with the coordinator if there is no such place.
-    pub(crate) teardown_arbiter: Option<ArbiterHandle>,
-    pub(crate) state_dir: Option<PathBuf>,
-    pub(crate) reports: ReportSlot,
-    /// The downtime that a planned restart by signal announces.
-    pub(crate) restart_expected: Duration,
-    pub(crate) handle_signals: bool,
-    /// Whether the actix system is the supervisor's own, and is stopped in the end.
-    pub(crate) owns_system: bool,
-}
 
 /// The actor that shuts down. Takes [`Shutdown`].
 pub struct ShutdownCoordinator {
@@ -203,7 +123,7 @@ impl Actor for ShutdownCoordinator {
 
     fn started(&mut self, ctx: &mut Context<Self>) {
         if self.settings.handle_signals
-            && let Err(error) = signal::listen(&ctx.address())
+            && let Err(error) = signal::listen(&ctx.address().recipient())
         {
             warn!(%error, "can't listen for signals");
         }

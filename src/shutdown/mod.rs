@@ -8,6 +8,7 @@ mod budget;
 mod coordinator;
 mod report;
 mod sequence;
+mod settings;
 mod signal;
 mod teardown;
 
@@ -21,10 +22,10 @@ use tokio::time::Instant;
 pub(crate) use self::budget::Budget;
 pub use self::budget::MIN_CAP;
 pub use self::coordinator::ShutdownCoordinator;
-pub(crate) use self::coordinator::{CoordinatorSettings, ReportSlot, ReportWatch};
 pub use self::report::{
     DrainReport, Outcome, PluginReport, ShutdownReport, StepOutcome, StepReport,
 };
+pub(crate) use self::settings::{CoordinatorSettings, ReportSlot, ReportWatch};
 pub(crate) use self::teardown::TeardownSteps;
 use crate::error::Error;
 use crate::session::EndReason;

@@ -14,8 +14,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::Shutdown;
-use super::coordinator::CoordinatorSettings;
 use super::report::{PluginReport, ShutdownReport, StepOutcome, millis};
+use super::settings::CoordinatorSettings;
 use crate::bus::{CutAt, Drain, RecordedEnds, SessionEnd, TellLifecycle};
 use crate::event::{Hook, Lifecycle};
 use crate::registry::{CloseDoor, ClosedDoor};

@@ -2,10 +2,8 @@
 
 use std::io::{self, IsTerminal as _};
 
-use actix::{Addr, Message};
+use actix::{Message, Recipient};
 use tokio::signal::unix::{SignalKind, signal};
-
-use super::coordinator::ShutdownCoordinator;
 
 /// A signal that arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Message)]
@@ -49,8 +47,8 @@ impl Signal {
     }
 }
 
-/// Sends `coordinator` every signal that this process gets from now on.
-pub(super) fn listen(coordinator: &Addr<ShutdownCoordinator>) -> io::Result<()> {
+/// Sends `receiver` every signal that this process gets from now on.
+pub(super) fn listen(receiver: &Recipient<Signal>) -> io::Result<()> {
     let hup = if io::stdin().is_terminal() {
         Signal::TerminalGone
     } else {
@@ -62,10 +60,10 @@ pub(super) fn listen(coordinator: &Addr<ShutdownCoordinator>) -> io::Result<()> 
             continue;
         }
         let mut arrivals = signal(kind.kind())?;
-        let coordinator = coordinator.clone();
+        let receiver = receiver.clone();
         actix_rt::spawn(async move {
             while arrivals.recv().await.is_some() {
-                coordinator.do_send(kind);
+                receiver.do_send(kind);
             }
         });
     }

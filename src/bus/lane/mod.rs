@@ -1,4 +1,4 @@
-//! A lane's decisions: what to deliver next, and what an outcome means. No clock, no I/O.
+//! A lane's decisions: what to deliver next, and what an outcome means. No clock, and no I/O but logs.
 //!
 //! | outcome of a delivery | what becomes of the events without an answer | the lane |
 //! |---|---|---|

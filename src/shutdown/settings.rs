@@ -1,0 +1,90 @@
+//! What the coordinator is told when it is made, and where it leaves its report.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use actix_rt::ArbiterHandle;
+use tokio::sync::watch;
+
+use super::budget::Budget;
+use super::report::ShutdownReport;
+use super::teardown::TeardownSteps;
+use crate::bus::PluginBus;
+use crate::clock::WallClock;
+use crate::error::Error;
+use crate::event::InstanceId;
+use crate::registry::{Door, SessionRegistry};
+
+/// Where the report of the stop appears, once. The coordinator alone has it, so that those who wait
+/// see when it is gone.
+#[derive(Debug)]
+pub(crate) struct ReportSlot(watch::Sender<Option<Arc<ShutdownReport>>>);
+
+impl ReportSlot {
+    pub(crate) fn new() -> Self {
+        Self(watch::Sender::new(None))
+    }
+
+    /// Fills the slot, unless it is filled already.
+    pub(super) fn fill(&self, report: ShutdownReport) {
+        self.0.send_if_modified(|slot| {
+            let is_first = slot.is_none();
+            slot.get_or_insert_with(|| Arc::new(report));
+            is_first
+        });
+    }
+
+    pub(super) fn is_filled(&self) -> bool {
+        self.0.borrow().is_some()
+    }
+
+    pub(crate) fn watch(&self) -> ReportWatch {
+        ReportWatch(self.0.subscribe())
+    }
+}
+
+/// Sees the report appear, or the coordinator go without one.
+#[derive(Debug, Clone)]
+pub(crate) struct ReportWatch(watch::Receiver<Option<Arc<ShutdownReport>>>);
+
+impl ReportWatch {
+    /// The report, when it is there. Needs no particular runtime.
+    pub(crate) fn wait(
+        &self,
+    ) -> impl Future<Output = Result<Arc<ShutdownReport>, Error>> + Send + 'static {
+        let mut slot = self.0.clone();
+        async move {
+            let filled = slot.wait_for(Option::is_some).await;
+            filled
+                .ok()
+                .and_then(|report| report.clone())
+                .ok_or(Error::Stopped)
+        }
+    }
+}
+
+/// What the coordinator is told when it is made.
+pub(crate) struct CoordinatorSettings {
+    pub(crate) instance: InstanceId,
+    pub(crate) clock: WallClock,
+    pub(crate) budget: Budget,
+    pub(crate) door: Door,
+    pub(crate) registry: Addr<SessionRegistry>,
+    pub(crate) bus: Addr<PluginBus>,
+    /// The plugins that hear of ends.
+    pub(crate) plugins: Vec<Arc<str>>,
+    /// Whether the ledger outlives the process.
+    pub(crate) is_durable: bool,
+    pub(crate) teardown: TeardownSteps,
+    /// Where teardown steps run; with the coordinator if there is no such place.
+    pub(crate) teardown_arbiter: Option<ArbiterHandle>,
+    pub(crate) state_dir: Option<PathBuf>,
+    pub(crate) reports: ReportSlot,
+    /// The downtime that a planned restart by signal announces.
+    pub(crate) restart_expected: Duration,
+    pub(crate) handle_signals: bool,
+    /// Whether the actix system is the supervisor's own, and is stopped in the end.
+    pub(crate) owns_system: bool,
+}
