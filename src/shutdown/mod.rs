@@ -21,7 +21,7 @@ use tokio::time::Instant;
 pub(crate) use self::budget::Budget;
 pub use self::budget::MIN_CAP;
 pub use self::coordinator::ShutdownCoordinator;
-pub(crate) use self::coordinator::{CoordinatorSettings, ReportSlot, ReportWatch};
+pub(crate) use self::coordinator::{AwaitReady, CoordinatorSettings, ReportSlot, ReportWatch};
 pub use self::report::{
     DrainReport, Outcome, PluginReport, ShutdownReport, StepOutcome, StepReport,
 };
