@@ -43,7 +43,10 @@ fn named() -> Vec<String> {
 #[test]
 fn every_numbered_test_is_in_the_list_of_guarantees() {
     let named = named();
-    let named: BTreeSet<_> = named.iter().filter_map(|it| it.split(' ').next_back()).collect();
+    let named: BTreeSet<_> = named
+        .iter()
+        .filter_map(|it| it.split(' ').next_back())
+        .collect();
     let tests = sources(&Path::new(ROOT).join("tests"));
     let functions = tests.iter().flat_map(|(_, text)| text.split("fn ").skip(1));
     let names = functions.filter_map(|rest| rest.split('(').next());
