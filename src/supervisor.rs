@@ -29,7 +29,7 @@ use crate::registry::{
 };
 use crate::session::{NewSession, Session, SessionId};
 use crate::shutdown::{
-    BeginShutdown, Budget, CoordinatorSettings, ReportSlot, ReportWatch, Shutdown,
+    AwaitReady, BeginShutdown, Budget, CoordinatorSettings, ReportSlot, ReportWatch, Shutdown,
     ShutdownCoordinator, ShutdownNotice, ShutdownReport, TeardownSteps,
 };
 
@@ -252,12 +252,9 @@ impl Builder {
         let run = move || {
             let system = System::new();
             let outcome = system.block_on(self.assemble());
-            let Ok(kept) = outcome.clone() else {
-                let _ = ready.send(outcome);
-                return;
-            };
-            if ready.send(outcome).is_err() {
-                // Nobody waits for it any more, so nobody would ever stop it.
+            let kept = outcome.clone();
+            if ready.send(outcome).is_err() || kept.is_err() {
+                // Nobody has a handle, so nobody would ever stop it and its threads.
                 System::current().stop();
             }
             if let Err(error) = system.run() {
@@ -328,6 +325,11 @@ impl Builder {
             owns_system,
         };
         let coordinator = place().start(move || ShutdownCoordinator::new(coordinator_settings));
+        // From here on a signal finds its handler, and whoever got the handle finds everyone.
+        let died = |_| Error::Start("a thread of the supervisor died".into());
+        bus.send(PluginStatuses).await.map_err(died)?;
+        registry.send(Snapshot).await.map_err(died)?;
+        coordinator.send(AwaitReady).await.map_err(died)?;
 
         let hello = TellLifecycle {
             lifecycle: Lifecycle {

@@ -17,7 +17,7 @@ use actix::prelude::*;
 use futures_util::future::join_all;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tracing::{Instrument as _, info_span, warn};
 
@@ -194,6 +194,9 @@ pub struct PluginBus {
     /// The plugins with their places in the log, until the bus has started.
     plugins: Vec<(PluginSpec, Position)>,
     lanes: Vec<LaneHandle>,
+    /// Held by who places something in the log: the ends of a drain stand there side by side,
+    /// though they take several steps.
+    turn: Arc<Mutex<()>>,
 }
 
 impl std::fmt::Debug for PluginBus {
@@ -230,6 +233,7 @@ impl PluginBus {
             ledger,
             plugins,
             lanes: Vec::new(),
+            turn: Arc::default(),
         }
     }
 
@@ -328,9 +332,12 @@ impl Handler<SessionStart> for PluginBus {
         } else {
             append.amended = Some(session);
         }
-        let appended = self.ledger.append(append);
-        let head = self.head.clone();
+        let (ledger, head) = (Arc::clone(&self.ledger), self.head.clone());
+        let turn = Arc::clone(&self.turn);
         Box::pin(async move {
+            let turn = turn.lock().await;
+            let appended = ledger.append(append);
+            drop(turn);
             let events = appended.await?;
             let last = events.last().map_or(0, Event::recorded_seq);
             announce(&head, last);
@@ -345,7 +352,10 @@ impl Handler<SessionEnd> for PluginBus {
     fn handle(&mut self, message: SessionEnd, _: &mut Context<Self>) -> Self::Result {
         let instance = self.settings.instance;
         let (ledger, head) = (Arc::clone(&self.ledger), self.head.clone());
+        let turn = Arc::clone(&self.turn);
         Box::pin(async move {
+            let mut turn = Some(turn.lock().await);
+            let mut placed = 0;
             let mut recorded = RecordedEnds::default();
             for sessions in message.sessions.chunks(MAX_ENDS_AT_ONCE) {
                 let ends = sessions.iter().map(|session| {
@@ -355,7 +365,12 @@ impl Handler<SessionEnd> for PluginBus {
                     events: ends.collect(),
                     amended: None,
                 };
-                let events = match within(message.patience, ledger.append(append)).await {
+                let appended = ledger.append(append);
+                placed += sessions.len();
+                if placed == message.sessions.len() {
+                    turn = None;
+                }
+                let events = match within(message.patience, appended).await {
                     Ok(events) => events,
                     Err(error) if recorded.count == 0 => return Err(error.into()),
                     Err(error) => {
@@ -375,6 +390,7 @@ impl Handler<SessionEnd> for PluginBus {
                 // Lets the lanes of this thread take what is there already.
                 tokio::task::yield_now().await;
             }
+            drop(turn);
             Ok(recorded)
         })
     }

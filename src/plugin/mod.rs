@@ -110,6 +110,9 @@ impl Default for DeliveryPolicy {
     }
 }
 
+/// Ten years: longer than anything is waited for.
+const LONGEST: Duration = Duration::from_secs(10 * 31_557_600);
+
 impl DeliveryPolicy {
     fn check(&self) -> Result<(), String> {
         let too_small = if self.timeout.is_zero() {
@@ -124,6 +127,9 @@ impl DeliveryPolicy {
             "max_in_flight"
         } else if self.backoff_max < self.backoff {
             return Err("backoff_max must be at least backoff".into());
+        } else if self.timeout.max(self.backoff_max) > LONGEST {
+            // Longer ones are not to be reckoned with.
+            return Err("timeout and backoff_max must be at most ten years".into());
         } else {
             return Ok(());
         };

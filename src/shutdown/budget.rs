@@ -7,6 +7,12 @@ use tokio::time::Instant;
 /// The shortest cap that can be kept.
 pub const MIN_CAP: Duration = Duration::from_millis(100);
 
+/// The longest cap.
+const MAX_CAP: Duration = Duration::from_secs(600);
+
+/// The longest teardown, ten years: longer ones are not to be reckoned with.
+const MAX_TEARDOWN: Duration = Duration::from_secs(10 * 31_557_600);
+
 /// The time that a shutdown may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Budget {
@@ -27,6 +33,12 @@ impl Budget {
     pub(crate) fn check(&self) -> Result<(), String> {
         if self.cap < MIN_CAP {
             return Err(format!("the cap must be at least {MIN_CAP:?}"));
+        }
+        if self.cap > MAX_CAP {
+            return Err(format!("the cap must be at most {MAX_CAP:?}"));
+        }
+        if self.teardown > MAX_TEARDOWN {
+            return Err(format!("the teardown must be at most {MAX_TEARDOWN:?}"));
         }
         if self.lifecycle_timeout > self.cap / 4 {
             return Err("the lifecycle time-out must be at most a quarter of the cap".into());
@@ -96,5 +108,7 @@ mod tests {
         assert_eq!(after(budget(2000).end(start)), millis(3000));
         assert!(budget(99).check().is_err());
         assert!(budget(100).check().is_ok());
+        assert!(budget(600_000).check().is_ok());
+        assert!(budget(600_001).check().is_err());
     }
 }

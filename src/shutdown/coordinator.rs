@@ -23,6 +23,11 @@ use crate::error::Error;
 /// is the same wish told twice, as when a terminal and a service manager both send it.
 const FORCE_AFTER: Duration = Duration::from_secs(1);
 
+/// Answered when the coordinator runs and gets the signals.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub(crate) struct AwaitReady;
+
 /// The actor that shuts down. Takes [`Shutdown`].
 pub struct ShutdownCoordinator {
     settings: Rc<CoordinatorSettings>,
@@ -90,8 +95,8 @@ impl ShutdownCoordinator {
             self.begin(request.with_trigger(signal.as_str()), ctx);
             return;
         };
-        let is_forcing = since_first.is_some_and(|elapsed| elapsed >= FORCE_AFTER);
-        if signal == Signal::Usr2 || !is_forcing {
+        let is_late = since_first.is_some_and(|elapsed| elapsed >= FORCE_AFTER);
+        if !is_late || !signal.can_force() {
             info!(signal = signal.as_str(), "already shutting down");
             return;
         }
@@ -151,6 +156,12 @@ impl Handler<BeginShutdown> for ShutdownCoordinator {
             deadline_at: draft.started_at.checked_add(cap).unwrap_or(Timestamp::MAX),
         })
     }
+}
+
+impl Handler<AwaitReady> for ShutdownCoordinator {
+    type Result = ();
+
+    fn handle(&mut self, _: AwaitReady, _: &mut Context<Self>) {}
 }
 
 impl Handler<Signal> for ShutdownCoordinator {

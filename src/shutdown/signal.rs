@@ -41,6 +41,12 @@ impl Signal {
         }
     }
 
+    /// Whether it can force the exit once a shutdown is under way. A terminal that goes away asks
+    /// for the same as before.
+    pub(super) fn can_force(self) -> bool {
+        matches!(self, Self::Term | Self::Int | Self::Quit)
+    }
+
     /// What a process exits with that this signal ended.
     pub(super) fn exit_code(self) -> u8 {
         u8::try_from(128 + self.kind().as_raw_value()).unwrap_or(u8::MAX)
@@ -81,4 +87,23 @@ fn is_ignored(kind: SignalKind) -> bool {
         .find_map(|line| line.strip_prefix("SigIgn:"))
         .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
     mask.is_some_and(|mask| mask & (1 << (kind.as_raw_value() - 1)) != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_request_to_stop_forces_the_exit_but_neither_a_restart_nor_a_hang_up() {
+        let all = [
+            Signal::Term,
+            Signal::Int,
+            Signal::Quit,
+            Signal::Usr2,
+            Signal::Reload,
+            Signal::TerminalGone,
+        ];
+        let forcing: Vec<_> = all.into_iter().filter(|it| it.can_force()).collect();
+        assert_eq!(forcing, [Signal::Term, Signal::Int, Signal::Quit]);
+    }
 }

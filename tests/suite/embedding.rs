@@ -173,3 +173,19 @@ fn dropping_the_handle_stops_nothing_on_the_callers_arbiter_either() {
         assert_eq!(told.lines().len(), 2);
     });
 }
+
+#[tokio::test]
+async fn times_that_nobody_can_wait_for_are_refused() {
+    let endless = Duration::MAX;
+    let (plugin, _) = recorder("p");
+    let mut policy = plugin.policy().clone();
+    policy.timeout = endless;
+    for builder in [
+        SessionSupervisor::builder().cap(endless),
+        SessionSupervisor::builder().teardown(endless),
+        SessionSupervisor::builder().plugin(plugin.with_policy(policy)),
+    ] {
+        let refused = builder.start().await.err();
+        assert!(matches!(refused, Some(Error::Settings(_))), "{refused:?}");
+    }
+}

@@ -327,3 +327,41 @@ fn the_log_may_be_ahead_of_what_lanes_are_told() {
         assert_eq!(told.ends(), ["A shutdown", "B shutdown"]);
     });
 }
+
+#[test]
+fn g9_what_is_recorded_between_the_ends_of_a_drain_is_not_counted_among_them() {
+    in_virtual_time(async {
+        let (ledger, (plugin, told)) = (FaultyLedger::new(), recorder("p"));
+        let supervisor = start(builder().plugin(plugin).ledger(ledger.clone())).await;
+        let many = 2 * MANY;
+        for n in 0..many {
+            supervisor.begin(&format!("s{n}")).await;
+        }
+        // A start that is late, and comes between two of the steps in which the ends are recorded.
+        ledger.breaks(Call::LastEnded, 0, Fault::Hangs);
+        let late = supervisor.started(crate::support::session("late"));
+        let (late, report, ()) = tokio::join!(
+            late,
+            async {
+                sleep(Duration::from_millis(1)).await;
+                ledger.breaks(Call::Append, 1, Fault::Hangs);
+                supervisor.shutdown(Shutdown::now()).await.unwrap()
+            },
+            async {
+                sleep(Duration::from_millis(400)).await;
+                ledger.heal();
+            }
+        );
+        assert!(late.is_err());
+        assert_sum(&report);
+        let told = told
+            .ends()
+            .iter()
+            .filter(|end| !end.starts_with("late"))
+            .count();
+        assert_eq!(
+            (told, report.drain.sessions, report.drain.delivered),
+            (many, many as u64, many as u64)
+        );
+    });
+}
