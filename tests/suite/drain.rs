@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use session_supervisor::{EndReason, Hook, Hooks, Outcome, Shutdown};
 
-use crate::support::{Gate, Shorthand, builder, in_virtual_time, per_session, recorder, start};
+use crate::support::{
+    Shorthand, builder, gated_at_ends, in_virtual_time, per_session, recorder, start,
+};
 
 const SHORT_CAP: Duration = Duration::from_millis(120);
 
@@ -67,17 +69,7 @@ fn d4_a_session_that_has_ended_before_is_not_ended_again() {
 #[test]
 fn d5_the_drain_is_not_complete_before_the_handler_is() {
     in_virtual_time(async {
-        let gate = Gate::new();
-        let held = gate.clone();
-        let (plugin, told) = per_session("p", move |event| {
-            let gate = held.clone();
-            async move {
-                if event.hook() == Hook::SessionEnd {
-                    gate.pass().await;
-                }
-                Ok(())
-            }
-        });
+        let (plugin, told, gate) = gated_at_ends("p");
         let supervisor = start(builder().plugin(plugin)).await;
         supervisor.begin("A").await;
         let shutdown = supervisor.shutdown(Shutdown::now());

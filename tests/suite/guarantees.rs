@@ -11,7 +11,7 @@ use session_supervisor::{
 use tokio::time::{Instant, sleep};
 
 use crate::support::{
-    Gate, Shorthand, builder, id, in_virtual_time, per_session, recorder, session,
+    Shorthand, builder, gated_at_ends, id, in_virtual_time, per_session, recorder, session,
     session_with_key, start,
 };
 
@@ -345,17 +345,7 @@ fn g9_the_report_names_the_plugin_the_sessions_and_the_error() {
 #[test]
 fn g10_from_the_request_on_new_sessions_are_refused_and_the_old_ones_accounted_for() {
     in_virtual_time(async {
-        let gate = Gate::new();
-        let held = gate.clone();
-        let (plugin, told) = per_session("p", move |event| {
-            let gate = held.clone();
-            async move {
-                if event.hook() == Hook::SessionEnd {
-                    gate.pass().await;
-                }
-                Ok(())
-            }
-        });
+        let (plugin, told, gate) = gated_at_ends("p");
         let supervisor = start(builder().plugin(plugin)).await;
         supervisor.begin("A").await;
         assert!(supervisor.is_ready());

@@ -194,3 +194,19 @@ impl Gate {
         opened.wait_for(|open| *open).await.expect("the gate stays");
     }
 }
+
+/// A plugin that lets ends wait at a gate, what it was told, and the gate.
+pub(crate) fn gated_at_ends(name: &str) -> (PluginSpec, Recording, Gate) {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let (plugin, told) = per_session(name, move |event| {
+        let gate = held.clone();
+        async move {
+            if event.hook() == Hook::SessionEnd {
+                gate.pass().await;
+            }
+            Ok(())
+        }
+    });
+    (plugin, told, gate)
+}
