@@ -91,7 +91,8 @@ enum Closing {
     },
 }
 
-/// The actor that knows who is active. Takes [`Started`], [`Ended`], [`Touch`] and [`Snapshot`].
+/// The actor that knows who is active. Takes [`Started`](crate::Started), [`Ended`],
+/// [`Touch`](crate::Touch) and [`Snapshot`](crate::Snapshot).
 pub struct SessionRegistry {
     settings: RegistrySettings,
     bus: Addr<PluginBus>,
