@@ -66,14 +66,15 @@ pub use self::bus::{
 };
 pub use self::error::Error;
 pub use self::event::{
-    Acks, Deadline, Deliver, Event, EventId, Hook, Hooks, InstanceId, Lifecycle, Seq, WireEvent,
+    Acks, Deadline, Deliver, Event, EventId, Hook, Hooks, InstanceId, Lifecycle, OpenSession, Seq,
+    WireEvent,
 };
 pub use self::filter::SessionFilter;
 #[cfg(feature = "gateway")]
 pub use self::gateway::{Access, Gateway, InvalidSecret, Scope, Secret, Token};
 pub use self::ledger::{
-    Append, Ledger, LedgerError, LedgerFuture, MemoryLedger, Page, Parked, Position, Progress,
-    SessionRecord,
+    Append, Intent, Ledger, LedgerError, LedgerFuture, MemoryLedger, Page, Parked, Position,
+    Predecessor, Progress, Reclaimed, Recovery, SessionRecord,
 };
 pub use self::plugin::{DeliveryPolicy, Down, LogPlugin, Panicked, PerSession, Plugin, PluginSpec};
 #[cfg(feature = "sqlite")]

@@ -27,7 +27,7 @@ use self::lane::{Lane, Now};
 use self::runner::{Command, LaneRunner};
 use crate::clock::WallClock;
 use crate::error::Error;
-use crate::event::{Deadline, Event, Hook, Hooks, InstanceId, Lifecycle, Seq};
+use crate::event::{Deadline, Event, Hook, Hooks, InstanceId, Lifecycle, OpenSession, Seq};
 use crate::ledger::{Append, Ledger, LedgerError, LedgerFuture, Position, SessionRecord};
 use crate::plugin::PluginSpec;
 use crate::session::{End, Session};
@@ -44,10 +44,11 @@ pub(crate) const MAX_ENDS_AT_ONCE: usize = 4096;
 pub struct SessionStart {
     /// The session as it is now.
     pub session: Arc<Session>,
-    /// Whether this is a new incarnation, which plugins are told of.
-    pub is_new: bool,
+    /// The place of its start, if it is active already; none for a new incarnation, which plugins
+    /// are told of.
+    pub amends: Option<Seq>,
     /// The session that this one puts an end to, and how. Recorded in the same step.
-    pub displaced: Option<(Arc<Session>, Arc<End>)>,
+    pub displaced: Option<(OpenSession, Arc<End>)>,
     /// When.
     pub timestamp: Timestamp,
 }
@@ -60,7 +61,7 @@ pub struct SessionStart {
 #[non_exhaustive]
 pub struct SessionEnd {
     /// Which.
-    pub sessions: Arc<[Arc<Session>]>,
+    pub sessions: Arc<[OpenSession]>,
     /// How.
     pub end: Arc<End>,
     /// How long a ledger may take for one step before it counts as failed; for ever if none.
@@ -317,7 +318,7 @@ impl Handler<SessionStart> for PluginBus {
         let instance = self.settings.instance;
         let SessionStart {
             session,
-            is_new,
+            amends,
             displaced,
             timestamp,
         } = message;
@@ -325,12 +326,11 @@ impl Handler<SessionStart> for PluginBus {
         if let Some((displaced, end)) = displaced {
             append.events.push(Event::end(displaced, end, instance));
         }
-        if is_new {
-            append
+        match amends {
+            Some(start_seq) => append.amended = Some(OpenSession::new(session, start_seq)),
+            None => append
                 .events
-                .push(Event::start(session, timestamp, instance));
-        } else {
-            append.amended = Some(session);
+                .push(Event::start(session, timestamp, instance)),
         }
         let (ledger, head) = (Arc::clone(&self.ledger), self.head.clone());
         let turn = Arc::clone(&self.turn);
@@ -341,7 +341,7 @@ impl Handler<SessionStart> for PluginBus {
             let events = appended.await?;
             let last = events.last().map_or(0, Event::recorded_seq);
             announce(&head, last);
-            Ok(if is_new { last } else { 0 })
+            Ok(if amends.is_none() { last } else { 0 })
         })
     }
 }
@@ -358,9 +358,9 @@ impl Handler<SessionEnd> for PluginBus {
             let mut placed = 0;
             let mut recorded = RecordedEnds::default();
             for sessions in message.sessions.chunks(MAX_ENDS_AT_ONCE) {
-                let ends = sessions.iter().map(|session| {
-                    Event::end(Arc::clone(session), Arc::clone(&message.end), instance)
-                });
+                let ends = sessions
+                    .iter()
+                    .map(|open| Event::end(open.clone(), Arc::clone(&message.end), instance));
                 let append = Append {
                     events: ends.collect(),
                     amended: None,

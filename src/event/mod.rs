@@ -171,6 +171,22 @@ impl Serialize for EventId {
     }
 }
 
+/// A session that has started and not ended.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct OpenSession {
+    /// The session as it is now.
+    pub session: Arc<Session>,
+    /// The place of its `session_start` in the log.
+    pub start_seq: Seq,
+}
+
+impl OpenSession {
+    pub(crate) fn new(session: Arc<Session>, start_seq: Seq) -> Self {
+        Self { session, start_seq }
+    }
+}
+
 /// What the supervisor itself goes through.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -189,7 +205,8 @@ pub struct Lifecycle {
 #[derive(Debug, Clone)]
 enum Content {
     Start(Arc<Session>),
-    End(Arc<Session>, Arc<End>),
+    /// With the place of the session's start in the log.
+    End(Arc<Session>, Arc<End>, Seq),
     Lifecycle(Arc<Lifecycle>, Uuid),
 }
 
@@ -209,9 +226,10 @@ impl Event {
         Self::new(Content::Start(session), timestamp, instance)
     }
 
-    pub(crate) fn end(session: Arc<Session>, end: Arc<End>, instance: InstanceId) -> Self {
+    pub(crate) fn end(open: OpenSession, end: Arc<End>, instance: InstanceId) -> Self {
         let detected_at = end.detected_at;
-        Self::new(Content::End(session, end), detected_at, instance)
+        let content = Content::End(open.session, end, open.start_seq);
+        Self::new(content, detected_at, instance)
     }
 
     pub(crate) fn of_lifecycle(
@@ -251,7 +269,7 @@ impl Event {
     pub fn id(&self) -> EventId {
         let hook = self.hook();
         match &self.content {
-            Content::Start(session) | Content::End(session, _) => {
+            Content::Start(session) | Content::End(session, ..) => {
                 EventId::of_session(session.incarnation, hook)
             }
             Content::Lifecycle(_, subject) => EventId {
@@ -272,6 +290,16 @@ impl Event {
         self.seq
     }
 
+    /// The place of the session's start: the event's own, or that before its end. 0 for a start that
+    /// has no place yet, and for lifecycle events.
+    pub(crate) fn start_seq(&self) -> Seq {
+        match &self.content {
+            Content::Start(_) => self.seq,
+            Content::End(_, _, start_seq) => *start_seq,
+            Content::Lifecycle(..) => 0,
+        }
+    }
+
     /// When the event was recorded.
     pub fn timestamp(&self) -> Timestamp {
         self.timestamp
@@ -290,7 +318,7 @@ impl Event {
     /// The session that started or ended; none for lifecycle events.
     pub fn session(&self) -> Option<&Arc<Session>> {
         match &self.content {
-            Content::Start(session) | Content::End(session, _) => Some(session),
+            Content::Start(session) | Content::End(session, ..) => Some(session),
             Content::Lifecycle(..) => None,
         }
     }
@@ -298,7 +326,7 @@ impl Event {
     /// How the session ended; only for [`Hook::SessionEnd`].
     pub fn how_ended(&self) -> Option<&Arc<End>> {
         match &self.content {
-            Content::End(_, end) => Some(end),
+            Content::End(_, end, _) => Some(end),
             Content::Start(_) | Content::Lifecycle(..) => None,
         }
     }

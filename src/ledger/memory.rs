@@ -6,13 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures_util::FutureExt as _;
 use jiff::Timestamp;
 
+use super::tail::Tail;
 use super::{
     Append, Ledger, LedgerError, LedgerFuture, Page, Parked, Position, Progress, SessionRecord,
     page_by_start,
 };
 use crate::event::{Event, Seq};
 use crate::filter::SessionFilter;
-use crate::session::{Incarnation, SessionId};
+use crate::session::SessionId;
 
 /// How many events are kept for plugins that lag, at the most. Past it the oldest are given up:
 /// a ledger that can't spill to disk must not grow for as long as a plugin hangs.
@@ -30,85 +31,16 @@ pub struct MemoryLedger {
 
 #[derive(Debug, Default)]
 struct State {
-    log: Log,
+    log: Tail,
     plugins: HashMap<Arc<str>, PluginRows>,
     ended: EndedSessions,
-    /// The places of the starts of sessions that have not ended.
-    starts: HashMap<Incarnation, Seq>,
 }
 
 #[derive(Debug)]
 struct PluginRows {
+    since: Seq,
     cursor: Seq,
     parked: BTreeMap<Seq, Parked>,
-}
-
-/// The events that some plugin may still have to read, in the batches in which they came.
-#[derive(Debug, Default)]
-struct Log {
-    chunks: VecDeque<Arc<[Event]>>,
-    len: usize,
-    head: Seq,
-}
-
-impl Log {
-    fn push(&mut self, events: Vec<Event>) -> Arc<[Event]> {
-        let first = self.head + 1;
-        let chunk: Arc<[Event]> = events
-            .into_iter()
-            .zip(first..)
-            .map(|(event, seq)| event.with_seq(seq))
-            .collect();
-        self.head += chunk.len() as Seq;
-        self.len += chunk.len();
-        if !chunk.is_empty() {
-            self.chunks.push_back(Arc::clone(&chunk));
-        }
-        chunk
-    }
-
-    /// Lets go of whole batches up to `done`, and of the oldest ones past the limit.
-    fn trim(&mut self, done: Seq) {
-        while let Some(chunk) = self.chunks.front() {
-            let last = chunk[chunk.len() - 1].recorded_seq();
-            if last > done && self.len <= MAX_LOG_EVENTS {
-                break;
-            }
-            self.len -= chunk.len();
-            self.chunks.pop_front();
-        }
-    }
-
-    fn read(&self, after: Seq, limit: usize) -> Page {
-        let first_kept = self.head - self.len as Seq + 1;
-        let from = first_kept.max(after + 1);
-        let gap = from - (after + 1);
-        if from > self.head || limit == 0 {
-            let events = Arc::new([]);
-            return Page { events, gap };
-        }
-        let index = self
-            .chunks
-            .partition_point(|chunk| chunk[chunk.len() - 1].recorded_seq() < from);
-        let chunk = &self.chunks[index];
-        let starts_here = chunk[0].recorded_seq() == from;
-        // The batches of a drain are shared as they are; small ones are copied together.
-        if starts_here && chunk.len() <= limit && chunk.len() * 2 > limit {
-            let events = Arc::clone(chunk);
-            return Page { events, gap };
-        }
-        let skip = usize::try_from(from - chunk[0].recorded_seq()).unwrap_or(usize::MAX);
-        let events = self
-            .chunks
-            .iter()
-            .skip(index)
-            .flat_map(|chunk| chunk.iter())
-            .skip(skip)
-            .take(limit)
-            .cloned()
-            .collect();
-        Page { events, gap }
-    }
 }
 
 /// The sessions that ended last, oldest first.
@@ -141,22 +73,14 @@ impl State {
     fn append(&mut self, events: Vec<Event>) -> Arc<[Event]> {
         let chunk = self.log.push(events);
         for event in chunk.iter() {
-            let Some(session) = event.session() else {
-                continue;
-            };
-            let seq = event.recorded_seq();
-            match event.how_ended() {
-                None => {
-                    self.starts.insert(session.incarnation, seq);
-                }
-                Some(end) => {
-                    let record = SessionRecord {
-                        session: Arc::clone(session),
-                        start_seq: self.starts.remove(&session.incarnation).unwrap_or(0),
-                        end: Some((Arc::clone(end), seq)),
-                    };
-                    self.ended.insert(record, seq);
-                }
+            if let (Some(session), Some(end)) = (event.session(), event.how_ended()) {
+                let seq = event.recorded_seq();
+                let record = SessionRecord {
+                    session: Arc::clone(session),
+                    start_seq: event.start_seq(),
+                    end: Some((Arc::clone(end), seq)),
+                };
+                self.ended.insert(record, seq);
             }
         }
         self.trim();
@@ -165,7 +89,8 @@ impl State {
 
     fn trim(&mut self) {
         let behind = self.plugins.values().map(|rows| rows.cursor).min();
-        self.log.trim(behind.unwrap_or(self.log.head));
+        let done = behind.unwrap_or(self.log.head());
+        self.log.trim(done, MAX_LOG_EVENTS);
     }
 
     fn advance(&mut self, plugin: &str, progress: Progress) -> Result<(), LedgerError> {
@@ -186,15 +111,17 @@ impl State {
     }
 
     fn attach(&mut self, plugin: &str) -> Position {
-        let head = self.log.head;
+        let head = self.log.head();
         let rows = self
             .plugins
             .entry(plugin.into())
             .or_insert_with(|| PluginRows {
+                since: head,
                 cursor: head,
                 parked: BTreeMap::new(),
             });
         Position {
+            since: rows.since,
             cursor: rows.cursor,
             parked: rows.parked.values().cloned().collect(),
         }
@@ -228,7 +155,7 @@ impl Ledger for MemoryLedger {
     }
 
     fn head(&self) -> Seq {
-        self.state().log.head
+        self.state().log.head()
     }
 
     fn read(&self, after: Seq, limit: usize) -> LedgerFuture<Page> {
@@ -258,5 +185,21 @@ impl Ledger for MemoryLedger {
 
     fn advance(&self, plugin: &str, progress: Progress) -> LedgerFuture<()> {
         answer(self.state().advance(plugin, progress))
+    }
+
+    fn dead_letters(&self, plugin: &str, after: Seq, limit: usize) -> LedgerFuture<Vec<Parked>> {
+        let state = self.state();
+        let rows = state.plugins.get(plugin).map(|rows| &rows.parked);
+        let later = rows.into_iter().flat_map(|rows| rows.range(after + 1..));
+        let dead = later.map(|(_, row)| row).filter(|row| row.dead);
+        answer(Ok(dead.take(limit).cloned().collect()))
+    }
+
+    fn detach_others(&self, configured: &[Arc<str>], _: Timestamp) -> LedgerFuture<()> {
+        // There is no room to keep anything for a plugin that may come back.
+        let mut state = self.state();
+        state.plugins.retain(|name, _| configured.contains(name));
+        state.trim();
+        answer(Ok(()))
     }
 }

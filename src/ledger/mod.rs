@@ -7,18 +7,20 @@
 //! mechanism.
 
 mod memory;
+mod tail;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 
 pub use self::memory::MemoryLedger;
-use crate::event::{Event, Seq};
+use crate::event::{Event, InstanceId, OpenSession, Seq};
 use crate::filter::SessionFilter;
-use crate::session::{End, Session, SessionId};
+use crate::session::{End, EndReason, Session, SessionId};
 
 /// The ledger could not do what was asked. Nothing of the request is recorded.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -97,6 +99,8 @@ pub struct Parked {
 /// Where a plugin stands in the log.
 #[derive(Debug, Clone, Default)]
 pub struct Position {
+    /// The head of the log when the plugin was first attached: it is told of nothing before.
+    pub since: Seq,
     /// Every event up to here is acknowledged, parked, or not for this plugin.
     pub cursor: Seq,
     /// What is parked for it, dead letters included, in log order.
@@ -121,13 +125,62 @@ impl Progress {
     }
 }
 
+/// Why a run of the supervisor stops, recorded before anybody is told: a process that is killed
+/// in the middle of its stop has its sessions ended for this reason by the next one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Intent {
+    /// Why the sessions end.
+    pub reason: EndReason,
+    /// The downtime that was announced; none for [`EndReason::Shutdown`].
+    pub restart_expected: Option<Duration>,
+    /// Who asked.
+    pub trigger: String,
+    /// When it was asked for.
+    pub asked_at: Timestamp,
+}
+
+/// The run of a supervisor before this one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Predecessor {
+    /// Which.
+    pub instance: InstanceId,
+    /// When it began.
+    pub started_at: Timestamp,
+    /// The last moment at which it was known to be alive.
+    pub alive_at: Timestamp,
+    /// The stop that it had begun, if any.
+    pub intent: Option<Intent>,
+    /// Whether it came to the end of its stop.
+    pub stopped: bool,
+}
+
+/// What a ledger found of the run before, and did about it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Recovery {
+    /// The run before this one, if there was one.
+    pub predecessor: Option<Predecessor>,
+    /// How many sessions it had left active and were ended now.
+    pub found: u64,
+    /// Why they ended: the reason of the predecessor's intent, or [`EndReason::Crash`].
+    pub reason: Option<EndReason>,
+}
+
+/// What was let go of in one step.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Reclaimed {
+    /// Whether there is more to let go of at once.
+    pub more: bool,
+    /// The removed plugins whose time was over, with the number of events they were still owed.
+    pub dropped: Vec<(String, u64)>,
+}
+
 /// What is recorded in one step.
 #[derive(Debug, Clone, Default)]
 pub struct Append {
     /// Starts and ends, in this order.
     pub events: Vec<Event>,
     /// A session that is active and whose details are these from now on.
-    pub amended: Option<Arc<Session>>,
+    pub amended: Option<OpenSession>,
 }
 
 /// A part of the log.
@@ -142,7 +195,8 @@ pub struct Page {
 /// A ledger.
 ///
 /// Implementations answer in the order of the calls, and a call returns at once: work that can
-/// block belongs on a thread of the ledger's own.
+/// block belongs on a thread of the ledger's own. What is only of use to a later process has a
+/// default that does nothing, for ledgers that don't outlive theirs.
 pub trait Ledger: Send + Sync + fmt::Debug + 'static {
     /// Whether what is recorded survives the process.
     fn is_durable(&self) -> bool;
@@ -175,4 +229,43 @@ pub trait Ledger: Send + Sync + fmt::Debug + 'static {
 
     /// Records where `plugin` has got to.
     fn advance(&self, plugin: &str, progress: Progress) -> LedgerFuture<()>;
+
+    /// At most `limit` dead letters of `plugin` after the place `after`, in log order.
+    fn dead_letters(&self, plugin: &str, after: Seq, limit: usize) -> LedgerFuture<Vec<Parked>>;
+
+    /// Says which plugins there are from now on. What the others are owed is kept for a while, in
+    /// case they come back; see [`reclaim`](Self::reclaim).
+    fn detach_others(&self, configured: &[Arc<str>], now: Timestamp) -> LedgerFuture<()>;
+
+    /// Begins the run `instance`, and ends in one step whatever the run before left active: before
+    /// anything else is recorded.
+    fn recover(&self, _: InstanceId, _: Timestamp) -> LedgerFuture<Recovery> {
+        Box::pin(std::future::ready(Ok(Recovery::default())))
+    }
+
+    /// Notes that this run is alive.
+    fn keep_alive(&self, _: Timestamp) -> LedgerFuture<()> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// Notes why this run is about to stop.
+    fn intend(&self, _: Intent) -> LedgerFuture<()> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// Notes that this run came to the end of its stop: nothing is recorded after that.
+    fn stop(&self, _: Timestamp) -> LedgerFuture<()> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// Lets go of a part of what nobody needs any more: sessions that ended longer than
+    /// `retention` ago and that no plugin is owed, and plugins that were detached longer ago.
+    fn reclaim(&self, _: Timestamp, _: Duration) -> LedgerFuture<Reclaimed> {
+        Box::pin(std::future::ready(Ok(Reclaimed::default())))
+    }
+
+    /// How many bytes the ledger takes on disk, if it is on one.
+    fn size_bytes(&self) -> Option<u64> {
+        None
+    }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::event::{Event, InstanceId};
+use crate::event::{Event, InstanceId, OpenSession};
 use crate::session::{End, EndDetails, EndReason, Incarnation, NewSession, Session, SessionId};
 
 /// A time given in RFC 3339.
@@ -29,5 +29,9 @@ pub(super) fn end_of(start: &Event) -> Event {
     let ended_at = time("2026-11-22T11:00:00Z");
     let end = End::now(EndReason::Shutdown, EndDetails::default(), ended_at);
     let session = Arc::clone(start.session().unwrap());
-    Event::end(session, Arc::new(end), start.instance())
+    Event::end(
+        OpenSession::new(session, 1),
+        Arc::new(end),
+        start.instance(),
+    )
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use crate::event::Seq;
+use crate::event::{OpenSession, Seq};
 use crate::filter::SessionFilter;
 use crate::ledger::SessionRecord;
 use crate::session::{EndReason, Incarnation, NewSession, Session, SessionId, SessionKey};
@@ -49,9 +49,9 @@ struct Entry {
 #[derive(Debug, PartialEq)]
 pub(crate) struct StartPlan {
     /// The session as it is now, if the id is active already: its details are replaced.
-    pub(crate) known: Option<Arc<Session>>,
+    pub(crate) known: Option<OpenSession>,
     /// The other session that holds the key, and that the start ends.
-    pub(crate) displaced: Option<Arc<Session>>,
+    pub(crate) displaced: Option<OpenSession>,
 }
 
 /// The active sessions, by id and by key.
@@ -68,6 +68,10 @@ impl ActiveSessions {
 
     pub(crate) fn get(&self, id: &SessionId) -> Option<&Arc<Session>> {
         self.entries.get(id).map(|entry| &entry.session)
+    }
+
+    pub(crate) fn open(&self, id: &SessionId) -> Option<OpenSession> {
+        self.entries.get(id).map(Entry::open)
     }
 
     pub(crate) fn record(&self, id: &SessionId) -> Option<SessionRecord> {
@@ -91,9 +95,9 @@ impl ActiveSessions {
     }
 
     /// Every active session whose end is not under way, in no particular order.
-    pub(crate) fn not_ending(&self) -> impl Iterator<Item = &Arc<Session>> {
+    pub(crate) fn not_ending(&self) -> impl Iterator<Item = OpenSession> {
         let entries = self.entries.values().filter(|entry| !entry.ending);
-        entries.map(|entry| &entry.session)
+        entries.map(Entry::open)
     }
 
     /// Takes out every session whose end is not under way.
@@ -119,11 +123,10 @@ impl ActiveSessions {
     pub(crate) fn plan_start(&self, new: &NewSession) -> StartPlan {
         let holder_of_key = new.key.as_ref().and_then(|key| self.keys.get(key));
         StartPlan {
-            known: self.get(&new.id).cloned(),
+            known: self.open(&new.id),
             displaced: holder_of_key
                 .filter(|&id| *id != new.id)
-                .and_then(|id| self.get(id))
-                .cloned(),
+                .and_then(|id| self.open(id)),
         }
     }
 
@@ -203,7 +206,7 @@ impl ActiveSessions {
 
     /// The sessions whose time is over, with the reason. Of both limits, age counts first: it is
     /// the one that touches can't move.
-    pub(crate) fn expired(&self, expiry: Expiry, now: Instant) -> Vec<(Arc<Session>, EndReason)> {
+    pub(crate) fn expired(&self, expiry: Expiry, now: Instant) -> Vec<(OpenSession, EndReason)> {
         let is_over = |limit: Option<Duration>, since: Instant| {
             limit.is_some_and(|limit| now.saturating_duration_since(since) >= limit)
         };
@@ -218,13 +221,17 @@ impl ActiveSessions {
                 } else {
                     return None;
                 };
-                Some((Arc::clone(&entry.session), reason))
+                Some((entry.open(), reason))
             })
             .collect()
     }
 }
 
 impl Entry {
+    fn open(&self) -> OpenSession {
+        OpenSession::new(Arc::clone(&self.session), self.start_seq)
+    }
+
     fn record(&self) -> SessionRecord {
         SessionRecord::active(Arc::clone(&self.session), self.start_seq)
     }
@@ -261,7 +268,7 @@ mod tests {
             let mut names: Vec<_> = active
                 .expired(expiry, at)
                 .into_iter()
-                .map(|(session, reason)| (session.id.to_string(), reason))
+                .map(|(open, reason)| (open.session.id.to_string(), reason))
                 .collect();
             names.sort();
             names
@@ -291,6 +298,7 @@ mod tests {
 
         let mut third = NewSession::new(SessionId::new("third").unwrap());
         third.key = second.key.clone();
-        assert_eq!(active.plan_start(&third).displaced, Some(second));
+        let displaced = active.plan_start(&third).displaced.map(|open| open.session);
+        assert_eq!(displaced, Some(second));
     }
 }

@@ -18,7 +18,7 @@ pub(crate) use self::active::Expiry;
 pub use self::actor::SessionRegistry;
 use crate::clock::WallClock;
 use crate::error::Error;
-use crate::event::Seq;
+use crate::event::{OpenSession, Seq};
 use crate::filter::SessionFilter;
 use crate::ledger::SessionRecord;
 use crate::session::{End, EndDetails, EndReason, Incarnation, NewSession, Session, SessionId};
@@ -184,10 +184,11 @@ pub(crate) struct CloseDoor {
     pub(crate) patience: Duration,
 }
 
-/// The answer to [`CloseDoor`]: the sessions that it ended, and their end. Asking twice is an error.
+/// The answer to [`CloseDoor`]: the sessions that it ended, in the order of their starts, and their end.
+/// Asking twice is an error.
 #[derive(Debug, Clone)]
 pub(crate) struct ClosedDoor {
-    pub(crate) sessions: Arc<[Arc<Session>]>,
+    pub(crate) sessions: Arc<[OpenSession]>,
     pub(crate) end: Arc<End>,
     /// How many starts and ends the ledger has not recorded in time. Sessions that these leave
     /// active end too, if it still answers, but too late for the drain.

@@ -3,7 +3,6 @@
 use std::fs;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -12,8 +11,8 @@ use serde_json::Value;
 
 use crate::bus::{LaneTally, PluginState, RecordedEnds};
 use crate::clock::serialize_wire_time;
-use crate::event::InstanceId;
-use crate::session::{EndReason, Session};
+use crate::event::{InstanceId, OpenSession};
+use crate::session::EndReason;
 
 /// The file of the last report.
 const LAST_REPORT: &str = "last-shutdown.json";
@@ -171,7 +170,7 @@ pub(super) fn millis(duration: Duration) -> u64 {
 
 impl PluginReport {
     /// The part of a plugin whose lane has not answered: nothing is known to be delivered.
-    pub(super) fn unanswered(name: &str, sessions: &[Arc<Session>]) -> Self {
+    pub(super) fn unanswered(name: &str, sessions: &[OpenSession]) -> Self {
         let unfinished = sessions.iter().take(MAX_UNFINISHED);
         Self {
             name: name.into(),
@@ -179,14 +178,14 @@ impl PluginReport {
             owed: sessions.len() as u64,
             timed_out: true,
             last_error: Some("its lane did not answer".into()),
-            unfinished: unfinished.map(|session| session.id.to_string()).collect(),
+            unfinished: unfinished.map(|open| open.session.id.to_string()).collect(),
             ..Self::default()
         }
     }
 
     /// Counts the ends that the ledger did not record: nobody is told of them, and no next start
     /// finds them.
-    pub(super) fn add_unrecorded(&mut self, sessions: &[Arc<Session>]) {
+    pub(super) fn add_unrecorded(&mut self, sessions: &[OpenSession]) {
         if sessions.is_empty() {
             return;
         }
@@ -194,7 +193,7 @@ impl PluginReport {
         let room = MAX_UNFINISHED.saturating_sub(self.unfinished.len());
         let named = sessions.iter().take(room);
         self.unfinished
-            .extend(named.map(|session| session.id.to_string()));
+            .extend(named.map(|open| open.session.id.to_string()));
         let error = || "the ledger did not record the ends".into();
         self.last_error.get_or_insert_with(error);
     }
@@ -202,13 +201,13 @@ impl PluginReport {
     pub(super) fn from_tally(
         name: &str,
         tally: &LaneTally,
-        sessions: &[Arc<Session>],
+        sessions: &[OpenSession],
         ends: Option<RecordedEnds>,
     ) -> Self {
         let first = ends.map_or(0, |ends| ends.first);
         let unfinished = tally.unfinished.iter().filter_map(|seq| {
             let index = usize::try_from(seq - first).ok()?;
-            Some(sessions.get(index)?.id.to_string())
+            Some(sessions.get(index)?.session.id.to_string())
         });
         Self {
             name: name.into(),

@@ -17,9 +17,9 @@ use super::Shutdown;
 use super::report::{PluginReport, ShutdownReport, StepOutcome, millis};
 use super::settings::CoordinatorSettings;
 use crate::bus::{CutAt, Drain, RecordedEnds, SessionEnd, TellLifecycle};
-use crate::event::{Hook, Lifecycle};
+use crate::event::{Hook, Lifecycle, OpenSession};
 use crate::registry::{CloseDoor, ClosedDoor};
-use crate::session::{End, EndDetails, Session};
+use crate::session::{End, EndDetails};
 
 /// The name of the drain among the steps and warnings.
 const DRAIN_STEP: &str = "session-end-drain";
@@ -93,7 +93,7 @@ impl Sequence {
         };
         let closed = self.bounded(self.settings.registry.send(message)).await;
         if let Some(Ok(Ok(closed))) = closed {
-            let sessions: &[Arc<Session>] = &closed.sessions;
+            let sessions: &[OpenSession] = &closed.sessions;
             let mut report = self.report.borrow_mut();
             let plugins = self.settings.plugins.iter();
             let plugins = plugins.map(|name| PluginReport::unanswered(name, sessions));
@@ -142,7 +142,7 @@ impl Sequence {
 
     async fn drain(&self, closed: &ClosedDoor) {
         let began = Instant::now();
-        let sessions: &[Arc<Session>] = &closed.sessions;
+        let sessions: &[OpenSession] = &closed.sessions;
         let ends = self.record(closed).await;
         let recorded = ends.map_or(0, |ends| ends.count).min(sessions.len());
         let (recorded, unrecorded) = sessions.split_at(recorded);

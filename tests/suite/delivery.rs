@@ -9,8 +9,8 @@ use std::time::Duration;
 use actix::prelude::*;
 use session_supervisor::{
     Append, Deliver, DeliveryPolicy, Down, EndReason, Event, Hooks, Ledger, LedgerFuture,
-    MemoryLedger, Outcome, Page, PluginSpec, PluginState, PluginStatus, Position, Progress, Seq,
-    SessionFilter, SessionId, SessionRecord, SessionSupervisor, Shutdown,
+    MemoryLedger, Outcome, Page, Parked, PluginSpec, PluginState, PluginStatus, Position, Progress,
+    Seq, SessionFilter, SessionId, SessionRecord, SessionSupervisor, Shutdown,
 };
 use tokio::time::{Instant, sleep};
 
@@ -369,6 +369,14 @@ impl Ledger for Late {
 
     fn advance(&self, plugin: &str, progress: Progress) -> LedgerFuture<()> {
         self.ledger.advance(plugin, progress)
+    }
+
+    fn dead_letters(&self, plugin: &str, after: Seq, limit: usize) -> LedgerFuture<Vec<Parked>> {
+        self.ledger.dead_letters(plugin, after, limit)
+    }
+
+    fn detach_others(&self, configured: &[Arc<str>], now: jiff::Timestamp) -> LedgerFuture<()> {
+        self.ledger.detach_others(configured, now)
     }
 }
 

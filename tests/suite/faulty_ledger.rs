@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use session_supervisor::{
-    Append, Event, Ledger, LedgerError, LedgerFuture, MemoryLedger, Page, Position, Progress,
-    SessionFilter, SessionId, SessionRecord,
+    Append, Event, Intent, Ledger, LedgerError, LedgerFuture, MemoryLedger, Page, Parked, Position,
+    Progress, SessionFilter, SessionId, SessionRecord,
 };
 use tokio::sync::watch;
 
@@ -16,6 +16,7 @@ pub(crate) enum Call {
     Read,
     LastEnded,
     Advance,
+    Intend,
 }
 
 /// What becomes of it.
@@ -140,5 +141,17 @@ impl Ledger for FaultyLedger {
 
     fn advance(&self, plugin: &str, progress: Progress) -> LedgerFuture<()> {
         self.answer(Call::Advance, |inner| inner.advance(plugin, progress))
+    }
+
+    fn dead_letters(&self, plugin: &str, after: u64, limit: usize) -> LedgerFuture<Vec<Parked>> {
+        self.inner.dead_letters(plugin, after, limit)
+    }
+
+    fn detach_others(&self, configured: &[Arc<str>], now: jiff::Timestamp) -> LedgerFuture<()> {
+        self.inner.detach_others(configured, now)
+    }
+
+    fn intend(&self, intent: Intent) -> LedgerFuture<()> {
+        self.answer(Call::Intend, |inner| inner.intend(intent))
     }
 }

@@ -76,7 +76,7 @@ impl Handler<Snapshot> for SessionRegistry {
     type Result = Vec<Arc<Session>>;
 
     fn handle(&mut self, _: Snapshot, _: &mut Context<Self>) -> Self::Result {
-        self.active.not_ending().cloned().collect()
+        self.active.not_ending().map(|open| open.session).collect()
     }
 }
 

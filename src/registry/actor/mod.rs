@@ -17,7 +17,7 @@ use super::waiting::{Name, Waiting, names_of};
 use super::{ClosedDoor, Ended, EndedSession, RegistrySettings, StartedSession};
 use crate::bus::{MAX_ENDS_AT_ONCE, PluginBus, SessionEnd, SessionStart};
 use crate::error::Error;
-use crate::event::Seq;
+use crate::event::{OpenSession, Seq};
 use crate::ledger::{Ledger, SessionRecord};
 use crate::session::{End, EndDetails, EndReason, Incarnation, NewSession, Session, SessionId};
 
@@ -43,17 +43,17 @@ enum Transition {
     Start {
         /// The age that a new incarnation has already; none where an active one got new details.
         age_if_new: Option<Duration>,
-        displaced: Option<Arc<Session>>,
+        displaced: Option<OpenSession>,
         reply: Reply<StartedSession>,
     },
     End {
-        session: Arc<Session>,
+        open: OpenSession,
         end: Arc<End>,
         reply: Reply<EndedSession>,
     },
     /// Ends that nobody waits for.
     EndQuietly {
-        sessions: Arc<[Arc<Session>]>,
+        sessions: Arc<[OpenSession]>,
         end: Arc<End>,
     },
 }
@@ -185,7 +185,7 @@ impl SessionRegistry {
         }
         let plan = self.active.plan_start(&new);
         let others = [&plan.known, &plan.displaced].into_iter().flatten();
-        let others = others.map(|session| (&session.id, &session.key));
+        let others = others.map(|open| (&open.session.id, &open.session.key));
         let names = names_of(others.chain([(&new.id, &new.key)]));
         if self.must_wait(number, &names) {
             let request = Request::Start(new, reply);
@@ -210,17 +210,17 @@ impl SessionRegistry {
     ) {
         let now = self.settings.clock.now();
         let StartPlan { known, displaced } = plan;
-        let displaced_end = displaced.as_ref().map(|session| {
+        let displaced_end = displaced.clone().map(|open| {
             let details = EndDetails {
                 next_session_id: Some(new.id.clone()),
                 next_key: new.key.clone(),
                 ..EndDetails::default()
             };
             let end = End::now(EndReason::Replaced, details, now);
-            (Arc::clone(session), Arc::new(end))
+            (open, Arc::new(end))
         });
-        if let Some(session) = &displaced {
-            self.active.set_ending(&session.id, true);
+        if let Some(open) = &displaced {
+            self.active.set_ending(&open.session.id, true);
         }
         let age_if_new = known.is_none().then(|| {
             let age = now.duration_since(new.started_at.unwrap_or(now));
@@ -235,9 +235,9 @@ impl SessionRegistry {
 
         let (bus, ledger) = (self.bus.clone(), Arc::clone(&self.ledger));
         let recording = async move {
-            let is_new = known.is_none();
+            let amends = known.as_ref().map(|known| known.start_seq);
             let session = Arc::new(match known {
-                Some(known) => known.replace_details(new),
+                Some(known) => known.session.replace_details(new),
                 None => {
                     let previous = ledger.last_ended(&new.id).await?;
                     let previous = previous.map(|record| record.session.incarnation);
@@ -246,7 +246,7 @@ impl SessionRegistry {
             });
             let message = SessionStart {
                 session: Arc::clone(&session),
-                is_new,
+                amends,
                 displaced: displaced_end,
                 timestamp: now,
             };
@@ -278,18 +278,18 @@ impl SessionRegistry {
             let request = Request::End(ended, reply);
             return self.waiting.insert(number, request, names);
         }
-        let session = self.active.get(&ended.id).filter(|session| {
-            let meant = ended.incarnation.unwrap_or(session.incarnation);
-            meant == session.incarnation
+        let open = self.active.open(&ended.id).filter(|open| {
+            let actual = open.session.incarnation;
+            ended.incarnation.unwrap_or(actual) == actual
         });
-        let Some(session) = session.map(Arc::clone) else {
+        let Some(open) = open else {
             return self.answer_unchanged(ended.id, reply);
         };
         let now = self.settings.clock.now();
         let end = Arc::new(End::now(ended.reason, ended.details, now));
-        let sessions: Arc<[_]> = Arc::new([Arc::clone(&session)]);
+        let sessions: Arc<[_]> = Arc::new([open.clone()]);
         let transition = Transition::End {
-            session,
+            open,
             end: Arc::clone(&end),
             reply,
         };
@@ -311,11 +311,12 @@ impl SessionRegistry {
     /// Ends all of `sessions`, whose names are not busy, without anybody waiting for it.
     fn end_quietly(
         &mut self,
-        sessions: Arc<[Arc<Session>]>,
+        sessions: Arc<[OpenSession]>,
         end: Arc<End>,
         ctx: &mut Context<Self>,
     ) {
-        let names = names_of(sessions.iter().map(|session| (&session.id, &session.key)));
+        let sessions_ended = sessions.iter().map(|open| &open.session);
+        let names = names_of(sessions_ended.map(|session| (&session.id, &session.key)));
         let transition = Transition::EndQuietly {
             sessions: Arc::clone(&sessions),
             end: Arc::clone(&end),
@@ -325,14 +326,14 @@ impl SessionRegistry {
 
     fn record_ends(
         &mut self,
-        sessions: Arc<[Arc<Session>]>,
+        sessions: Arc<[OpenSession]>,
         end: Arc<End>,
         names: HashSet<Name>,
         transition: Transition,
         ctx: &mut Context<Self>,
     ) {
-        for session in sessions.iter() {
-            self.active.set_ending(&session.id, true);
+        for open in sessions.iter() {
+            self.active.set_ending(&open.session.id, true);
         }
         let bus = self.bus.clone();
         let recording = async move {
@@ -386,11 +387,11 @@ impl SessionRegistry {
                 reply,
             } => {
                 self.starting -= usize::from(age_if_new.is_some() && displaced.is_none());
-                if let Some(session) = &displaced {
-                    let session = [Arc::clone(session)];
-                    self.settle_ends(&session, EndReason::Replaced, outcome.is_ok());
+                if let Some(open) = &displaced {
+                    let open = [open.clone()];
+                    self.settle_ends(&open, EndReason::Replaced, outcome.is_ok());
                     if outcome.is_err() {
-                        self.end_late(&session, ctx);
+                        self.end_late(&open, ctx);
                     }
                 }
                 let result = match outcome {
@@ -399,7 +400,7 @@ impl SessionRegistry {
                         seq,
                         ..
                     }) => {
-                        let replaced = displaced.map(|session| session.id.clone());
+                        let replaced = displaced.map(|open| open.session.id.clone());
                         self.settle_start(session, seq, age_if_new, replaced, ctx)
                     }
                     Ok(Outcome { session: None, .. }) => Err(Error::Stopped),
@@ -407,16 +408,12 @@ impl SessionRegistry {
                 };
                 answer(reply, result);
             }
-            Transition::End {
-                session,
-                end,
-                reply,
-            } => {
-                let record = self.active.record(&session.id);
-                let session = [session];
-                self.settle_ends(&session, end.reason, outcome.is_ok());
+            Transition::End { open, end, reply } => {
+                let record = self.active.record(&open.session.id);
+                let open = [open];
+                self.settle_ends(&open, end.reason, outcome.is_ok());
                 if outcome.is_err() {
-                    self.end_late(&session, ctx);
+                    self.end_late(&open, ctx);
                 }
                 let result = match (outcome, record) {
                     (Ok(outcome), Some(mut record)) => {
@@ -468,7 +465,7 @@ impl SessionRegistry {
             // Recorded too late for the drain's snapshot: it still gets its end, and its caller
             // the refusal.
             if age_if_new.is_some() {
-                self.end_late(&[session], ctx);
+                self.end_late(&[OpenSession::new(session, seq)], ctx);
             }
             return Err(Error::ShuttingDown);
         }
@@ -481,7 +478,7 @@ impl SessionRegistry {
 
     /// Ends sessions for the shutdown that its snapshot has missed, if it was taken already: what
     /// was being recorded then has left them active. Once: a ledger that fails again has failed.
-    fn end_late(&mut self, sessions: &[Arc<Session>], ctx: &mut Context<Self>) {
+    fn end_late(&mut self, sessions: &[OpenSession], ctx: &mut Context<Self>) {
         if let Some(Closing::Closed { end, .. }) = &self.closing
             && !sessions.is_empty()
         {
@@ -491,8 +488,8 @@ impl SessionRegistry {
     }
 
     /// Takes sessions out that have ended, or back in whose end could not be recorded.
-    fn settle_ends(&mut self, sessions: &[Arc<Session>], reason: EndReason, recorded: bool) {
-        for session in sessions {
+    fn settle_ends(&mut self, sessions: &[OpenSession], reason: EndReason, recorded: bool) {
+        for OpenSession { session, .. } in sessions {
             if recorded {
                 debug!(session = %session.id, incarnation = %session.incarnation, %reason, "session ended");
                 self.active.remove(&session.id);
@@ -541,8 +538,8 @@ impl SessionRegistry {
         for reason in [EndReason::Expired, EndReason::Idle] {
             let of_reason = expired.iter().filter(|(_, why)| *why == reason);
             let sessions: Vec<_> = of_reason
-                .map(|(session, _)| session)
-                .filter(|session| {
+                .map(|(open, _)| open)
+                .filter(|OpenSession { session, .. }| {
                     let names = names_of([(&session.id, &session.key)]);
                     names.is_disjoint(&self.busy)
                 })
@@ -570,9 +567,11 @@ impl SessionRegistry {
         let now = self.settings.clock.now();
         let end = Arc::new(End::now(reason, EndDetails::default(), now));
         let sessions = self.active.take_not_ending();
-        let snapshot = sessions.not_ending().cloned().collect();
+        let mut snapshot: Vec<_> = sessions.not_ending().collect();
+        // A ledger finds starts that stand side by side faster.
+        snapshot.sort_unstable_by_key(|open| open.start_seq);
         let closed = ClosedDoor {
-            sessions: snapshot,
+            sessions: snapshot.into(),
             end: Arc::clone(&end),
             unsettled: self.recording,
         };

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::checks::incarnation;
 use super::plugin::{Takes, name, names, takes};
 use crate::bus::lane::{Failure, Flight, Lane, LaneTally, Now, Outcome, Step};
-use crate::event::{Event, Hooks, InstanceId, Seq, Verdict};
+use crate::event::{Event, Hooks, InstanceId, OpenSession, Seq, Verdict};
 use crate::ledger::{Page, Parked, Position, Progress};
 use crate::plugin::DeliveryPolicy;
 use crate::session::{End, EndDetails, EndReason, Incarnation, NewSession, Session, SessionId};
@@ -121,6 +121,7 @@ impl Bench {
     /// A process later: a new lane that knows only what the ledger has recorded.
     pub(super) fn restart(&mut self) {
         let position = Position {
+            since: 0,
             cursor: self.cursor,
             parked: self.parked.values().cloned().collect(),
         };
@@ -152,7 +153,8 @@ impl Bench {
     pub(super) fn end(&mut self, id: &str) {
         let session = self.active.remove(id).expect("an active session");
         let end = End::now(EndReason::Shutdown, EndDetails::default(), self.now.wall);
-        self.append(Event::end(session, Arc::new(end), InstanceId::generate()));
+        let open = OpenSession::new(session, 0);
+        self.append(Event::end(open, Arc::new(end), InstanceId::generate()));
     }
 
     pub(super) fn starts<const N: usize>(&mut self, ids: [&str; N]) {

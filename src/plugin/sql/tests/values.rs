@@ -7,7 +7,7 @@ use rusqlite::types::Value;
 
 use super::super::parameters;
 use super::*;
-use crate::event::{InstanceId, Lifecycle};
+use crate::event::{InstanceId, Lifecycle, OpenSession};
 use crate::session::{
     End, EndDetails, EndReason, Incarnation, NewSession, Session, SessionId, SessionKey,
 };
@@ -90,7 +90,7 @@ async fn every_parameter_of_an_end_has_its_value() {
         },
     };
     let instance = InstanceId::generate();
-    let event = Event::end(session, Arc::new(end), instance).with_seq(4711);
+    let event = Event::end(OpenSession::new(session, 1), Arc::new(end), instance).with_seq(4711);
     let event_id = event.id();
 
     let expected = [

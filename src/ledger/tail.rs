@@ -1,0 +1,92 @@
+//! The newest part of the log, in memory: what lanes that keep up, and watchers, read.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::Page;
+use crate::event::{Event, Seq};
+
+/// How many events are kept though every plugin is past them: for those who watch, and come back
+/// after a moment.
+const KEPT: usize = 8192;
+
+/// The last events of the log, in the batches in which they came.
+#[derive(Debug, Default)]
+pub(super) struct Tail {
+    chunks: VecDeque<Arc<[Event]>>,
+    len: usize,
+    head: Seq,
+}
+
+impl Tail {
+    /// The place of the last event.
+    pub(super) fn head(&self) -> Seq {
+        self.head
+    }
+
+    /// The place of the first event that is kept, or the one after the head.
+    pub(super) fn first(&self) -> Seq {
+        self.head - self.len as Seq + 1
+    }
+
+    /// Gives events their places.
+    pub(super) fn push(&mut self, events: Vec<Event>) -> Arc<[Event]> {
+        let first = self.head + 1;
+        let chunk: Arc<[Event]> = events
+            .into_iter()
+            .zip(first..)
+            .map(|(event, seq)| event.with_seq(seq))
+            .collect();
+        self.head += chunk.len() as Seq;
+        self.len += chunk.len();
+        if !chunk.is_empty() {
+            self.chunks.push_back(Arc::clone(&chunk));
+        }
+        chunk
+    }
+
+    /// Lets go of whole batches up to `done`, but for the last `KEPT`, and of the oldest ones past
+    /// `limit`.
+    pub(super) fn trim(&mut self, done: Seq, limit: usize) {
+        while let Some(chunk) = self.chunks.front() {
+            let last = chunk[chunk.len() - 1].recorded_seq();
+            let left = self.len - chunk.len();
+            if (last > done || left < KEPT) && self.len <= limit {
+                break;
+            }
+            self.len = left;
+            self.chunks.pop_front();
+        }
+    }
+
+    /// At most `limit` events after the place `after`. Those that are gone are the page's gap.
+    pub(super) fn read(&self, after: Seq, limit: usize) -> Page {
+        let from = self.first().max(after + 1);
+        let gap = from - (after + 1);
+        if from > self.head || limit == 0 {
+            let events = Arc::new([]);
+            return Page { events, gap };
+        }
+        let index = self
+            .chunks
+            .partition_point(|chunk| chunk[chunk.len() - 1].recorded_seq() < from);
+        let chunk = &self.chunks[index];
+        let starts_here = chunk[0].recorded_seq() == from;
+        // The batches of a drain are shared as they are; small ones are copied together.
+        if starts_here && chunk.len() <= limit && chunk.len() * 2 > limit {
+            let events = Arc::clone(chunk);
+            return Page { events, gap };
+        }
+        let skip = usize::try_from(from - chunk[0].recorded_seq()).unwrap_or(usize::MAX);
+        let events = self
+            .chunks
+            .iter()
+            .skip(index)
+            .flat_map(|chunk| chunk.iter())
+            .skip(skip)
+            .take(limit)
+            .cloned()
+            .collect();
+        Page { events, gap }
+    }
+}
