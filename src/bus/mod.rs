@@ -111,7 +111,8 @@ pub(crate) struct Drain {
 #[rtype(result = "Vec<PluginStatus>")]
 pub(crate) struct PluginStatuses;
 
-/// Asks what has become of the last event of a session, per plugin that hears of it.
+/// Asks what has become of the last event of a session, per plugin that hears of it: not those
+/// that are newer than the event.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Vec<(Arc<str>, DeliveryState)>")]
 pub(crate) struct DeliveryStates(pub(crate) SessionRecord);
@@ -183,6 +184,8 @@ pub(crate) struct BusSettings {
 /// A lane, as the bus sees it.
 struct LaneHandle {
     host: Rc<PluginHost>,
+    /// The plugin is told of nothing up to here: it was not there yet.
+    since: Seq,
     commands: mpsc::UnboundedSender<Command>,
     status: watch::Receiver<PluginStatus>,
 }
@@ -252,6 +255,7 @@ impl PluginBus {
             last_error: None,
             latency_ms: None,
         };
+        let since = position.since;
         let lane = Lane::new(plugin.hooks(), plugin.policy().clone(), position, now);
         let host = Rc::new(PluginHost::new(plugin, self.settings.own_threads));
         let (commands, command_receiver) = mpsc::unbounded_channel();
@@ -269,6 +273,7 @@ impl PluginBus {
         actix_rt::spawn(runner.run().instrument(span));
         LaneHandle {
             host,
+            since,
             commands,
             status,
         }
@@ -478,6 +483,9 @@ impl Handler<DeliveryStates> for PluginBus {
             let end = end.filter(|_| hooks.contains(Hook::SessionEnd));
             let start = hooks.contains(Hook::SessionStart);
             let last = end.or(start.then_some(record.start_seq))?;
+            if last <= lane.since {
+                return None;
+            }
             let (reply, state) = oneshot::channel();
             let _ = lane.commands.send(Command::StateOf(last, reply));
             Some(async move { Some((name, state.await.ok()?)) })

@@ -120,10 +120,16 @@ impl State {
                 cursor: head,
                 parked: BTreeMap::new(),
             });
+        let (dead, parked): (Vec<_>, _) = rows.parked.values().partition(|row| row.dead);
+        let place = |row: &Parked| {
+            let session = row.event.session()?;
+            Some((row.event.recorded_seq(), session.incarnation))
+        };
         Position {
             since: rows.since,
             cursor: rows.cursor,
-            parked: rows.parked.values().cloned().collect(),
+            parked: parked.into_iter().cloned().collect(),
+            dead: dead.into_iter().filter_map(place).collect(),
         }
     }
 }

@@ -20,7 +20,7 @@ use jiff::Timestamp;
 pub use self::memory::MemoryLedger;
 use crate::event::{Event, InstanceId, OpenSession, Seq};
 use crate::filter::SessionFilter;
-use crate::session::{End, EndReason, Session, SessionId};
+use crate::session::{End, EndReason, Incarnation, Session, SessionId};
 
 /// The ledger could not do what was asked. Nothing of the request is recorded.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -103,8 +103,11 @@ pub struct Position {
     pub since: Seq,
     /// Every event up to here is acknowledged, parked, or not for this plugin.
     pub cursor: Seq,
-    /// What is parked for it, dead letters included, in log order.
+    /// What is parked for it and not dead, in log order.
     pub parked: Vec<Parked>,
+    /// The places of its dead letters, and whose events they are: as much as keeps the order, since
+    /// there may be very many.
+    pub dead: Vec<(Seq, Incarnation)>,
 }
 
 /// What changed in where a plugin stands. Recorded in one step.

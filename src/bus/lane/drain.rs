@@ -143,13 +143,10 @@ impl Lane {
         for (seq, tried) in self.pending.iter() {
             count_owed(&mut tally, seq, tried);
         }
-        for (seq, dead, tried) in self.parked.iter() {
-            if !dead {
-                count_owed(&mut tally, seq, tried);
-            } else if ends.contains(&seq) {
-                tally.dead += 1;
-            }
+        for (seq, tried) in self.parked.iter() {
+            count_owed(&mut tally, seq, tried);
         }
+        tally.dead = self.parked.dead().count_in(&ends) as u64;
         if !ends.is_empty() {
             for seq in (self.read_to + 1).max(*ends.start())..=*ends.end() {
                 count_owed(&mut tally, seq, false);

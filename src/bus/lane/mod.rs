@@ -13,6 +13,7 @@
 //! An event that the plugin rejected by itself counts an attempt in any case. What the plugin took
 //! before an earlier event of the same incarnation is delivered again after that one.
 
+mod dead;
 mod drain;
 mod flight;
 mod outcome;
@@ -103,7 +104,7 @@ impl Lane {
             flights: Vec::new(),
             next_flight: 0,
             pending: PendingEvents::default(),
-            parked: ParkedEvents::load(position.parked, now),
+            parked: ParkedEvents::load(position.parked, position.dead, now),
             tried_parked: false,
             gap: NOWHERE,
             acknowledged: 0,
@@ -126,7 +127,7 @@ impl Lane {
     }
 
     pub(super) fn dead(&self) -> usize {
-        self.parked.dead()
+        self.parked.dead().len()
     }
 
     /// Whether something waits for another attempt.
@@ -149,15 +150,18 @@ impl Lane {
 
     /// What has become of the event at `seq`, which this lane delivers sooner or later.
     pub(super) fn state_of(&self, seq: Seq) -> DeliveryState {
+        if self.parked.dead().contains(seq) {
+            return DeliveryState::Dead;
+        }
         let is_at = |event: &Event| event.recorded_seq() == seq;
         let mut flying = self.log_flights().flat_map(|flight| flight.events.iter());
-        match self.parked.is_dead(seq) {
-            Some(true) => DeliveryState::Dead,
-            Some(false) => DeliveryState::Owed,
-            None if seq > self.read_to => DeliveryState::Owed,
-            None if flying.any(is_at) => DeliveryState::Owed,
-            None if self.pending.iter().any(|(pending, _)| pending == seq) => DeliveryState::Owed,
-            None => DeliveryState::Delivered,
+        let is_owed = self.parked.is_live(seq)
+            || seq > self.read_to
+            || flying.any(is_at)
+            || self.pending.iter().any(|(pending, _)| pending == seq);
+        match is_owed {
+            true => DeliveryState::Owed,
+            false => DeliveryState::Delivered,
         }
     }
 

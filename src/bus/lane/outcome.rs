@@ -56,6 +56,11 @@ impl Lane {
                 self.batch_limit = (self.batch_limit * 2).min(self.policy.max_batch);
             }
         }
+        if flight.parked {
+            // What became a dead letter in flight stays one.
+            rejected.retain(|(event, _)| self.parked.is_live(event.recorded_seq()));
+            open.retain(|event| self.parked.is_live(event.recorded_seq()));
+        }
         let tries = flight.tries.fail(self.acknowledged);
         for (event, error) in rejected {
             self.reject(event, tries, error, now);
@@ -76,7 +81,7 @@ impl Lane {
     fn acknowledge(&mut self, event: &Event, parked: bool) {
         self.acknowledged += 1;
         let seq = event.recorded_seq();
-        if parked && self.parked.remove(seq) {
+        if parked && self.parked.remove(event) {
             self.progress.unpark.push(seq);
         }
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
+use super::dead::DeadLetters;
 use super::flight::{Now, Tries};
 use super::incarnation_of;
 use crate::event::{Event, Seq};
@@ -19,7 +20,6 @@ struct Entry {
     event: Event,
     attempts: u32,
     due: Instant,
-    dead: bool,
     error: Arc<str>,
     in_flight: bool,
     tries: Tries,
@@ -37,25 +37,28 @@ pub(super) struct Parking {
 /// A lane's parked events.
 #[derive(Debug, Default)]
 pub(super) struct ParkedEvents {
+    /// Those that are not dead.
     entries: BTreeMap<Seq, Entry>,
-    /// The parked events of each incarnation, in log order. The first is the one to try.
+    /// The entries of each incarnation, in log order. The first is the one to try.
     chains: HashMap<Incarnation, BTreeSet<Seq>>,
-    /// The first of each chain that is not dead and not in flight, by when it is due.
+    /// The first of each chain, unless it is in flight, by when it is due.
     queue: BTreeSet<(Instant, Seq)>,
-    dead: usize,
+    dead: DeadLetters,
 }
 
 impl ParkedEvents {
-    /// Takes over what the ledger has parked.
-    pub(super) fn load(rows: Vec<Parked>, now: Now) -> Self {
-        let mut parked = Self::default();
+    /// Takes over what the ledger has parked: events, and the places of dead letters.
+    pub(super) fn load(rows: Vec<Parked>, dead: Vec<(Seq, Incarnation)>, now: Now) -> Self {
+        let mut parked = Self {
+            dead: dead.into_iter().collect(),
+            ..Self::default()
+        };
         for row in rows {
             let wait = Duration::try_from(row.not_before.duration_since(now.wall));
             let entry = Entry {
                 event: row.event,
                 attempts: row.attempts,
                 due: now.mono + wait.unwrap_or_default(),
-                dead: row.dead,
                 error: row.error,
                 in_flight: false,
                 tries: Tries {
@@ -70,51 +73,54 @@ impl ParkedEvents {
 
     /// How many are not dead.
     pub(super) fn live(&self) -> usize {
-        self.entries.len() - self.dead
+        self.entries.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.entries.is_empty() && self.dead.is_empty()
     }
 
-    /// Whether the one at `seq` is a dead letter; none if none is parked there.
-    pub(super) fn is_dead(&self, seq: Seq) -> Option<bool> {
-        self.entries.get(&seq).map(|entry| entry.dead)
+    /// The dead ones.
+    pub(super) fn dead(&self) -> &DeadLetters {
+        &self.dead
     }
 
-    /// How many are dead letters.
-    pub(super) fn dead(&self) -> usize {
-        self.dead
-    }
-
-    /// The places in the log of all, with whether each is dead and whether it was ever tried.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (Seq, bool, bool)> {
+    /// The places in the log of those that are not dead, with whether each was ever tried.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Seq, bool)> {
         self.entries
             .iter()
-            .map(|(&seq, entry)| (seq, entry.dead, entry.tries.count > 0))
+            .map(|(&seq, entry)| (seq, entry.tries.count > 0))
     }
 
-    /// Whether the event at this place is parked.
+    /// Whether the event at this place is parked, dead or not.
     pub(super) fn contains(&self, seq: Seq) -> bool {
+        self.is_live(seq) || self.dead.contains(seq)
+    }
+
+    /// Whether the event at this place is parked and not dead.
+    pub(super) fn is_live(&self, seq: Seq) -> bool {
         self.entries.contains_key(&seq)
     }
 
     /// How many lie after this place, dead or not. A lane parks events that are ahead of its cursor,
     /// and the next process reads them again.
     pub(super) fn count_after(&self, seq: Seq) -> u64 {
-        self.entries.range(seq + 1..).count() as u64
+        let live = self.entries.range(seq + 1..).count();
+        (live + self.dead.count_after(seq)) as u64
     }
 
     /// Whether an event has to wait behind a parked one.
     pub(super) fn is_behind(&self, event: &Event) -> bool {
-        incarnation_of(event).is_some_and(|incarnation| self.chains.contains_key(&incarnation))
+        incarnation_of(event).is_some_and(|incarnation| {
+            self.chains.contains_key(&incarnation) || self.dead.of(incarnation).next().is_some()
+        })
     }
 
     pub(super) fn attempts(&self, seq: Seq) -> u32 {
         self.entries.get(&seq).map_or(0, |entry| entry.attempts)
     }
 
-    /// How many wait with `event`, itself included: those of its incarnation.
+    /// How many wait with `event`, itself included: those of its incarnation that are not dead.
     pub(super) fn beside(&self, event: &Event) -> usize {
         let chain = incarnation_of(event).and_then(|incarnation| self.chains.get(&incarnation));
         chain.map_or(0, BTreeSet::len)
@@ -148,47 +154,53 @@ impl ParkedEvents {
     /// behind it is dead with it. Answers the rows to record.
     pub(super) fn park(&mut self, event: Event, parking: Parking, now: Now) -> Vec<Parked> {
         let seq = event.recorded_seq();
-        // A dead one may have been in flight when it died.
-        let was_dead = self.detach(seq).is_some_and(|entry| entry.dead);
-        let dead = parking.dead || was_dead;
         let incarnation = incarnation_of(&event);
-        self.insert(Entry {
+        self.detach(seq);
+        let entry = Entry {
             event,
             attempts: parking.attempts,
             due: now.mono + parking.wait,
-            dead,
             error: parking.error,
             in_flight: false,
             tries: parking.tries,
-        });
-        let changed: Vec<Seq> = match incarnation.map(|it| &self.chains[&it]) {
-            Some(chain) if dead => chain.range(seq..).copied().collect(),
-            _ => vec![seq],
         };
-        let rows = changed.into_iter().filter_map(|seq| {
-            let entry = self.entries.get_mut(&seq)?;
-            if dead && !entry.dead {
-                entry.dead = true;
-                self.dead += 1;
-            }
-            Some(entry.row(now))
-        });
+        let row = entry.row(now);
+        self.insert(entry);
+        if !parking.dead {
+            return vec![row];
+        }
+        let chain = incarnation.and_then(|incarnation| self.chains.get(&incarnation));
+        let from_here = chain.into_iter().flat_map(|chain| chain.range(seq..));
+        let dying: Vec<Seq> = from_here.copied().collect();
+        let rows = dying.into_iter().filter_map(|seq| self.bury(seq, now));
         rows.collect()
+    }
+
+    /// Makes a dead letter of the one at `seq`. Answers the row to record.
+    fn bury(&mut self, seq: Seq, now: Now) -> Option<Parked> {
+        let entry = self.detach(seq)?;
+        self.dead.insert(seq, incarnation_of(&entry.event)?);
+        Some(Parked {
+            dead: true,
+            ..entry.row(now)
+        })
     }
 
     /// Parks `event` with the parked ones of its incarnation, to wait for those before it; dead if
     /// one of these is.
     pub(super) fn park_behind(&mut self, event: Event, tries: Tries, now: Now) -> Vec<Parked> {
-        let chain = incarnation_of(&event).and_then(|incarnation| self.chains.get(&incarnation));
-        let before = chain.and_then(|chain| chain.range(..event.recorded_seq()).next());
-        let first = before.and_then(|first| self.entries.get(first));
+        let is_before = |seq| seq < event.recorded_seq();
+        let mut dead = incarnation_of(&event)
+            .into_iter()
+            .flat_map(|incarnation| self.dead.of(incarnation));
         let parking = Parking {
             attempts: 0,
             wait: Duration::ZERO,
-            dead: first.is_some_and(|first| first.dead),
+            dead: dead.any(is_before),
             error: "waits behind an earlier event of its session".into(),
             tries,
         };
+        drop(dead);
         self.park(event, parking, now)
     }
 
@@ -205,27 +217,26 @@ impl ParkedEvents {
 
     /// Makes every event that is not dead a dead letter. Answers the rows to record.
     pub(super) fn kill_all(&mut self, error: &Arc<str>, now: Now) -> Vec<Parked> {
-        self.queue.clear();
-        let live = self.entries.values_mut().filter(|entry| !entry.dead);
-        let rows: Vec<_> = live
-            .map(|entry| {
-                entry.dead = true;
-                entry.error = Arc::clone(error);
-                entry.row(now)
+        let live: Vec<Seq> = self.entries.keys().copied().collect();
+        let rows = live.into_iter().filter_map(|seq| {
+            Some(Parked {
+                error: Arc::clone(error),
+                ..self.bury(seq, now)?
             })
-            .collect();
-        self.dead += rows.len();
-        rows
+        });
+        rows.collect()
     }
 
-    /// Lets go of one that was acknowledged. Whether it was parked at all.
-    pub(super) fn remove(&mut self, seq: Seq) -> bool {
-        self.detach(seq).is_some()
+    /// Lets go of one that was acknowledged; it may have died in flight. Whether it was parked at
+    /// all.
+    pub(super) fn remove(&mut self, event: &Event) -> bool {
+        let seq = event.recorded_seq();
+        let was_dead = incarnation_of(event).is_some_and(|it| self.dead.remove(seq, it));
+        was_dead || self.detach(seq).is_some()
     }
 
     fn insert(&mut self, entry: Entry) {
         let seq = entry.event.recorded_seq();
-        self.dead += usize::from(entry.dead);
         let incarnation = incarnation_of(&entry.event);
         self.entries.insert(seq, entry);
         if let Some(incarnation) = incarnation {
@@ -237,7 +248,6 @@ impl ParkedEvents {
     fn detach(&mut self, seq: Seq) -> Option<Entry> {
         let entry = self.entries.remove(&seq)?;
         self.queue.remove(&(entry.due, seq));
-        self.dead -= usize::from(entry.dead);
         if let Some(incarnation) = incarnation_of(&entry.event)
             && let Some(chain) = self.chains.get_mut(&incarnation)
         {
@@ -260,7 +270,7 @@ impl ParkedEvents {
             let Some(entry) = self.entries.get(seq) else {
                 continue;
             };
-            if index == 0 && !entry.dead && !entry.in_flight {
+            if index == 0 && !entry.in_flight {
                 self.queue.insert((entry.due, *seq));
             } else {
                 self.queue.remove(&(entry.due, *seq));
@@ -277,7 +287,7 @@ impl Entry {
             event: self.event.clone(),
             attempts: self.attempts,
             not_before: now.wall.checked_add(wait).unwrap_or(Timestamp::MAX),
-            dead: self.dead,
+            dead: false,
             error: Arc::clone(&self.error),
         }
     }

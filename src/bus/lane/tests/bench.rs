@@ -123,7 +123,13 @@ impl Bench {
         let position = Position {
             since: 0,
             cursor: self.cursor,
-            parked: self.parked.values().cloned().collect(),
+            parked: self
+                .parked
+                .values()
+                .filter(|row| !row.dead)
+                .cloned()
+                .collect(),
+            dead: self.dead_places(),
         };
         self.lane = Lane::new(self.hooks, self.policy.clone(), position, self.now);
         self.lane.set_head(self.log.len() as Seq);
@@ -241,6 +247,13 @@ impl Bench {
     /// How much time has passed.
     pub(super) fn elapsed(&self) -> Duration {
         self.now.mono - self.begun
+    }
+
+    /// The places of the dead letters that the ledger has, and whose they are.
+    fn dead_places(&self) -> Vec<(Seq, Incarnation)> {
+        let dead = self.parked.iter().filter(|(_, row)| row.dead);
+        dead.map(|(&seq, row)| (seq, incarnation(&row.event)))
+            .collect()
     }
 
     /// The names of the events that are dead letters.
