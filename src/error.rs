@@ -22,6 +22,9 @@ pub enum Error {
     /// The session is not active, or only in another incarnation.
     #[error("session {0} is not active")]
     NotActive(SessionId),
+    /// No plugin has this name.
+    #[error("no plugin is named `{0}`")]
+    UnknownPlugin(String),
     /// The ledger could not record it. Nothing was changed; trying again later may help.
     #[error(transparent)]
     Ledger(#[from] LedgerError),

@@ -62,12 +62,13 @@ mod supervisor;
 mod telemetry;
 
 pub use self::bus::{
-    DeliveryState, PluginBus, PluginState, PluginStatus, RecordedEnds, SessionEnd, SessionStart,
+    DeliveryState, PluginBus, PluginState, PluginStatus, PluginTest, RecordedEnds, Redelivered,
+    SessionEnd, SessionStart, TestOutcome,
 };
 pub use self::error::Error;
 pub use self::event::{
-    Acks, Deadline, Deliver, Event, EventId, Hook, Hooks, InstanceId, Lifecycle, OpenSession, Seq,
-    WireEvent,
+    Acks, Deadline, Deliver, Event, EventId, Hook, Hooks, InstanceId, InvalidEventId, Lifecycle,
+    OpenSession, Seq, WireEvent,
 };
 pub use self::filter::SessionFilter;
 #[cfg(feature = "gateway")]

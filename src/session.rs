@@ -174,6 +174,11 @@ impl Incarnation {
         Self(Uuid::now_v7())
     }
 
+    /// The incarnation that `uuid` stands for.
+    pub(crate) fn from_uuid(uuid: Uuid) -> Self {
+        Self(uuid)
+    }
+
     /// The incarnation as a UUID.
     pub fn as_uuid(&self) -> &Uuid {
         &self.0

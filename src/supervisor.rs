@@ -1,5 +1,7 @@
 //! The supervisor: what ties the actors together, and the handle that a service holds.
 
+mod operations;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;

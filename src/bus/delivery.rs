@@ -1,6 +1,7 @@
 //! One attempt: a plugin's actor, a deadline, and what came of it.
 
 use std::cell::RefCell;
+use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -20,6 +21,14 @@ pub(super) struct PluginHost {
     /// The thread is the plugin's own, so it ends with it.
     arbiter: Option<Arbiter>,
     actor: RefCell<Option<Recipient<Deliver>>>,
+}
+
+impl fmt::Debug for PluginHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PluginHost")
+            .field("spec", &self.spec)
+            .finish_non_exhaustive()
+    }
 }
 
 impl PluginHost {

@@ -7,6 +7,7 @@
 
 mod delivery;
 mod lane;
+mod operations;
 mod runner;
 
 use std::rc::Rc;
@@ -24,6 +25,10 @@ use tracing::{Instrument as _, info_span, warn};
 use self::delivery::PluginHost;
 pub(crate) use self::lane::LaneTally;
 use self::lane::{Lane, Now};
+pub(crate) use self::operations::{
+    DiscardDeadLetters, ListDeadLetters, Redeliver, ResumePlugin, TestPlugin,
+};
+pub use self::operations::{PluginTest, Redelivered, TestOutcome};
 use self::runner::{Command, LaneRunner};
 use crate::clock::WallClock;
 use crate::error::Error;
@@ -201,6 +206,8 @@ pub struct PluginBus {
     /// Held by who places something in the log: the ends of a drain stand there side by side,
     /// though they take several steps.
     turn: Arc<Mutex<()>>,
+    /// When deliveries are cut, once a shutdown was asked for.
+    cut: watch::Sender<Option<Instant>>,
 }
 
 impl std::fmt::Debug for PluginBus {
@@ -238,6 +245,7 @@ impl PluginBus {
             plugins,
             lanes: Vec::new(),
             turn: Arc::default(),
+            cut: watch::Sender::new(None),
         }
     }
 
@@ -433,6 +441,7 @@ impl Handler<CutAt> for PluginBus {
     type Result = ();
 
     fn handle(&mut self, CutAt(cut): CutAt, _: &mut Context<Self>) {
+        self.cut.send_replace(Some(cut));
         for lane in &self.lanes {
             let _ = lane.commands.send(Command::Cut(cut));
         }

@@ -1,5 +1,7 @@
 //! The task that carries out a lane's decisions.
 
+mod operations;
+
 use std::ops::RangeInclusive;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,6 +14,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 use tracing::{Instrument as _, debug, info, info_span, warn};
 
+pub(super) use self::operations::{LettersChange, LettersChanged, LettersJob, Operation};
+use self::operations::{LettersDone, Operations};
 use super::delivery::PluginHost;
 use super::lane::{Flight, Lane, LaneTally, Now, Outcome, Step};
 use super::{DeliveryState, PluginState, PluginStatus};
@@ -45,6 +49,8 @@ pub(super) enum Command {
     },
     /// What has become of the event at this place?
     StateOf(Seq, oneshot::Sender<DeliveryState>),
+    /// An operator wants something.
+    Operate(Operation),
 }
 
 /// Who waits for the end of a drain.
@@ -58,6 +64,7 @@ enum Done {
     Flight(u64, Outcome),
     Read(Result<Page, LedgerError>),
     Recorded(Progress, Result<(), LedgerError>),
+    Letters(LettersDone),
 }
 
 /// A delivery that is under way.
@@ -87,6 +94,7 @@ pub(super) struct LaneRunner {
     ledger_retry_at: Option<Instant>,
     latency_ms: Option<f64>,
     drained: Option<Drained>,
+    operations: Operations,
 }
 
 impl LaneRunner {
@@ -114,6 +122,7 @@ impl LaneRunner {
             ledger_retry_at: None,
             latency_ms: None,
             drained: None,
+            operations: Operations::default(),
         }
     }
 
@@ -129,8 +138,12 @@ impl LaneRunner {
         let head = *self.head.borrow_and_update();
         self.lane.set_head(head);
         loop {
+            self.replace_if_idle();
             let wake_at = self.step();
             self.publish();
+            if self.has_retired() {
+                return;
+            }
             if let Some(drained) = self.take_finished(wake_at) {
                 let tally = self.finish(drained.count_by).await;
                 let _ = drained.reply.send(tally);
@@ -179,6 +192,7 @@ impl LaneRunner {
             Command::StateOf(seq, reply) => {
                 let _ = reply.send(self.lane.state_of(seq));
             }
+            Command::Operate(operation) => self.operate(operation),
         }
     }
 
@@ -279,6 +293,7 @@ impl LaneRunner {
                 self.lane.on_read_failed();
                 self.ledger_failed(&error);
             }
+            Done::Letters(done) => self.settle_letters(done),
             Done::Recorded(_, Ok(())) => {
                 (self.recording, self.recording_attempts) = (false, false);
             }

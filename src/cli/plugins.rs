@@ -24,7 +24,6 @@ pub(super) struct Plugins {
     format: Format,
 }
 
-// Those that are hidden ask for what gateways do not offer yet.
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     /// Lists the plugins: how they are and what they are owed
@@ -32,19 +31,17 @@ enum Command {
     /// Sends a plugin a start and an end of a session that does not exist
     ///
     /// Both are marked `synthetic`. Exits with 1 if the plugin does not take them.
-    #[command(hide = true)]
     Test(Plugin),
     /// Lists a plugin's dead letters: the events that it rejected for good
-    #[command(hide = true)]
     Dead(Plugin),
     /// Puts a plugin's dead letters back into its lane
-    #[command(hide = true)]
+    ///
+    /// As many as there is room for: where some are left, say it again when the others are
+    /// delivered.
     Redeliver(Plugin),
     /// Tries a plugin at once that waits for its next attempt
-    #[command(hide = true)]
     Resume(Plugin),
     /// Has the gateway read its configuration again; one that is wrong changes nothing
-    #[command(hide = true)]
     Reload,
 }
 
@@ -81,6 +78,7 @@ struct Tested {
 #[derive(Debug, Deserialize)]
 struct DeadLetters {
     dead_letters: Vec<DeadLetter>,
+    next_cursor: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -97,6 +95,8 @@ struct DeadLetter {
 #[derive(Debug, Deserialize)]
 struct Redelivered {
     redelivered: u64,
+    #[serde(default)]
+    left: u64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -217,15 +217,23 @@ fn dead_letters(list: &DeadLetters, now: Timestamp) -> String {
             or_nothing(letter.error.as_deref()),
         ]);
     }
-    table.to_string()
+    let mut text = table.to_string();
+    if list.next_cursor.is_some() {
+        text.push_str("\nthese are the oldest, and there are more");
+    }
+    text
 }
 
 fn redelivered(back: &Redelivered, name: &str) -> String {
     let name = clean(name);
-    match back.redelivered {
-        0 => format!("{name} has no dead letters"),
-        1 => format!("1 dead letter is delivered to {name} again"),
-        n => format!("{n} dead letters are delivered to {name} again"),
+    let told = match (back.redelivered, back.left) {
+        (0, 0) => return format!("{name} has no dead letters"),
+        (1, _) => format!("1 dead letter is delivered to {name} again"),
+        (n, _) => format!("{n} dead letters are delivered to {name} again"),
+    };
+    match back.left {
+        0 => told,
+        left => format!("{told}, {left} are left: say it again when these are through"),
     }
 }
 
@@ -309,6 +317,10 @@ mod tests {
         assert_eq!(told(0), "crm has no dead letters");
         assert_eq!(told(1), "1 dead letter is delivered to crm again");
         assert_eq!(told(2), "2 dead letters are delivered to crm again");
+        let some = redelivered(&read(json!({"redelivered": 10_000, "left": 7})), "crm");
+        let expected = "10000 dead letters are delivered to crm again, 7 are left: say it again \
+                        when these are through";
+        assert_eq!(some, expected);
         let outcome = json!({"added": ["a", "b"], "removed": [], "changed": ["c"],
             "unchanged": ["d"]});
         assert_snapshot!(reloaded(&read(outcome)), @r"

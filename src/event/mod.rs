@@ -159,6 +159,34 @@ impl EventId {
     }
 }
 
+impl EventId {
+    /// The incarnation that it tells of; none for lifecycle events.
+    pub(crate) fn incarnation(self) -> Option<Incarnation> {
+        let is_of_session = Hooks::SESSION.contains(self.hook);
+        is_of_session.then(|| Incarnation::from_uuid(self.subject))
+    }
+}
+
+/// That a text is no [`EventId`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("must be an event id as a plugin got it")]
+pub struct InvalidEventId;
+
+impl std::str::FromStr for EventId {
+    type Err = InvalidEventId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidEventId> {
+        let (subject, hook) = text.split_once('-').ok_or(InvalidEventId)?;
+        let id = Self {
+            subject: Uuid::try_parse(subject).map_err(|_| InvalidEventId)?,
+            hook: hook.parse().map_err(|_| InvalidEventId)?,
+        };
+        // Only as it was written, so that every event has one id.
+        let is_exact = id.to_string() == text;
+        is_exact.then_some(id).ok_or(InvalidEventId)
+    }
+}
+
 impl fmt::Display for EventId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{}", self.subject.as_simple(), self.hook)
@@ -248,6 +276,14 @@ impl Event {
             instance,
             synthetic: false,
             content,
+        }
+    }
+
+    /// Marks it as a test that tells of no real session.
+    pub(crate) fn synthetic(self) -> Self {
+        Self {
+            synthetic: true,
+            ..self
         }
     }
 

@@ -8,6 +8,7 @@ use actix_web::web::{Bytes, BytesMut};
 use actix_web::{FromRequest, HttpMessage as _, HttpRequest};
 use futures_util::StreamExt as _;
 use futures_util::future::LocalBoxFuture;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use serde_path_to_error::{Path, Segment};
@@ -29,6 +30,11 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// then a caller who may only read.
 #[derive(Debug)]
 pub(super) struct Body(Bytes);
+
+/// What a request says that has nothing to say.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NoFields {}
 
 impl FromRequest for Body {
     type Error = Problem;

@@ -17,6 +17,7 @@ mod access;
 mod body;
 mod bulk;
 mod connection;
+mod dead_letters;
 mod guard;
 mod health;
 mod page;
@@ -49,6 +50,11 @@ fn routes(config: &mut ServiceConfig, supervisor: SessionSupervisor, access: Acc
     let shut_down = web::post().to(stop::shut_down);
     let last_report = read().to(stop::last_report);
     let plugins = read().to(plugins::list);
+    let test = web::post().to(plugins::test);
+    let resume = web::post().to(plugins::resume);
+    let dead = read().to(dead_letters::list);
+    let delete_dead = web::delete().to(dead_letters::delete);
+    let redeliver = web::post().to(dead_letters::redeliver);
 
     config
         .app_data(Data::new(supervisor))
@@ -61,6 +67,18 @@ fn routes(config: &mut ServiceConfig, supervisor: SessionSupervisor, access: Acc
         .service(resource("/v1/sessions/{id}/end", "POST", [end]))
         .service(resource("/v1/bulk-end", "POST", [bulk_end]))
         .service(resource("/v1/plugins", READ, [plugins]))
+        .service(resource("/v1/plugins/{name}/test", "POST", [test]))
+        .service(resource("/v1/plugins/{name}/resume", "POST", [resume]))
+        .service(resource(
+            "/v1/plugins/{name}/dead-letters",
+            "GET, HEAD, DELETE",
+            [dead, delete_dead],
+        ))
+        .service(resource(
+            "/v1/plugins/{name}/redeliver",
+            "POST",
+            [redeliver],
+        ))
         .service(resource("/v1/shutdown", "POST", [shut_down]))
         .service(resource("/v1/reports/last", READ, [last_report]))
         .default_service(web::to(not_found));

@@ -13,13 +13,13 @@ use crate::ledger::SessionRecord;
 use crate::registry::{ListSessions, SessionState};
 use crate::session::InvalidField;
 
-/// How many sessions a page of the list has unless the client says so, and at the most.
-const DEFAULT_LIMIT: usize = 100;
+/// How many entries a page of a list has unless the client says so, and at the most.
+pub(super) const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 1000;
 
-/// A place in the list: after the session that started there. Opaque to clients.
+/// A place in a list: after the event that stands there in the log. Opaque to clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Cursor(Seq);
+pub(super) struct Cursor(pub(super) Seq);
 
 impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -95,17 +95,8 @@ impl PageRequest {
             "holder" => filter.holder = Some(value.parse().map_err(invalid)?),
             "idle_for_ms" => filter.idle_for = Some(milliseconds(value)?),
             "older_than_ms" => filter.older_than = Some(milliseconds(value)?),
-            "limit" => {
-                let limit = value.parse().ok();
-                let limit = limit.filter(|limit| (1..=MAX_LIMIT).contains(limit));
-                self.limit =
-                    limit.ok_or_else(|| format!("must be a number from 1 to {MAX_LIMIT}"))?;
-            }
-            _ => {
-                self.after = value.parse().map_err(|()| {
-                    "is none that this gateway gave: take `next_cursor` unchanged".to_owned()
-                })?;
-            }
+            "limit" => self.limit = parse_limit(value)?,
+            _ => self.after = parse_cursor(value)?,
         }
         Ok(())
     }
@@ -127,6 +118,19 @@ impl PageRequest {
         let last = records.last().map(|record| Cursor(record.start_seq));
         last.filter(|_| has_more)
     }
+}
+
+/// The value of `limit`.
+pub(super) fn parse_limit(value: &str) -> Result<usize, String> {
+    let limit = value.parse().ok();
+    let limit = limit.filter(|limit| (1..=MAX_LIMIT).contains(limit));
+    limit.ok_or_else(|| format!("must be a number from 1 to {MAX_LIMIT}"))
+}
+
+/// The value of `cursor`.
+pub(super) fn parse_cursor(value: &str) -> Result<Cursor, String> {
+    let cursor = value.parse();
+    cursor.map_err(|()| "is none that this gateway gave: take `next_cursor` unchanged".to_owned())
 }
 
 fn milliseconds(value: &str) -> Result<Duration, String> {

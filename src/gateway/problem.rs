@@ -172,12 +172,12 @@ impl From<Error> for Problem {
         let kind = match error {
             Error::Invalid(invalid) => return invalid.into(),
             Error::NotActive(_) => Kind::NotActive,
+            Error::UnknownPlugin(_) => Kind::NotFound,
+            Error::Settings(_) => Kind::InvalidField,
             Error::TooManySessions { .. } => Kind::TooManySessions,
             Error::Ledger(_) => Kind::LedgerUnavailable,
-            // The last two happen before there is a handle that could answer them.
-            Error::ShuttingDown | Error::Stopped | Error::Settings(_) | Error::Start(_) => {
-                Kind::ShuttingDown
-            }
+            // The last happens before there is a handle that could answer it.
+            Error::ShuttingDown | Error::Stopped | Error::Start(_) => Kind::ShuttingDown,
         };
         Self::new(kind, error.to_string())
     }

@@ -15,6 +15,11 @@ pub(super) fn session_id(request: &HttpRequest) -> Result<SessionId, Problem> {
     SessionId::new(id).map_err(|error| invalid(error.problem))
 }
 
+/// The plugin that the path names: `/v1/plugins/{name}/…`. There need be none.
+pub(super) fn plugin_name(request: &HttpRequest) -> Result<String, Problem> {
+    name(request).map_err(|problem| Problem::invalid_field("#/path/name", problem))
+}
+
 /// The `{name}` of a path `/v1/kind/{name}…`, decoded.
 ///
 /// From the target as it was sent: in what the router matched, bytes that are no UTF-8 are replaced

@@ -37,6 +37,11 @@ impl DeadLetters {
         self.places.contains(&seq)
     }
 
+    /// The place of the last one.
+    pub(super) fn last(&self) -> Option<Seq> {
+        self.places.last().copied()
+    }
+
     pub(super) fn count_after(&self, seq: Seq) -> usize {
         self.places.range(seq + 1..).count()
     }

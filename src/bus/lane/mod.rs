@@ -16,6 +16,7 @@
 mod dead;
 mod drain;
 mod flight;
+mod operator;
 mod outcome;
 mod parked;
 mod pending;
@@ -89,10 +90,15 @@ pub(super) struct Lane {
     cut: Option<Instant>,
     drain: Option<Drain>,
     is_closed: bool,
+    /// Deliveries are held back until the plugin is served otherwise.
+    is_paused: bool,
 }
 
 impl Lane {
     pub(super) fn new(hooks: Hooks, policy: DeliveryPolicy, position: Position, now: Now) -> Self {
+        let mut parked = ParkedEvents::load(position.parked, position.dead, now);
+        // The plugin may have listened to more when they were parked.
+        let unheard = parked.forget(|event| !hooks.contains(event.hook()));
         Self {
             hooks,
             batch_limit: policy.max_batch,
@@ -104,7 +110,7 @@ impl Lane {
             flights: Vec::new(),
             next_flight: 0,
             pending: PendingEvents::default(),
-            parked: ParkedEvents::load(position.parked, position.dead, now),
+            parked,
             tried_parked: false,
             gap: NOWHERE,
             acknowledged: 0,
@@ -115,10 +121,14 @@ impl Lane {
             given_up_to: 0,
             last_error: None,
             cursor: position.cursor,
-            progress: Progress::default(),
+            progress: Progress {
+                unpark: unheard,
+                ..Progress::default()
+            },
             cut: None,
             drain: None,
             is_closed: false,
+            is_paused: false,
         }
     }
 
@@ -184,7 +194,7 @@ impl Lane {
         };
         // What is being read becomes a delivery.
         let under_way = self.flights.len() + usize::from(self.reading);
-        if under_way >= max_in_flight || self.is_closed || self.is_cut(now) {
+        if under_way >= max_in_flight || self.is_closed || self.is_paused || self.is_cut(now) {
             return Step::Wait(None);
         }
         if let Some(retry_at) = self.retry_at.filter(|&at| at > now) {
@@ -291,8 +301,8 @@ impl Lane {
                 drain.lose(&self.gap);
             }
         }
-        let is_backing_off = self.retry_at.is_some_and(|at| at > now.mono);
-        let batch = match self.is_cut(now.mono) || is_backing_off {
+        let waits = self.is_paused || self.retry_at.is_some_and(|at| at > now.mono);
+        let batch = match self.is_cut(now.mono) || waits {
             // It is read again when the plugin is tried again.
             true => Arc::new([]),
             false => self.sort_in(&page.events, now),

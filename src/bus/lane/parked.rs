@@ -54,19 +54,7 @@ impl ParkedEvents {
             ..Self::default()
         };
         for row in rows {
-            let wait = Duration::try_from(row.not_before.duration_since(now.wall));
-            let entry = Entry {
-                event: row.event,
-                attempts: row.attempts,
-                due: now.mono + wait.unwrap_or_default(),
-                error: row.error,
-                in_flight: false,
-                tries: Tries {
-                    count: row.attempts,
-                    ..Tries::default()
-                },
-            };
-            parked.insert(entry);
+            parked.insert(Entry::load(row, now));
         }
         parked
     }
@@ -227,6 +215,37 @@ impl ParkedEvents {
         rows.collect()
     }
 
+    /// Takes back a dead letter as one that waits, if it is one.
+    pub(super) fn revive(&mut self, row: Parked, now: Now) {
+        let seq = row.event.recorded_seq();
+        if incarnation_of(&row.event).is_some_and(|it| self.dead.remove(seq, it)) {
+            self.insert(Entry::load(row, now));
+        }
+    }
+
+    /// Makes every one due that waits for its time.
+    pub(super) fn hurry(&mut self, now: Instant) {
+        let queued = std::mem::take(&mut self.queue);
+        for (due, seq) in queued {
+            let due = due.min(now);
+            self.queue.insert((due, seq));
+            if let Some(entry) = self.entries.get_mut(&seq) {
+                entry.due = due;
+            }
+        }
+    }
+
+    /// Lets go of those that are not dead, not in flight, and unwanted. Answers their places.
+    pub(super) fn forget(&mut self, is_unwanted: impl Fn(&Event) -> bool) -> Vec<Seq> {
+        let entries = self.entries.iter();
+        let unwanted = entries.filter(|(_, it)| !it.in_flight && is_unwanted(&it.event));
+        let unwanted: Vec<Seq> = unwanted.map(|(&seq, _)| seq).collect();
+        for &seq in &unwanted {
+            self.detach(seq);
+        }
+        unwanted
+    }
+
     /// Lets go of one that was acknowledged; it may have died in flight. Whether it was parked at
     /// all.
     pub(super) fn remove(&mut self, event: &Event) -> bool {
@@ -280,6 +299,21 @@ impl ParkedEvents {
 }
 
 impl Entry {
+    fn load(row: Parked, now: Now) -> Self {
+        let wait = Duration::try_from(row.not_before.duration_since(now.wall));
+        Self {
+            event: row.event,
+            attempts: row.attempts,
+            due: now.mono + wait.unwrap_or_default(),
+            error: row.error,
+            in_flight: false,
+            tries: Tries {
+                count: row.attempts,
+                ..Tries::default()
+            },
+        }
+    }
+
     fn row(&self, now: Now) -> Parked {
         let wait = self.due.saturating_duration_since(now.mono);
         let wait = SignedDuration::try_from(wait).unwrap_or_default();

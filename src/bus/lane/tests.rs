@@ -5,6 +5,7 @@ mod checks;
 mod drain;
 mod failures;
 mod model;
+mod operator;
 mod order;
 mod plugin;
 mod poison;

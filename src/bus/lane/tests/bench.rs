@@ -27,6 +27,9 @@ enum Task {
     PageFailed,
     Recorded(Progress),
     RecordingFailed(Progress),
+    /// An operator's change of dead letters is recorded: they are back, or gone.
+    Redelivered(Vec<Parked>),
+    Discarded(Vec<Parked>),
 }
 
 pub(super) struct Bench {
@@ -58,6 +61,8 @@ pub(super) struct Bench {
     /// Whether the lane hears at once of what is appended.
     pub(super) announces: bool,
     pub(super) lost: u64,
+    /// What an operator has let go of.
+    pub(super) discarded: BTreeSet<Seq>,
     /// The places of each incarnation's events.
     pub(super) lives: HashMap<Incarnation, Vec<Seq>>,
     pub(super) hooks: Hooks,
@@ -103,6 +108,7 @@ impl Bench {
             parked: BTreeMap::new(),
             announces: true,
             lost: 0,
+            discarded: BTreeSet::new(),
             lives: HashMap::new(),
             hooks,
             active: BTreeMap::new(),
@@ -137,7 +143,8 @@ impl Bench {
         let is_known = |event: &Event| {
             let seq = event.recorded_seq();
             let is_heard = self.hooks.contains(event.hook());
-            is_heard && seq <= self.cursor && !self.parked.contains_key(&seq)
+            let is_settled = !self.parked.contains_key(&seq) && !self.discarded.contains(&seq);
+            is_heard && seq <= self.cursor && is_settled
         };
         let known = self.log.iter().filter(|event| is_known(event));
         self.acknowledged = known.map(Event::recorded_seq).collect();
@@ -254,6 +261,37 @@ impl Bench {
         let dead = self.parked.iter().filter(|(_, row)| row.dead);
         dead.map(|(&seq, row)| (seq, incarnation(&row.event)))
             .collect()
+    }
+
+    /// Puts dead letters back, as the runner does in one step: all that can be, if there is room.
+    pub(super) fn redeliver(&mut self) {
+        let dead = self.parked.values().filter(|row| row.dead);
+        let rows = dead.filter(|row| self.lane.may_revive(&row.event));
+        let rows = rows.take(self.lane.room()).map(|row| Parked {
+            dead: false,
+            attempts: 0,
+            not_before: self.now.wall,
+            ..row.clone()
+        });
+        let rows = rows.collect();
+        self.change_letters(Task::Redelivered(rows));
+    }
+
+    /// Lets go of all dead letters.
+    pub(super) fn discard(&mut self) {
+        let dead = self.parked.values().filter(|row| row.dead);
+        let rows = dead.filter(|row| self.lane.may_discard(&row.event));
+        let rows = rows.cloned().collect();
+        self.change_letters(Task::Discarded(rows));
+    }
+
+    /// One change at a time, as the runner has it.
+    fn change_letters(&mut self, change: Task) {
+        let is_change = |task: &Task| matches!(task, Task::Redelivered(_) | Task::Discarded(_));
+        let is_changing = self.tasks.iter().any(|(_, task)| is_change(task));
+        if !is_changing && !(self.ledger_fails)() {
+            self.tasks.push((self.now.mono + self.ledger_time, change));
+        }
     }
 
     /// The names of the events that are dead letters.
@@ -394,6 +432,19 @@ impl Bench {
             Task::Recorded(progress) => {
                 (self.recording, self.recording_attempts) = (false, false);
                 self.record(progress);
+            }
+            Task::Redelivered(rows) => {
+                for row in rows {
+                    self.parked.insert(row.event.recorded_seq(), row.clone());
+                    self.lane.revive(row, self.now);
+                }
+            }
+            Task::Discarded(rows) => {
+                for row in rows {
+                    self.parked.remove(&row.event.recorded_seq());
+                    self.discarded.insert(row.event.recorded_seq());
+                    self.lane.discard(&row.event);
+                }
             }
             Task::RecordingFailed(progress) => {
                 (self.recording, self.recording_attempts) = (false, false);

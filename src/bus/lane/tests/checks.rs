@@ -17,8 +17,9 @@ impl Bench {
             self.parked.insert(row.event.recorded_seq(), row);
         }
         for seq in progress.unpark {
-            let is_known = self.parked.remove(&seq).is_some();
-            assert!(is_known && self.acknowledged.contains(&seq));
+            let row = self.parked.remove(&seq).expect("a parked event");
+            let is_heard = self.hooks.contains(row.event.hook());
+            assert!(self.acknowledged.contains(&seq) || !is_heard);
         }
         let passed = self.cursor + 1..=progress.cursor.unwrap_or(self.cursor);
         self.cursor = progress.cursor.unwrap_or(self.cursor);
@@ -27,6 +28,7 @@ impl Bench {
             let is_settled = !self.hooks.contains(event.hook())
                 || self.acknowledged.contains(&seq)
                 || self.parked.contains_key(&seq)
+                || self.discarded.contains(&seq)
                 || seq <= self.kept_after;
             assert!(is_settled, "the cursor passed {} unsettled", name(event));
         }
@@ -74,7 +76,8 @@ impl Bench {
                 continue;
             }
             let goes_before = before.iter().any(|it| it.recorded_seq() == other_seq);
-            let is_settled = is_taken || self.is_dead(other_seq);
+            let is_settled =
+                is_taken || self.is_dead(other_seq) || self.discarded.contains(&other_seq);
             assert!(is_settled || goes_before, "{text} before the start");
         }
     }
@@ -86,7 +89,7 @@ impl Bench {
     /// Nothing is forgotten, and nothing counted twice.
     pub(super) fn check_counts(&self) {
         if self.hooks == Hooks::SESSION && self.announces {
-            let settled = self.acknowledged.len() + self.lane.dead();
+            let settled = self.acknowledged.len() + self.lane.dead() + self.discarded.len();
             let all = self.lane.owed() + settled as u64 + self.lost;
             assert_eq!(all, self.log.len() as u64, "owed + dead + acknowledged");
         }

@@ -17,6 +17,8 @@ enum Happens {
     /// A session starts, or ends if it is active.
     Toggles(usize),
     Passes(Duration),
+    /// An operator puts all dead letters back.
+    Redelivers,
 }
 
 #[derive(Debug, Clone)]
@@ -56,6 +58,7 @@ fn worlds() -> impl Strategy<Value = World> {
     let happens = prop_oneof![
         3 => (0usize..4).prop_map(Happens::Toggles),
         1 => millis(&[1, 400, 1000, 6000]).prop_map(Happens::Passes),
+        1 => Just(Happens::Redelivers),
     ];
     let takes = select(
         &[
@@ -122,6 +125,7 @@ fn live(bench: &mut Bench, happens: &[Happens]) {
         match happens {
             Happens::Toggles(id) => bench.toggle(&id.to_string()),
             Happens::Passes(time) => bench.wait(time),
+            Happens::Redelivers => bench.redeliver(),
         }
     }
 }

@@ -1,0 +1,149 @@
+//! The requests on dead letters.
+
+use std::sync::Arc;
+
+use actix_web::web::Data;
+use actix_web::{HttpRequest, HttpResponse};
+use serde::{Deserialize, Serialize};
+
+use super::body::{Body, NoFields};
+use super::page::{Cursor, DEFAULT_LIMIT, parse_cursor, parse_limit};
+use super::problem::Problem;
+use super::target::{plugin_name, query};
+use crate::clock::WireTime;
+use crate::event::{EventId, Hook, Seq};
+use crate::ledger::Parked;
+use crate::session::{EndReason, Incarnation, SessionId};
+use crate::supervisor::SessionSupervisor;
+
+type Supervisor = Data<SessionSupervisor>;
+type Answer = Result<HttpResponse, Problem>;
+
+/// A page of dead letters.
+#[derive(Debug, Serialize)]
+struct DeadLetters {
+    /// In the order of the log.
+    dead_letters: Vec<DeadLetter>,
+    /// Where the next page begins; `null` on the last one.
+    next_cursor: Option<String>,
+}
+
+/// An event that a plugin rejected for good.
+#[derive(Debug, Serialize)]
+struct DeadLetter {
+    /// The event's id.
+    event_id: EventId,
+    /// Its place in the log.
+    seq: Seq,
+    /// What kind of event it is.
+    r#type: Hook,
+    /// The session that it is about.
+    session_id: SessionId,
+    /// The life of the session that it is about.
+    incarnation: Incarnation,
+    /// Why the session ended; `null` for a start.
+    reason: Option<EndReason>,
+    /// When it was recorded.
+    timestamp: WireTime,
+    /// How often the plugin rejected it by itself.
+    attempts: u32,
+    /// Why the plugin rejected it last, or why it is dead.
+    error: Arc<str>,
+}
+
+impl DeadLetter {
+    fn new(letter: Parked) -> Option<Self> {
+        let event = letter.event;
+        let session = event.session()?;
+        Some(Self {
+            event_id: event.id(),
+            seq: event.recorded_seq(),
+            r#type: event.hook(),
+            session_id: session.id.clone(),
+            incarnation: session.incarnation,
+            reason: event.how_ended().map(|end| end.reason),
+            timestamp: WireTime(event.timestamp()),
+            attempts: letter.attempts,
+            error: letter.error,
+        })
+    }
+}
+
+/// The answer to `DELETE /v1/plugins/{name}/dead-letters`.
+#[derive(Debug, Serialize)]
+struct Deleted {
+    /// How many dead letters are gone.
+    deleted: u64,
+}
+
+/// The body of `POST /v1/plugins/{name}/redeliver`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RedeliverRequest {
+    /// Only this one, with those of its incarnation.
+    event_id: Option<String>,
+}
+
+/// The answer to `POST /v1/plugins/{name}/redeliver`.
+#[derive(Debug, Serialize)]
+struct RedeliveredLetters {
+    /// How many dead letters are back in the plugin's lane.
+    redelivered: u64,
+    /// How many dead letters are left.
+    left: u64,
+}
+
+/// `GET /v1/plugins/{name}/dead-letters`.
+pub(super) async fn list(request: HttpRequest, supervisor: Supervisor) -> Answer {
+    let plugin = plugin_name(&request)?;
+    let (mut after, mut limit) = (Cursor::default(), DEFAULT_LIMIT);
+    for (name, value) in query(&request, &["limit", "cursor"])? {
+        let set = match name.as_str() {
+            "limit" => parse_limit(&value).map(|value| limit = value),
+            _ => parse_cursor(&value).map(|value| after = value),
+        };
+        set.map_err(|problem| Problem::invalid_field(format!("#/query/{name}"), problem))?;
+    }
+    // One more than the page has, to know whether there is more.
+    let letters = supervisor.dead_letters(&plugin, after.0, limit + 1);
+    let mut letters = letters.await?;
+    let has_more = letters.len() > limit;
+    letters.truncate(limit);
+    let last = letters.last().filter(|_| has_more);
+    let next_cursor = last.map(|last| Cursor(last.event.recorded_seq()).to_string());
+    let dead_letters = letters.into_iter().filter_map(DeadLetter::new).collect();
+    Ok(HttpResponse::Ok().json(DeadLetters {
+        dead_letters,
+        next_cursor,
+    }))
+}
+
+/// `DELETE /v1/plugins/{name}/dead-letters`.
+pub(super) async fn delete(request: HttpRequest, body: Body, supervisor: Supervisor) -> Answer {
+    let NoFields {} = body.json_or_default()?;
+    let plugin = plugin_name(&request)?;
+    let mut parameters = query(&request, &["event_id"])?.into_iter();
+    let event = parameters.next();
+    let event = event.map(|(_, id)| event_id(&id, "#/query/event_id"));
+    let deleted = supervisor.discard_dead_letters(&plugin, event.transpose()?);
+    let deleted = deleted.await?;
+    Ok(HttpResponse::Ok().json(Deleted { deleted }))
+}
+
+/// `POST /v1/plugins/{name}/redeliver`.
+pub(super) async fn redeliver(request: HttpRequest, body: Body, supervisor: Supervisor) -> Answer {
+    let RedeliverRequest { event_id: event } = body.json_or_default()?;
+    let plugin = plugin_name(&request)?;
+    query(&request, &[])?;
+    let event = event.map(|id| event_id(&id, "#/event_id"));
+    let back = supervisor.redeliver(&plugin, event.transpose()?).await?;
+    Ok(HttpResponse::Ok().json(RedeliveredLetters {
+        redelivered: back.redelivered,
+        left: back.left,
+    }))
+}
+
+fn event_id(text: &str, pointer: &'static str) -> Result<EventId, Problem> {
+    let parsed = text.parse();
+    parsed.map_err(|problem| Problem::invalid_field(pointer, format!("{problem}")))
+}
