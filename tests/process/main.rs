@@ -5,6 +5,7 @@ mod commands;
 mod fake;
 mod flood;
 mod gateway;
+mod plugins;
 mod readme;
 mod refusals;
 mod signals;
