@@ -93,7 +93,7 @@ pub use self::shutdown::{
     DrainReport, MIN_CAP, Outcome, PluginReport, Shutdown, ShutdownCoordinator, ShutdownNotice,
     ShutdownReport, StepOutcome, StepReport,
 };
-pub use self::supervisor::{Builder, SessionSupervisor, Threads};
+pub use self::supervisor::{Builder, LiveSettings, Reloaded, SessionSupervisor, Threads};
 
 /// Runs the examples of the README as tests.
 #[cfg(doctest)]

@@ -1,8 +1,10 @@
 //! The supervisor: what ties the actors together, and the handle that a service holds.
 
+mod live;
 mod operations;
+mod reload;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,12 +13,15 @@ use std::time::Duration;
 use actix::prelude::*;
 use actix_rt::Arbiter;
 use jiff::Timestamp;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tracing::info;
 
+pub use self::live::LiveSettings;
+pub use self::reload::Reloaded;
+use self::reload::Reloader;
 use crate::bus::{
-    BusSettings, DeliveryState, DeliveryStates, PluginBus, PluginStatus, PluginStatuses,
+    BusSettings, DeliveryState, DeliveryStates, Listeners, PluginBus, PluginStatus, PluginStatuses,
     TellLifecycle,
 };
 use crate::clock::WallClock;
@@ -26,12 +31,12 @@ use crate::ledger::{Ledger, MemoryLedger, SessionRecord};
 use crate::place::Place;
 use crate::plugin::PluginSpec;
 use crate::registry::{
-    Door, EndMatching, Ended, EndedMatching, EndedSession, Expiry, Find, ListSessions,
-    RegistrySettings, SessionRegistry, Snapshot, Started, StartedSession, Touch,
+    Door, EndMatching, Ended, EndedMatching, EndedSession, Find, ListSessions, RegistrySettings,
+    SessionRegistry, Snapshot, Started, StartedSession, Touch,
 };
 use crate::session::{NewSession, Session, SessionId};
 use crate::shutdown::{
-    AwaitReady, BeginShutdown, Budget, CoordinatorSettings, ReportSlot, ReportWatch, Shutdown,
+    AwaitReady, BeginShutdown, CoordinatorSettings, ReportSlot, ReportWatch, Shutdown,
     ShutdownCoordinator, ShutdownNotice, ShutdownReport, TeardownSteps,
 };
 
@@ -52,15 +57,10 @@ pub enum Threads {
 /// Sets up a [`SessionSupervisor`].
 #[must_use = "nothing runs before `start`"]
 pub struct Builder {
-    plugins: Vec<PluginSpec>,
+    live: LiveSettings,
+    on_reload: Option<Arc<reload::ReadSettings>>,
     ledger: Arc<dyn Ledger>,
-    cap: Duration,
-    lifecycle_timeout: Option<Duration>,
-    teardown: Duration,
     teardown_steps: TeardownSteps,
-    restart_expected: Duration,
-    max_active: usize,
-    expiry: Expiry,
     state_dir: Option<PathBuf>,
     threads: Threads,
     handle_signals: bool,
@@ -70,9 +70,8 @@ pub struct Builder {
 impl fmt::Debug for Builder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Builder")
-            .field("plugins", &self.plugins)
+            .field("live", &self.live)
             .field("ledger", &self.ledger)
-            .field("cap", &self.cap)
             .finish_non_exhaustive()
     }
 }
@@ -80,15 +79,10 @@ impl fmt::Debug for Builder {
 impl Default for Builder {
     fn default() -> Self {
         Self {
-            plugins: Vec::new(),
+            live: LiveSettings::default(),
+            on_reload: None,
             ledger: Arc::new(MemoryLedger::new()),
-            cap: Duration::from_secs(2),
-            lifecycle_timeout: None,
-            teardown: Duration::from_secs(1),
             teardown_steps: TeardownSteps::default(),
-            restart_expected: Duration::ZERO,
-            max_active: 1_000_000,
-            expiry: Expiry::default(),
             state_dir: None,
             threads: Threads::default(),
             handle_signals: false,
@@ -100,7 +94,7 @@ impl Default for Builder {
 impl Builder {
     /// Adds a plugin. Their order is the order in which reports name them.
     pub fn plugin(mut self, plugin: PluginSpec) -> Self {
-        self.plugins.push(plugin);
+        self.live.plugins.push(plugin);
         self
     }
 
@@ -113,20 +107,20 @@ impl Builder {
     /// How long lifecycle hooks and session-end drain may take together, counted from the request
     /// for the shutdown. At least 100 ms; 2 s unless set.
     pub fn cap(mut self, cap: Duration) -> Self {
-        self.cap = cap;
+        self.live.cap = cap;
         self
     }
 
     /// How long each `gateway_…` hook may take, inside the cap. At most a quarter of it; the lesser
     /// of 250 ms and a quarter of the cap unless set.
     pub fn lifecycle_timeout(mut self, timeout: Duration) -> Self {
-        self.lifecycle_timeout = Some(timeout);
+        self.live.lifecycle_timeout = Some(timeout);
         self
     }
 
     /// How long all teardown steps may take together; 1 s unless set.
     pub fn teardown(mut self, teardown: Duration) -> Self {
-        self.teardown = teardown;
+        self.live.teardown = teardown;
         self
     }
 
@@ -144,25 +138,25 @@ impl Builder {
 
     /// The downtime that a planned restart by SIGUSR2 announces; 0 unless set.
     pub fn restart_expected(mut self, downtime: Duration) -> Self {
-        self.restart_expected = downtime;
+        self.live.restart_expected = downtime;
         self
     }
 
     /// How many sessions may be active; 1,000,000 unless set.
     pub fn max_active(mut self, sessions: usize) -> Self {
-        self.max_active = sessions;
+        self.live.max_active = sessions;
         self
     }
 
     /// Ends a session that was not touched for this long, with reason `idle`; never unless set.
     pub fn idle_after(mut self, limit: Duration) -> Self {
-        self.expiry.idle_after = Some(limit);
+        self.live.idle_after = Some(limit);
         self
     }
 
     /// Ends a session that is this old, with reason `expired`; never unless set.
     pub fn max_age(mut self, limit: Duration) -> Self {
-        self.expiry.max_age = Some(limit);
+        self.live.max_age = Some(limit);
         self
     }
 
@@ -189,39 +183,28 @@ impl Builder {
         self
     }
 
+    /// Sets all settings that may change later, in place of what was set of them before.
+    pub fn settings(mut self, settings: LiveSettings) -> Self {
+        self.live = settings;
+        self
+    }
+
+    /// Lets the supervisor be told to [reload](SessionSupervisor::reload): `read` then reads the
+    /// settings again, on a thread of its own. With [`handle_signals`](Self::handle_signals) SIGHUP
+    /// reloads too, unless standard input is a terminal. An error changes nothing and is told to
+    /// whoever asked.
+    pub fn on_reload<F>(mut self, read: F) -> Self
+    where
+        F: Fn() -> anyhow::Result<LiveSettings> + Send + Sync + 'static,
+    {
+        self.on_reload = Some(Arc::new(read));
+        self
+    }
+
     /// Reads the wall clock with `now`, for tests. Deadlines don't use it.
     pub fn wall_clock(mut self, now: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
         self.clock = WallClock::new(now);
         self
-    }
-
-    fn budget(&self) -> Budget {
-        let default = Budget::default_lifecycle_timeout(self.cap);
-        Budget {
-            cap: self.cap,
-            lifecycle_timeout: self.lifecycle_timeout.unwrap_or(default),
-            teardown: self.teardown,
-        }
-    }
-
-    fn check(&self) -> Result<(), String> {
-        self.budget().check()?;
-        let mut names = BTreeSet::new();
-        for plugin in &self.plugins {
-            plugin.check()?;
-            if !names.insert(plugin.name()) {
-                return Err(format!("two plugins are named `{}`", plugin.name()));
-            }
-        }
-        for (limit, name) in [
-            (self.expiry.idle_after, "idle_after"),
-            (self.expiry.max_age, "max_age"),
-        ] {
-            if limit.is_some_and(|limit| limit.is_zero()) {
-                return Err(format!("{name} must be more than zero"));
-            }
-        }
-        Ok(())
     }
 
     /// Starts the supervisor.
@@ -237,7 +220,7 @@ impl Builder {
     /// [`Error::Settings`] when settings can't work together, [`Error::Ledger`] when the ledger
     /// does not answer, [`Error::Start`] when a thread can't be started.
     pub async fn start(self) -> Result<SessionSupervisor, Error> {
-        self.check().map_err(Error::Settings)?;
+        self.live.check().map_err(Error::Settings)?;
         match self.threads {
             Threads::Current => {
                 let supervisor = self.assemble().await?;
@@ -273,16 +256,14 @@ impl Builder {
     }
 
     async fn assemble(self) -> Result<SessionSupervisor, Error> {
-        let budget = self.budget();
+        let (budget, limits) = (self.live.budget(), self.live.limits());
         let instance = InstanceId::generate();
         let (door, report_slot) = (Door::default(), ReportSlot::new());
         let reports = report_slot.watch();
         let owns_system = self.threads == Threads::Own;
         let ledger = self.ledger;
-        let hears_ends = |plugin: &&PluginSpec| plugin.hooks().contains(Hook::SessionEnd);
-        let listeners = self.plugins.iter().filter(hears_ends);
-        let listeners = listeners.map(PluginSpec::shared_name).collect();
-        let plugins = PluginBus::attach(self.plugins, &*ledger).await?;
+        let listeners = Listeners::new(&self.live.plugins);
+        let plugins = PluginBus::attach(self.live.plugins, &*ledger).await?;
 
         // Each has a thread, since none must wait for another: the registry for the lanes' work,
         // the coordinator for anybody. This thread is left for teardown steps.
@@ -297,18 +278,20 @@ impl Builder {
             instance,
             clock: self.clock.clone(),
             own_threads: owns_system,
+            listeners: listeners.clone(),
         };
         let bus_ledger = Arc::clone(&ledger);
         let bus = place().start(move || PluginBus::new(bus_settings, bus_ledger, plugins));
         let registry_settings = RegistrySettings {
             clock: self.clock.clone(),
             door: door.clone(),
-            max_active: self.max_active,
-            expiry: self.expiry,
+            limits,
         };
         let (registry_bus, registry_ledger) = (bus.clone(), Arc::clone(&ledger));
         let registry = place()
             .start(move || SessionRegistry::new(registry_settings, registry_bus, registry_ledger));
+        let reloader = Reloader::new(self.on_reload);
+        let (hangups, hung_up) = mpsc::channel(1);
         let coordinator_settings = CoordinatorSettings {
             instance,
             clock: self.clock,
@@ -322,7 +305,8 @@ impl Builder {
             teardown_arbiter: owns_system.then(Arbiter::current),
             state_dir: self.state_dir.clone(),
             reports: report_slot,
-            restart_expected: self.restart_expected,
+            restart_expected: self.live.restart_expected,
+            hangups: reloader.can_read().then_some(hangups),
             handle_signals: self.handle_signals,
             owns_system,
         };
@@ -345,7 +329,7 @@ impl Builder {
         // Best effort, once: nobody waits for it, and the bus logs what fails.
         bus.do_send(hello);
         info!(%instance, "started");
-        Ok(SessionSupervisor {
+        let supervisor = SessionSupervisor {
             instance,
             door,
             registry,
@@ -354,7 +338,10 @@ impl Builder {
             teardown_steps: self.teardown_steps,
             state_dir: self.state_dir,
             reports,
-        })
+            reloader,
+        };
+        actix_rt::spawn(supervisor.clone().reload_on(hung_up));
+        Ok(supervisor)
     }
 }
 
@@ -372,6 +359,7 @@ pub struct SessionSupervisor {
     teardown_steps: TeardownSteps,
     state_dir: Option<PathBuf>,
     reports: ReportWatch,
+    reloader: Reloader,
 }
 
 impl SessionSupervisor {

@@ -8,6 +8,7 @@
 mod delivery;
 mod lane;
 mod operations;
+mod reload;
 mod runner;
 
 use std::rc::Rc;
@@ -29,6 +30,7 @@ pub(crate) use self::operations::{
     DiscardDeadLetters, ListDeadLetters, Redeliver, ResumePlugin, TestPlugin,
 };
 pub use self::operations::{PluginTest, Redelivered, TestOutcome};
+pub(crate) use self::reload::{Listeners, PluginChanges, Reconfigure};
 use self::runner::{Command, LaneRunner};
 use crate::clock::WallClock;
 use crate::error::Error;
@@ -184,6 +186,8 @@ pub(crate) struct BusSettings {
     pub(crate) clock: WallClock,
     /// Whether each plugin gets a thread of its own.
     pub(crate) own_threads: bool,
+    /// Where the bus says who hears of ends.
+    pub(crate) listeners: Listeners,
 }
 
 /// A lane, as the bus sees it.
@@ -208,6 +212,12 @@ pub struct PluginBus {
     turn: Arc<Mutex<()>>,
     /// When deliveries are cut, once a shutdown was asked for.
     cut: watch::Sender<Option<Instant>>,
+}
+
+impl LaneHandle {
+    fn name(&self) -> Arc<str> {
+        self.host.spec().shared_name()
+    }
 }
 
 impl std::fmt::Debug for PluginBus {

@@ -104,6 +104,11 @@ pub struct Redelivered {
 }
 
 impl PluginBus {
+    /// Whether a shutdown was asked for.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.cut.borrow().is_some()
+    }
+
     fn lane(&self, plugin: &str) -> Result<&LaneHandle, Error> {
         let mut lanes = self.lanes.iter();
         let lane = lanes.find(|lane| lane.host.spec().name() == plugin);
@@ -118,7 +123,7 @@ impl PluginBus {
     ) -> ResponseFuture<Result<T, Error>> {
         let (reply, answer) = oneshot::channel();
         let sent = self.lane(&plugin).and_then(|lane| {
-            if self.cut.borrow().is_some() {
+            if self.is_stopping() {
                 return Err(Error::ShuttingDown);
             }
             let _ = lane.commands.send(Command::Operate(operation(reply)));

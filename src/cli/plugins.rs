@@ -105,6 +105,8 @@ struct Reloaded {
     removed: Vec<String>,
     changed: Vec<String>,
     unchanged: Vec<String>,
+    #[serde(default)]
+    warnings: Vec<String>,
 }
 
 impl Plugins {
@@ -250,6 +252,8 @@ fn reloaded(reloaded: &Reloaded) -> String {
         .collect();
     let unchanged = count(reloaded.unchanged.len() as u64, "plugin");
     lines.push(format!("unchanged: {unchanged}"));
+    let warnings = reloaded.warnings.iter();
+    lines.extend(warnings.map(|warning| format!("warning: {}", clean(warning))));
     lines.join("\n")
 }
 

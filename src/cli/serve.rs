@@ -8,10 +8,10 @@ use anyhow::Context;
 use tokio::runtime::{Builder, Runtime};
 
 use super::{CONFIGURATION, COULD_NOT_START, LOST, fail};
-use crate::config::{Config, Env, Flags, LedgerKind, PluginConfig, parse_address};
+use crate::config::{Config, Env, Flags, LedgerKind, parse_address};
 use crate::gateway::Gateway;
 use crate::ledger::MemoryLedger;
-use crate::supervisor::{self, SessionSupervisor};
+use crate::supervisor::{self, LiveSettings, SessionSupervisor};
 
 /// Runs the gateway until a signal
 ///
@@ -84,7 +84,7 @@ impl Serve {
             Ok(config) => config,
             Err(error) => return fail(CONFIGURATION, &error),
         };
-        let running = match start(&config) {
+        let running = match start(&flags, &config) {
             Ok(running) => running,
             Err(error) => {
                 return fail(COULD_NOT_START, &format_args!("can't start: {error:#}"));
@@ -104,7 +104,7 @@ struct Running {
 }
 
 /// Starts the gateway that `config` describes.
-fn start(config: &Config) -> anyhow::Result<Running> {
+fn start(flags: &Flags, config: &Config) -> anyhow::Result<Running> {
     // Ports are taken before anything else starts: a second gateway by mistake tells nobody.
     let listeners = bind(&config.listen)?;
     for warning in &config.warnings {
@@ -114,7 +114,7 @@ fn start(config: &Config) -> anyhow::Result<Running> {
         tracing::warn!("no plugin is configured: starts and ends are told to nobody");
     }
     let runtime = Builder::new_current_thread().build()?;
-    let supervisor = runtime.block_on(builder(config).start())?;
+    let supervisor = runtime.block_on(builder(flags, config).start())?;
     let gateway = Gateway::start(listeners, supervisor.clone(), config.access())?;
     for address in gateway.addresses() {
         tracing::info!(%address, "listening");
@@ -130,25 +130,23 @@ fn start(config: &Config) -> anyhow::Result<Running> {
     })
 }
 
-fn builder(config: &Config) -> supervisor::Builder {
-    let (shutdown, sessions) = (&config.shutdown, &config.sessions);
-    let mut builder = SessionSupervisor::builder()
+fn builder(flags: &Flags, config: &Config) -> supervisor::Builder {
+    let (flags, running) = (flags.clone(), config.clone());
+    SessionSupervisor::builder()
         .ledger(MemoryLedger::new())
-        .cap(shutdown.cap)
-        .lifecycle_timeout(shutdown.lifecycle_timeout)
-        .teardown(shutdown.teardown)
-        .restart_expected(shutdown.restart_expected)
-        .max_active(sessions.max_active)
+        .settings(config.live_settings())
+        .on_reload(move || read_again(&flags, &running))
         .state_dir(&config.state_dir)
-        .handle_signals();
-    if let Some(limit) = sessions.idle_after {
-        builder = builder.idle_after(limit);
-    }
-    if let Some(limit) = sessions.max_age {
-        builder = builder.max_age(limit);
-    }
-    let plugins = config.plugins.iter().map(PluginConfig::to_spec);
-    plugins.fold(builder, supervisor::Builder::plugin)
+        .handle_signals()
+}
+
+/// Reads the configuration again that is `running`.
+fn read_again(flags: &Flags, running: &Config) -> anyhow::Result<LiveSettings> {
+    let env = Env::new(&|name| std::env::var_os(name));
+    let config = Config::load(flags, &env)?;
+    let mut settings = config.live_settings();
+    settings.warnings.extend(config.fixed_changes(running));
+    Ok(settings)
 }
 
 fn bind(addresses: &[SocketAddr]) -> anyhow::Result<Vec<TcpListener>> {

@@ -4,6 +4,7 @@ use super::Config;
 use super::plugin::{LogTarget, PluginConfig, PluginKind};
 use crate::gateway::{Access, Token};
 use crate::plugin::{LogPlugin, PluginSpec, SqlPlugin};
+use crate::supervisor::LiveSettings;
 
 impl Config {
     /// Who may use the gateway.
@@ -13,6 +14,40 @@ impl Config {
         }
         let tokens = self.tokens.iter();
         Access::tokens(tokens.map(|token| Token::new(&*token.name, token.scope, token.secret)))
+    }
+}
+
+impl Config {
+    /// The settings that may change while a supervisor runs.
+    pub(crate) fn live_settings(&self) -> LiveSettings {
+        let (shutdown, sessions) = (&self.shutdown, &self.sessions);
+        let mut settings = LiveSettings::default();
+        settings.plugins = self.plugins.iter().map(PluginConfig::to_spec).collect();
+        settings.cap = shutdown.cap;
+        settings.lifecycle_timeout = Some(shutdown.lifecycle_timeout);
+        settings.teardown = shutdown.teardown;
+        settings.restart_expected = shutdown.restart_expected;
+        settings.max_active = sessions.max_active;
+        settings.idle_after = sessions.idle_after;
+        settings.max_age = sessions.max_age;
+        settings.warnings.clone_from(&self.warnings);
+        settings
+    }
+
+    /// What differs from `running` and can't change while it runs: a line each, for people.
+    pub(crate) fn fixed_changes(&self, running: &Self) -> Vec<String> {
+        let differs = [
+            ("listen", self.listen != running.listen),
+            ("state_dir", self.state_dir != running.state_dir),
+            ("auth.token", self.tokens != running.tokens),
+            (
+                "sessions.retention",
+                self.sessions.retention != running.sessions.retention,
+            ),
+        ];
+        let changed = differs.into_iter().filter(|(_, differs)| *differs);
+        let warn = |(key, _)| format!("`{key}` stays as it is: it changes with a restart only");
+        changed.map(warn).collect()
     }
 }
 
@@ -31,6 +66,8 @@ impl PluginConfig {
                 PluginSpec::new(name, move || SqlPlugin::new(settings.clone()))
             }
         };
-        spec.with_hooks(self.hooks).with_policy(self.policy.clone())
+        spec.with_hooks(self.hooks)
+            .with_policy(self.policy.clone())
+            .with_configuration(self.clone())
     }
 }

@@ -50,6 +50,7 @@ fn routes(config: &mut ServiceConfig, supervisor: SessionSupervisor, access: Acc
     let shut_down = web::post().to(stop::shut_down);
     let last_report = read().to(stop::last_report);
     let plugins = read().to(plugins::list);
+    let reload = web::post().to(plugins::reload);
     let test = web::post().to(plugins::test);
     let resume = web::post().to(plugins::resume);
     let dead = read().to(dead_letters::list);
@@ -67,6 +68,7 @@ fn routes(config: &mut ServiceConfig, supervisor: SessionSupervisor, access: Acc
         .service(resource("/v1/sessions/{id}/end", "POST", [end]))
         .service(resource("/v1/bulk-end", "POST", [bulk_end]))
         .service(resource("/v1/plugins", READ, [plugins]))
+        .service(resource("/v1/plugins/reload", "POST", [reload]))
         .service(resource("/v1/plugins/{name}/test", "POST", [test]))
         .service(resource("/v1/plugins/{name}/resume", "POST", [resume]))
         .service(resource(

@@ -33,6 +33,21 @@ struct TestedPlugin {
     duration_ms: u64,
 }
 
+/// The answer to `POST /v1/plugins/reload`: the names of plugins.
+#[derive(Debug, Serialize)]
+struct ReloadedPlugins {
+    /// Those that are told from now on.
+    added: Vec<Arc<str>>,
+    /// Those that are told no more.
+    removed: Vec<Arc<str>>,
+    /// Those that go on with another configuration.
+    changed: Vec<Arc<str>>,
+    /// Those that were left alone.
+    unchanged: Vec<Arc<str>>,
+    /// What did not change though the configuration did, for people.
+    warnings: Vec<String>,
+}
+
 /// `GET /v1/plugins`.
 pub(super) async fn list(request: HttpRequest, supervisor: Supervisor) -> Answer {
     query(&request, &[])?;
@@ -60,4 +75,18 @@ pub(super) async fn resume(request: HttpRequest, body: Body, supervisor: Supervi
     query(&request, &[])?;
     let status = supervisor.resume_plugin(&plugin).await?;
     Ok(HttpResponse::Ok().json(status))
+}
+
+/// `POST /v1/plugins/reload`.
+pub(super) async fn reload(request: HttpRequest, body: Body, supervisor: Supervisor) -> Answer {
+    let NoFields {} = body.json_or_default()?;
+    query(&request, &[])?;
+    let reloaded = supervisor.reload().await?;
+    Ok(HttpResponse::Ok().json(ReloadedPlugins {
+        added: reloaded.added,
+        removed: reloaded.removed,
+        changed: reloaded.changed,
+        unchanged: reloaded.unchanged,
+        warnings: reloaded.warnings,
+    }))
 }

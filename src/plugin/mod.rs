@@ -8,6 +8,7 @@ mod sample;
 #[cfg(feature = "sqlite")]
 mod sql;
 
+use std::any::Any;
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -137,6 +138,30 @@ impl DeliveryPolicy {
     }
 }
 
+/// What a plugin was made of, and how to compare it.
+#[derive(Clone)]
+struct Configuration {
+    value: Arc<dyn Any + Send + Sync>,
+    is_same: fn(&dyn Any, &dyn Any) -> bool,
+}
+
+impl Configuration {
+    fn new<C: PartialEq + Send + Sync + 'static>(value: C) -> Self {
+        let is_same = |one: &dyn Any, other: &dyn Any| {
+            let pair = one.downcast_ref::<C>().zip(other.downcast_ref::<C>());
+            pair.is_some_and(|(one, other)| one == other)
+        };
+        Self {
+            value: Arc::new(value),
+            is_same,
+        }
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        (self.is_same)(&*self.value, &*other.value)
+    }
+}
+
 type Factory = Arc<dyn Fn(&Place) -> Recipient<Deliver> + Send + Sync>;
 
 /// A plugin as it is registered: its name, what it listens to, how patiently it is served, and
@@ -148,6 +173,7 @@ pub struct PluginSpec {
     hooks: Hooks,
     policy: DeliveryPolicy,
     factory: Factory,
+    configuration: Option<Configuration>,
 }
 
 impl PluginSpec {
@@ -199,6 +225,7 @@ impl PluginSpec {
             hooks: Hooks::SESSION,
             policy: DeliveryPolicy::default(),
             factory,
+            configuration: None,
         }
     }
 
@@ -212,6 +239,29 @@ impl PluginSpec {
     pub fn with_policy(mut self, policy: DeliveryPolicy) -> Self {
         self.policy = policy;
         self
+    }
+
+    /// Says what the plugin was made of. At a reload, a plugin is left alone whose configuration,
+    /// hooks and policy are equal to those of the running one; without a configuration it counts
+    /// as changed.
+    pub fn with_configuration<C>(mut self, configuration: C) -> Self
+    where
+        C: PartialEq + Send + Sync + 'static,
+    {
+        self.configuration = Some(Configuration::new(configuration));
+        self
+    }
+
+    /// Whether `other` would do the same.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        let both = self
+            .configuration
+            .as_ref()
+            .zip(other.configuration.as_ref());
+        self.name == other.name
+            && self.hooks == other.hooks
+            && self.policy == other.policy
+            && both.is_some_and(|(one, other)| one.is_same(other))
     }
 
     /// The plugin's name.

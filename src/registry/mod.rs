@@ -195,6 +195,14 @@ pub(crate) struct ClosedDoor {
     pub(crate) unsettled: usize,
 }
 
+/// How many sessions may be active, and for how long, from now on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub(crate) struct Limits {
+    pub(crate) max_active: usize,
+    pub(crate) expiry: Expiry,
+}
+
 /// Whether new sessions are taken. Shared, so that the shutdown can close it the moment it is
 /// asked for, before its message has reached the registry.
 #[derive(Debug, Clone, Default)]
@@ -217,6 +225,5 @@ impl Door {
 pub(crate) struct RegistrySettings {
     pub(crate) clock: WallClock,
     pub(crate) door: Door,
-    pub(crate) max_active: usize,
-    pub(crate) expiry: Expiry,
+    pub(crate) limits: Limits,
 }

@@ -14,7 +14,7 @@ use tracing::{info, warn};
 
 use super::report::{Outcome, ShutdownReport};
 use super::sequence::Sequence;
-use super::settings::CoordinatorSettings;
+use super::settings::{Adjust, CoordinatorSettings};
 use super::signal::{self, Signal};
 use super::{BeginShutdown, Shutdown, ShutdownNotice};
 use crate::error::Error;
@@ -164,12 +164,28 @@ impl Handler<AwaitReady> for ShutdownCoordinator {
     fn handle(&mut self, _: AwaitReady, _: &mut Context<Self>) {}
 }
 
+impl Handler<Adjust> for ShutdownCoordinator {
+    type Result = Result<(), Error>;
+
+    fn handle(&mut self, adjust: Adjust, _: &mut Context<Self>) -> Self::Result {
+        // A shutdown that is under way shares them, and keeps the time that it has promised.
+        let settings = Rc::get_mut(&mut self.settings).ok_or(Error::ShuttingDown)?;
+        settings.budget = adjust.budget;
+        settings.restart_expected = adjust.restart_expected;
+        Ok(())
+    }
+}
+
 impl Handler<Signal> for ShutdownCoordinator {
     type Result = ();
 
     fn handle(&mut self, signal: Signal, ctx: &mut Context<Self>) {
         if signal == Signal::Reload {
-            info!("SIGHUP ignored: there is nothing to reload yet");
+            match &self.settings.hangups {
+                // Where it is full, somebody is about to read all that there is to read.
+                Some(hangups) => drop(hangups.try_send(())),
+                None => info!("SIGHUP ignored: there is nothing to reload"),
+            }
         } else {
             self.on_stop_signal(signal, ctx);
         }

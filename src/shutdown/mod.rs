@@ -26,7 +26,7 @@ pub use self::coordinator::ShutdownCoordinator;
 pub use self::report::{
     DrainReport, Outcome, PluginReport, ShutdownReport, StepOutcome, StepReport,
 };
-pub(crate) use self::settings::{CoordinatorSettings, ReportSlot, ReportWatch};
+pub(crate) use self::settings::{Adjust, CoordinatorSettings, ReportSlot, ReportWatch};
 pub(crate) use self::teardown::TeardownSteps;
 use crate::error::Error;
 use crate::session::EndReason;

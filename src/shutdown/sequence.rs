@@ -95,8 +95,10 @@ impl Sequence {
         if let Some(Ok(Ok(closed))) = closed {
             let sessions: &[OpenSession] = &closed.sessions;
             let mut report = self.report.borrow_mut();
-            let plugins = self.settings.plugins.iter();
-            let plugins = plugins.map(|name| PluginReport::unanswered(name, sessions));
+            let plugins = self.settings.plugins.names();
+            let plugins = plugins
+                .iter()
+                .map(|name| PluginReport::unanswered(name, sessions));
             report.set_plugins(sessions.len(), plugins.collect(), self.settings.is_durable);
             if closed.unsettled > 0 {
                 let unsettled = closed.unsettled;
@@ -154,7 +156,9 @@ impl Sequence {
         };
         let tallies = self.bounded(self.settings.bus.send(message)).await;
         let tallies = tallies.and_then(Result::ok).unwrap_or_default();
-        let plugins = self.settings.plugins.iter().map(|name| {
+        // No reload comes in between: the bus has none once it has been told of the cut.
+        let plugins = self.settings.plugins.names();
+        let plugins = plugins.iter().map(|name| {
             let tally = tallies.iter().find(|(plugin, _)| plugin == name);
             let mut plugin = match tally {
                 Some((_, tally)) => PluginReport::from_tally(name, tally, recorded, ends),

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use actix_rt::ArbiterHandle;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::budget::Budget;
 use super::report::ShutdownReport;
 use super::teardown::TeardownSteps;
-use crate::bus::PluginBus;
+use crate::bus::{Listeners, PluginBus};
 use crate::clock::WallClock;
 use crate::error::Error;
 use crate::event::InstanceId;
@@ -65,6 +65,15 @@ impl ReportWatch {
     }
 }
 
+/// The time that a shutdown has, and the downtime that it announces, from now on. Refused once a
+/// shutdown is under way.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<(), Error>")]
+pub(crate) struct Adjust {
+    pub(crate) budget: Budget,
+    pub(crate) restart_expected: Duration,
+}
+
 /// What the coordinator is told when it is made.
 pub(crate) struct CoordinatorSettings {
     pub(crate) instance: InstanceId,
@@ -74,7 +83,7 @@ pub(crate) struct CoordinatorSettings {
     pub(crate) registry: Addr<SessionRegistry>,
     pub(crate) bus: Addr<PluginBus>,
     /// The plugins that hear of ends.
-    pub(crate) plugins: Vec<Arc<str>>,
+    pub(crate) plugins: Listeners,
     /// Whether the ledger outlives the process.
     pub(crate) is_durable: bool,
     pub(crate) teardown: TeardownSteps,
@@ -85,6 +94,8 @@ pub(crate) struct CoordinatorSettings {
     /// The downtime that a planned restart by signal announces.
     pub(crate) restart_expected: Duration,
     pub(crate) handle_signals: bool,
+    /// Who reloads on SIGHUP, if anybody can.
+    pub(crate) hangups: Option<mpsc::Sender<()>>,
     /// Whether the actix system is the supervisor's own, and is stopped in the end.
     pub(crate) owns_system: bool,
 }

@@ -139,7 +139,8 @@ fn the_configuration_is_read_again_unless_it_is_wrong() {
     let reloaded = gateway.run(&["plugins", "reload"]).done();
     assert_eq!(reloaded, "added: more\nunchanged: 2 plugins\n");
 
-    std::fs::write(&config, "[[plugin]]\nnam = \"more\"\n").unwrap();
+    let wrong = more.replace("\"more\"", "\"More\"");
+    std::fs::write(&config, wrong).unwrap();
     let refused = gateway.run(&["plugins", "reload"]);
     refused.failed(1, &["422 invalid-field", "config.toml:2: "]);
     let listed = gateway.run(&["plugins", "list", "--format", "json"]).json();

@@ -7,8 +7,8 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::super::{
-    CloseDoor, ClosedDoor, EndMatching, Ended, EndedMatching, EndedSession, Find, ListSessions,
-    SessionState, Snapshot, Started, StartedSession, Touch,
+    CloseDoor, ClosedDoor, EndMatching, Ended, EndedMatching, EndedSession, Find, Limits,
+    ListSessions, SessionState, Snapshot, Started, StartedSession, Touch,
 };
 use super::{Closing, Request, SessionRegistry};
 use crate::error::Error;
@@ -139,6 +139,17 @@ impl Handler<Find> for SessionRegistry {
 
     fn handle(&mut self, Find(id): Find, _: &mut Context<Self>) -> Self::Result {
         Box::pin(self.find(id))
+    }
+}
+
+impl Handler<Limits> for SessionRegistry {
+    type Result = ();
+
+    fn handle(&mut self, limits: Limits, ctx: &mut Context<Self>) {
+        if self.settings.limits != limits {
+            self.settings.limits = limits;
+            self.schedule_sweeps(ctx);
+        }
     }
 }
 

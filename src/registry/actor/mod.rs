@@ -107,6 +107,8 @@ pub struct SessionRegistry {
     /// How many sessions those will add, not counting successors, which take a place over.
     starting: usize,
     closing: Option<Closing>,
+    /// The timer of the sweeps.
+    sweeps: Option<SpawnHandle>,
 }
 
 impl fmt::Debug for SessionRegistry {
@@ -134,6 +136,7 @@ impl SessionRegistry {
             recording: 0,
             starting: 0,
             closing: None,
+            sweeps: None,
         }
     }
 
@@ -191,7 +194,7 @@ impl SessionRegistry {
             let request = Request::Start(new, reply);
             return self.waiting.insert(number, request, names);
         }
-        let max = self.settings.max_active;
+        let max = self.settings.limits.max_active;
         let needs_a_place = plan.known.is_none() && plan.displaced.is_none();
         if needs_a_place && self.active.len() + self.starting >= max {
             answer(reply, Err(Error::TooManySessions { max }));
@@ -530,11 +533,22 @@ impl SessionRegistry {
         }
     }
 
+    /// Looks for sessions whose time is over as often as the limits need it.
+    fn schedule_sweeps(&mut self, ctx: &mut Context<Self>) {
+        if let Some(sweeps) = self.sweeps.take() {
+            ctx.cancel_future(sweeps);
+        }
+        let period = self.settings.limits.expiry.period();
+        self.sweeps = period.map(|period| ctx.run_interval(period, Self::sweep));
+    }
+
     fn sweep(&mut self, ctx: &mut Context<Self>) {
         if self.closing.is_some() {
             return;
         }
-        let expired = self.active.expired(self.settings.expiry, Instant::now());
+        let expired = self
+            .active
+            .expired(self.settings.limits.expiry, Instant::now());
         for reason in [EndReason::Expired, EndReason::Idle] {
             let of_reason = expired.iter().filter(|(_, why)| *why == reason);
             let sessions: Vec<_> = of_reason
@@ -593,9 +607,7 @@ impl Actor for SessionRegistry {
 
     fn started(&mut self, ctx: &mut Context<Self>) {
         ctx.set_mailbox_capacity(MAILBOX);
-        if let Some(period) = self.settings.expiry.period() {
-            ctx.run_interval(period, Self::sweep);
-        }
+        self.schedule_sweeps(ctx);
     }
 }
 
