@@ -190,7 +190,7 @@ impl Builder {
     }
 
     /// Lets the supervisor be told to [reload](SessionSupervisor::reload): `read` then reads the
-    /// settings again, on a thread of its own. With [`handle_signals`](Self::handle_signals) SIGHUP
+    /// settings again, on a thread of its own where [`Threads::Own`] has those. With [`handle_signals`](Self::handle_signals) SIGHUP
     /// reloads too, unless standard input is a terminal. An error changes nothing and is told to
     /// whoever asked.
     pub fn on_reload<F>(mut self, read: F) -> Self
@@ -290,7 +290,7 @@ impl Builder {
         let (registry_bus, registry_ledger) = (bus.clone(), Arc::clone(&ledger));
         let registry = place()
             .start(move || SessionRegistry::new(registry_settings, registry_bus, registry_ledger));
-        let reloader = Reloader::new(self.on_reload);
+        let reloader = Reloader::new(self.on_reload, owns_system);
         let (hangups, hung_up) = mpsc::channel(1);
         let coordinator_settings = CoordinatorSettings {
             instance,

@@ -17,7 +17,7 @@ use super::lane::{Failure, Outcome};
 use super::runner::{Command, LettersChange, LettersChanged, LettersJob, Operation};
 use super::{LaneHandle, PluginBus, PluginStatus};
 use crate::error::Error;
-use crate::event::{Deadline, Event, EventId, InstanceId, OpenSession, Seq};
+use crate::event::{Deadline, Event, EventId, InstanceId, OpenSession, Seq, Verdict};
 use crate::ledger::Parked;
 use crate::session::{
     End, EndDetails, EndReason, Incarnation, InvalidField, NewSession, Session, SessionId,
@@ -198,13 +198,23 @@ async fn test(host: &PluginHost, events: &[Event]) -> PluginTest {
     for batch in events.chunks(policy.max_batch) {
         let deadline = CancelledOnDrop(Deadline::at(Instant::now() + policy.timeout));
         let outcome = host.attempt(batch.into(), 1, deadline.0.clone()).await;
-        if let Some(error) = outcome.first_error() {
+        if let Some(error) = cause(&outcome) {
             info!(plugin = host.spec().name(), %error, "test failed");
             return answer(TestOutcome::of(&outcome), Some(error));
         }
     }
     info!(plugin = host.spec().name(), "test passed");
     answer(TestOutcome::Ok, None)
+}
+
+/// Why the plugin did not take a delivery: what it has against an event says more than that it
+/// failed.
+fn cause(outcome: &Outcome) -> Option<Arc<str>> {
+    let rejected = outcome.verdicts.iter().find_map(|verdict| match verdict {
+        Verdict::Rejected(error) => Some(error.as_str().into()),
+        Verdict::Open | Verdict::Acknowledged => None,
+    });
+    rejected.or(outcome.first_error())
 }
 
 /// Tells the plugin that the time is over when nobody waits for its answer any more.

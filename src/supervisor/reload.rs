@@ -17,6 +17,8 @@ pub(super) type ReadSettings = dyn Fn() -> anyhow::Result<LiveSettings> + Send +
 #[derive(Clone)]
 pub(super) struct Reloader {
     read: Option<Arc<ReadSettings>>,
+    /// Whether settings are read on a thread of their own, since a disk may hang; here otherwise.
+    own_thread: bool,
     turn: Arc<Mutex<()>>,
 }
 
@@ -29,9 +31,10 @@ impl fmt::Debug for Reloader {
 }
 
 impl Reloader {
-    pub(super) fn new(read: Option<Arc<ReadSettings>>) -> Self {
+    pub(super) fn new(read: Option<Arc<ReadSettings>>, own_thread: bool) -> Self {
         Self {
             read,
+            own_thread,
             turn: Arc::default(),
         }
     }
@@ -40,18 +43,22 @@ impl Reloader {
         self.read.is_some()
     }
 
-    /// Reads the settings on a thread of its own, since a disk may hang.
+    /// Reads the settings and checks them.
     async fn read(&self) -> Result<LiveSettings, Error> {
         let nothing = "there is no configuration to read again";
         let read = self.read.as_ref().map(Arc::clone);
         let read = read.ok_or_else(|| Error::Settings(nothing.into()))?;
-        let (reply, settings) = oneshot::channel();
-        std::thread::Builder::new()
-            .name("reload".into())
-            .spawn(move || reply.send(read()))
-            .map_err(|error| Error::Start(error.to_string()))?;
-        let settings = settings.await;
-        let settings = settings.map_err(|_| Error::Settings("reading it panicked".into()))?;
+        let settings = if self.own_thread {
+            let (reply, settings) = oneshot::channel();
+            std::thread::Builder::new()
+                .name("reload".into())
+                .spawn(move || reply.send(read()))
+                .map_err(|error| Error::Start(error.to_string()))?;
+            let panicked = |_| Error::Settings("reading the configuration panicked".into());
+            settings.await.map_err(panicked)?
+        } else {
+            read()
+        };
         let settings = settings.map_err(|error| Error::Settings(format!("{error:#}")))?;
         settings.check().map_err(Error::Settings)?;
         Ok(settings)

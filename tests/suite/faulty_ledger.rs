@@ -17,6 +17,7 @@ pub(crate) enum Call {
     LastEnded,
     Advance,
     Intend,
+    Attach,
 }
 
 /// What becomes of it.
@@ -136,7 +137,7 @@ impl Ledger for FaultyLedger {
     }
 
     fn attach(&self, plugin: &str) -> LedgerFuture<Position> {
-        self.inner.attach(plugin)
+        self.answer(Call::Attach, |inner| inner.attach(plugin))
     }
 
     fn advance(&self, plugin: &str, progress: Progress) -> LedgerFuture<()> {

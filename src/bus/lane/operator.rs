@@ -33,14 +33,17 @@ impl Lane {
     }
 
     /// Whether a dead letter can be brought back: not while one of its incarnation is still in
-    /// flight, and this one could overtake it.
+    /// flight that stays dead, and that this one would overtake.
     pub(in crate::bus) fn may_revive(&self, event: &Event) -> bool {
         let Some(incarnation) = incarnation_of(event) else {
             return false;
         };
+        let dead = self.parked.dead();
         let mut flying = self.flights.iter().flat_map(|flight| flight.events.iter());
-        self.parked.dead().contains(event.recorded_seq())
-            && !flying.any(|other| incarnation_of(other) == Some(incarnation))
+        let is_before = |other: &Event| {
+            incarnation_of(other) == Some(incarnation) && dead.contains(other.recorded_seq())
+        };
+        dead.contains(event.recorded_seq()) && !flying.any(is_before)
     }
 
     /// The ledger has a dead letter as one that waits by now.
