@@ -3,10 +3,11 @@
 
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use rusqlite::Connection;
 use serde_json::{Value, json};
 
-use crate::gateway::{Gateway, json_lines};
+use crate::gateway::{Gateway, agent, json_lines};
 
 const CONFIG: &str = r#"
 state_dir = "state"
@@ -145,4 +146,94 @@ fn the_configuration_is_read_again_unless_it_is_wrong() {
     refused.failed(1, &["422 invalid-field", "config.toml:2: "]);
     let listed = gateway.run(&["plugins", "list", "--format", "json"]).json();
     assert_eq!(listed["plugins"].as_array().unwrap().len(), 3);
+}
+
+/// A second log, written to `file`.
+fn more(file: &str) -> String {
+    format!("[[plugin]]\nname = \"more\"\nkind = \"log\"\npath = \"{file}\"\n")
+}
+
+#[test]
+fn sighup_reads_the_configuration_again_unless_it_is_wrong() {
+    let mut gateway = start();
+    let config = gateway.path("config.toml");
+    gateway.begin("A");
+    std::fs::write(&config, format!("{CONFIG}{}", more("more.jsonl"))).unwrap();
+    gateway.signal(Signal::SIGHUP);
+    gateway.wait_for_log("\"reloaded\"");
+    wait_for_plugin(&gateway, "more", |plugin| plugin["state"] == "healthy");
+
+    std::fs::write(&config, format!("{CONFIG}[shutdown]\ncap = \"1h\"\n")).unwrap();
+    gateway.signal(Signal::SIGHUP);
+    let refused = gateway.wait_for_log("not reloaded");
+    assert!(refused.contains("config.toml:"), "{refused}");
+    gateway.begin("B");
+    let ended = gateway.stop(Signal::SIGTERM);
+    assert_eq!(ended.status.code(), Some(0));
+    let report = ended.report();
+    assert_eq!(report["cap_ms"], 2000);
+    let plugins = report["plugins"].as_array().unwrap().iter();
+    let delivered = plugins.map(|it| (it["name"].as_str().unwrap(), it["delivered"].as_u64()));
+    let expected = [("audit", Some(2)), ("db", Some(2)), ("more", Some(2))];
+    assert!(delivered.eq(expected), "{report}");
+    // Who came later hears of the ends of both, and of one start.
+    assert_eq!(json_lines(&ended.path("more.jsonl")).len(), 3);
+}
+
+#[test]
+fn what_can_not_change_while_it_runs_is_named() {
+    let gateway = start();
+    let config = gateway.path("config.toml");
+    let other = CONFIG.replace("state_dir = \"state\"", "state_dir = \"elsewhere\"");
+    std::fs::write(&config, format!("{other}[shutdown]\ncap = \"1s\"\n")).unwrap();
+    let reloaded = gateway.run(&["plugins", "reload"]).done();
+    let expected = "unchanged: 2 plugins\n\
+                    warning: `state_dir` stays as it is: it changes with a restart only\n";
+    assert_eq!(reloaded, expected);
+    assert_eq!(gateway.stop(Signal::SIGTERM).report()["cap_ms"], 1000);
+}
+
+#[test]
+fn g6_nothing_is_lost_when_it_reloads_beside_traffic() {
+    const SESSIONS: usize = 300;
+    let gateway = start();
+    let config = gateway.path("config.toml");
+    let url = format!("{}/v1/sessions", gateway.url());
+    std::thread::scope(|scope| {
+        let traffic = scope.spawn(move || {
+            let agent = agent();
+            for n in 0..SESSIONS {
+                let id = format!("s{n}");
+                let started = agent.post(&url).send_json(json!({ "id": id })).unwrap();
+                assert_eq!(started.status(), 201);
+                let ended = agent.post(format!("{url}/{id}/end")).send_json(json!({}));
+                assert_eq!(ended.unwrap().status(), 200);
+            }
+        });
+        let mut reloads = 0;
+        while !traffic.is_finished() {
+            reloads += 1;
+            // The database is served with another patience each time, the audit as before.
+            let timeout = format!("timeout = \"{reloads}s\"\nbackoff = \"10ms\"");
+            let changed = CONFIG.replace("backoff = \"10ms\"", &timeout);
+            let more = more("more.jsonl").repeat(reloads % 2);
+            std::fs::write(&config, format!("{changed}{more}")).unwrap();
+            let (status, answer) = gateway.post("/v1/plugins/reload", &json!({}));
+            assert_eq!(status, 200, "{answer}");
+            assert_eq!(answer["changed"], json!(["db"]));
+            assert_eq!(answer["unchanged"], json!(["audit"]));
+        }
+        assert!(reloads > 1, "{reloads}");
+    });
+    let ended = gateway.stop(Signal::SIGTERM);
+    assert_eq!(ended.status.code(), Some(0));
+    let lines = json_lines(&ended.path("audit.jsonl"));
+    assert_eq!(lines.len(), 2 * SESSIONS);
+    let seqs: Vec<_> = lines.iter().map(|line| line["seq"].as_u64()).collect();
+    assert!(seqs.is_sorted(), "out of order");
+    let database = Connection::open(ended.path("app.db")).unwrap();
+    let told: i64 = database
+        .query_row("SELECT count(*) FROM ends", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(told, i64::try_from(SESSIONS).unwrap());
 }

@@ -281,7 +281,8 @@ fn a_test_says_how_the_plugin_took_it() {
         let mut policy = DeliveryPolicy::default();
         policy.timeout = 7 * SECOND;
         let (result, _, took) = outcome(hangs.with_policy(policy)).await;
-        assert_eq!((result, took), (TestOutcome::Timeout, 7 * SECOND));
+        assert_eq!(result, TestOutcome::Timeout);
+        assert!((7 * SECOND..8 * SECOND).contains(&took), "{took:?}");
 
         let (ends_only, told) = recorder("p");
         let ends_only = ends_only.with_hooks(Hooks::NONE.with(Hook::SessionEnd));

@@ -2,6 +2,7 @@
 
 mod client;
 mod operations;
+mod plugins;
 mod refusals;
 mod sessions;
 mod tokens;
