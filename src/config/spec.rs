@@ -21,17 +21,17 @@ impl Config {
     /// The settings that may change while a supervisor runs.
     pub(crate) fn live_settings(&self) -> LiveSettings {
         let (shutdown, sessions) = (&self.shutdown, &self.sessions);
-        let mut settings = LiveSettings::default();
-        settings.plugins = self.plugins.iter().map(PluginConfig::to_spec).collect();
-        settings.cap = shutdown.cap;
-        settings.lifecycle_timeout = Some(shutdown.lifecycle_timeout);
-        settings.teardown = shutdown.teardown;
-        settings.restart_expected = shutdown.restart_expected;
-        settings.max_active = sessions.max_active;
-        settings.idle_after = sessions.idle_after;
-        settings.max_age = sessions.max_age;
-        settings.warnings.clone_from(&self.warnings);
-        settings
+        LiveSettings {
+            plugins: self.plugins.iter().map(PluginConfig::to_spec).collect(),
+            cap: shutdown.cap,
+            lifecycle_timeout: Some(shutdown.lifecycle_timeout),
+            teardown: shutdown.teardown,
+            restart_expected: shutdown.restart_expected,
+            max_active: sessions.max_active,
+            idle_after: sessions.idle_after,
+            max_age: sessions.max_age,
+            warnings: self.warnings.clone(),
+        }
     }
 
     /// What differs from `running` and can't change while it runs: a line each, for people.

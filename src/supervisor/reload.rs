@@ -52,7 +52,10 @@ impl Reloader {
             let (reply, settings) = oneshot::channel();
             std::thread::Builder::new()
                 .name("reload".into())
-                .spawn(move || reply.send(read()))
+                .spawn(move || {
+                    // Whoever asked may be gone.
+                    let _ = reply.send(read());
+                })
                 .map_err(|error| Error::Start(error.to_string()))?;
             let panicked = |_| Error::Settings("reading the configuration panicked".into());
             settings.await.map_err(panicked)?

@@ -4,7 +4,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use actix::prelude::*;
 use session_supervisor::{
     Builder, DeliveryPolicy, EndReason, Error, Event, Hook, Hooks, LiveSettings, PluginSpec,
     Reloaded, SessionSupervisor, Shutdown,
@@ -13,8 +12,8 @@ use tokio::time::{Instant, sleep};
 
 use crate::faulty_ledger::{Call, Fault, FaultyLedger};
 use crate::support::{
-    Gate, Recorder, Recording, Shorthand, builder, gated_at_ends, id, in_virtual_time, line,
-    per_session, recorder, session, start,
+    Gate, Recorder, Recording, Shorthand, builder, gated_at_ends, id, in_virtual_time, per_session,
+    recorder, session, start,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -25,9 +24,9 @@ struct File(Arc<Mutex<Result<LiveSettings, &'static str>>>);
 
 impl File {
     /// Has a supervisor that can reload begin with these plugins.
-    fn with(plugins: &[PluginSpec]) -> (Self, Builder) {
+    fn with(plugins: Vec<PluginSpec>) -> (Self, Builder) {
         let mut settings = LiveSettings::default();
-        settings.plugins = plugins.to_vec();
+        settings.plugins = plugins;
         let file = Self(Arc::new(Mutex::new(Ok(settings.clone()))));
         let read = file.clone();
         let read = move || read.0.lock().unwrap().clone().map_err(anyhow::Error::msg);
@@ -81,7 +80,7 @@ fn plugins_come_go_change_or_are_left_alone() {
         let (stays, stays_told, stays_made) = configured("stays", 1);
         let (goes, goes_told, _) = configured("goes", 1);
         let (changes, changes_told, _) = configured("changes", 1);
-        let (file, builder) = File::with(&[stays.clone(), goes, changes]);
+        let (file, builder) = File::with(vec![stays.clone(), goes, changes]);
         let supervisor = start(builder).await;
         supervisor.begin("A").await;
         stays_told.wait_for(1).await;
@@ -119,7 +118,7 @@ fn plugins_come_go_change_or_are_left_alone() {
 fn without_a_configuration_to_compare_a_plugin_counts_as_changed() {
     in_virtual_time(async {
         let (plugin, _) = recorder("p");
-        let (_file, builder) = File::with(&[plugin]);
+        let (_file, builder) = File::with(vec![plugin]);
         let supervisor = start(builder).await;
         let reloaded = supervisor.reload().await.unwrap();
         assert_eq!(parts(&reloaded), ["", "", "p", ""]);
@@ -130,7 +129,7 @@ fn without_a_configuration_to_compare_a_plugin_counts_as_changed() {
 fn other_hooks_or_patience_are_a_change() {
     in_virtual_time(async {
         let (plugin, ..) = configured("p", 1);
-        let (file, builder) = File::with(&[plugin.clone()]);
+        let (file, builder) = File::with(vec![plugin.clone()]);
         let supervisor = start(builder).await;
         let ends_only = plugin
             .clone()
@@ -150,7 +149,7 @@ fn other_hooks_or_patience_are_a_change() {
 fn g3_a_plugin_that_changes_finishes_what_is_under_way_and_goes_on_in_order() {
     in_virtual_time(async {
         let (old, old_told, gate) = gated_at_ends("p");
-        let (file, builder) = File::with(&[old]);
+        let (file, builder) = File::with(vec![old]);
         let supervisor = start(builder).await;
         supervisor.begin("A").await;
         supervisor.finish("A", EndReason::Completed).await;
@@ -176,7 +175,7 @@ fn g3_a_plugin_that_changes_finishes_what_is_under_way_and_goes_on_in_order() {
 fn what_a_plugin_does_not_finish_in_time_comes_again_after_its_change() {
     in_virtual_time(async {
         let (old, old_told, _gate) = gated_at_ends("p");
-        let (file, builder) = File::with(&[old]);
+        let (file, builder) = File::with(vec![old]);
         let supervisor = start(builder).await;
         supervisor.begin("A").await;
         supervisor.finish("A", EndReason::Completed).await;
@@ -202,7 +201,7 @@ fn a_change_ends_a_backoff() {
         });
         let mut policy = DeliveryPolicy::default();
         (policy.backoff, policy.backoff_max) = (3600 * SECOND, 3600 * SECOND);
-        let (file, builder) = File::with(&[down.with_policy(policy)]);
+        let (file, builder) = File::with(vec![down.with_policy(policy)]);
         let supervisor = start(builder).await;
         supervisor.begin("A").await;
         tried.wait_for(1).await;
@@ -222,7 +221,7 @@ fn a_plugin_that_hangs_does_not_hold_up_its_removal() {
         let (hangs, told) = per_session("p", |_| std::future::pending());
         let mut policy = DeliveryPolicy::default();
         policy.timeout = 3600 * SECOND;
-        let (file, builder) = File::with(&[hangs.with_policy(policy)]);
+        let (file, builder) = File::with(vec![hangs.with_policy(policy)]);
         let supervisor = start(builder).await;
         supervisor.begin("A").await;
         told.wait_for(1).await;
@@ -240,7 +239,7 @@ fn a_plugin_that_hangs_does_not_hold_up_its_removal() {
 fn settings_that_are_wrong_change_nothing() {
     in_virtual_time(async {
         let (plugin, told, made) = configured("p", 1);
-        let (file, builder) = File::with(&[plugin.clone()]);
+        let (file, builder) = File::with(vec![plugin.clone()]);
         let supervisor = start(builder).await;
         supervisor.begin("A").await;
         told.wait_for(1).await;
@@ -270,7 +269,7 @@ fn a_ledger_that_fails_changes_nothing() {
     in_virtual_time(async {
         let (plugin, ..) = configured("p", 1);
         let ledger = FaultyLedger::new();
-        let (file, builder) = File::with(&[plugin.clone()]);
+        let (file, builder) = File::with(vec![plugin.clone()]);
         let supervisor = start(builder.ledger(ledger.clone())).await;
         let (more, ..) = configured("more", 1);
         file.has(&[&more]);
@@ -300,7 +299,7 @@ fn where_there_is_nothing_to_read_again_a_reload_says_so() {
 fn g4_the_next_shutdown_has_the_new_cap_and_the_new_plugins() {
     in_virtual_time(async {
         let (plugin, told) = recorder("before");
-        let (file, builder) = File::with(&[plugin]);
+        let (file, builder) = File::with(vec![plugin]);
         let supervisor = start(builder.restart_expected(SECOND)).await;
         supervisor.begin("A").await;
         told.wait_for(1).await;
@@ -324,7 +323,7 @@ fn g4_the_next_shutdown_has_the_new_cap_and_the_new_plugins() {
 #[test]
 fn limits_of_sessions_change_and_no_session_ends_by_it() {
     in_virtual_time(async {
-        let (file, builder) = File::with(&[]);
+        let (file, builder) = File::with(vec![]);
         let supervisor = start(builder).await;
         for id in ["A", "B", "C"] {
             supervisor.begin(id).await;
@@ -350,7 +349,7 @@ fn limits_of_sessions_change_and_no_session_ends_by_it() {
 #[test]
 fn a_plugin_is_not_asked_of_what_was_before_its_time() {
     in_virtual_time(async {
-        let (file, builder) = File::with(&[]);
+        let (file, builder) = File::with(vec![]);
         let supervisor = start(builder).await;
         supervisor.begin("A").await;
         let (plugin, ..) = configured("p", 1);
@@ -372,7 +371,7 @@ fn a_plugin_is_not_asked_of_what_was_before_its_time() {
 fn reloads_at_once_come_one_after_the_other() {
     in_virtual_time(async {
         let (old, told, gate) = gated_at_ends("p");
-        let (file, builder) = File::with(&[old]);
+        let (file, builder) = File::with(vec![old]);
         let supervisor = start(builder).await;
         supervisor.begin("A").await;
         supervisor.finish("A", EndReason::Completed).await;
@@ -409,7 +408,7 @@ fn g6_nothing_is_lost_or_told_twice_whatever_is_reloaded_beside_traffic() {
             };
             PluginSpec::per_session("changes", call).with_configuration(configuration)
         };
-        let (file, builder) = File::with(&[stays.clone(), changing(0)]);
+        let (file, builder) = File::with(vec![stays.clone(), changing(0)]);
         let supervisor = start(builder).await;
         let (gate, reloading) = (Gate::new(), supervisor.clone());
         let done = gate.clone();
