@@ -148,26 +148,28 @@ fn other_hooks_or_patience_are_a_change() {
 #[test]
 fn g3_a_plugin_that_changes_finishes_what_is_under_way_and_goes_on_in_order() {
     in_virtual_time(async {
+        let mut side_by_side = DeliveryPolicy::default();
+        side_by_side.max_in_flight = 4;
         let (old, old_told, gate) = gated_at_ends("p");
+        let old = old.with_policy(side_by_side.clone());
         let (file, builder) = File::with(vec![old]);
         let supervisor = start(builder).await;
         supervisor.begin("A").await;
         supervisor.finish("A", EndReason::Completed).await;
         old_told.wait_for(2).await;
         let (new, new_told) = recorder("p");
-        file.has(&[&new]);
+        file.has(&[&new.with_policy(side_by_side)]);
         supervisor.reload().await.unwrap();
-        supervisor.begin("A").await;
         supervisor.begin("B").await;
+        supervisor.begin("A").await;
         sleep(SECOND).await;
         assert!(new_told.lines().is_empty(), "beside the old one");
+        let by_the_old = ["session_start A", "session_end A completed"];
+        assert_eq!(old_told.lines(), by_the_old);
         gate.open();
         new_told.wait_for(2).await;
-        assert_eq!(
-            old_told.lines(),
-            ["session_start A", "session_end A completed"]
-        );
-        assert_eq!(new_told.lines(), ["session_start A", "session_start B"]);
+        assert_eq!(old_told.lines(), by_the_old);
+        assert_eq!(new_told.lines(), ["session_start B", "session_start A"]);
     });
 }
 

@@ -89,6 +89,29 @@ fn dead_letters_that_are_let_go_of_are_not_delivered() {
 }
 
 #[test]
+fn a_dead_letter_that_the_lane_has_yet_to_go_past_is_not_let_go_of() {
+    let mut bench = Bench::new(DeliveryPolicy {
+        max_in_flight: 2,
+        max_attempts: 1,
+        ..batches_of(1)
+    });
+    bench.plugin = takes([("A+", Takes::Hangs), ("B+", Takes::Rejects)]);
+    bench.starts(["A", "B"]);
+    bench.run_until(bench.now.mono + Duration::from_secs(1));
+    assert_eq!((bench.cursor, bench.dead()), (0, vec!["B+".into()]));
+    bench.restart();
+    bench.plugin = takes([]);
+    bench.discard();
+    bench.run();
+    assert_eq!(bench.dead(), ["B+"]);
+    bench.discard();
+    bench.run();
+    assert_eq!(bench.times_delivered("B+"), 1);
+    bench.assert_all_settled();
+    assert!(bench.parked.is_empty());
+}
+
+#[test]
 fn an_event_that_dies_in_flight_stays_dead_or_is_acknowledged() {
     let mut bench = Bench::new(DeliveryPolicy {
         max_in_flight: 2,
