@@ -278,6 +278,7 @@ impl From<SessionId> for NewSession {
 
 /// One incarnation of a session, as plugins, snapshots and the wire show it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct Session {
     /// The session's id.
@@ -302,6 +303,7 @@ pub struct Session {
     #[serde(serialize_with = "serialize_wire_time")]
     pub started_at: Timestamp,
     /// Details for the plugins.
+    #[cfg_attr(feature = "gateway", schema(value_type = Object))]
     pub metadata: Metadata,
 }
 

@@ -119,6 +119,7 @@ pub(crate) struct DeliveryStates(pub(crate) SessionRecord);
 
 /// What has become of the last event of a session, for one plugin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum DeliveryState {
@@ -132,6 +133,7 @@ pub enum DeliveryState {
 
 /// How a plugin is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum PluginState {
@@ -146,6 +148,7 @@ pub enum PluginState {
 
 /// How a plugin is and what it is owed.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct PluginStatus {
     /// The plugin's name.

@@ -25,6 +25,7 @@ const MAX_UNFINISHED: usize = 1000;
 
 /// How a stop went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Outcome {
@@ -45,6 +46,7 @@ pub enum Outcome {
 
 /// How a step of a stop went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum StepOutcome {
@@ -58,6 +60,7 @@ pub enum StepOutcome {
 
 /// A step of a stop.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct StepReport {
     /// Its name, which stands in the warnings unless the outcome is `ok`.
@@ -71,6 +74,7 @@ pub struct StepReport {
 /// The session-end drain. Counts are pairs of a session that this stop ended and a plugin that
 /// hears of ends: sessions × plugins = delivered + owed + dead + lost.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct DrainReport {
     /// How long it took.
@@ -95,6 +99,7 @@ pub struct DrainReport {
 
 /// A plugin's part of the drain. The counts are those of [`DrainReport`].
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct PluginReport {
     /// The plugin's name.
@@ -125,6 +130,7 @@ pub struct PluginReport {
 
 /// The report of a stop.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct ShutdownReport {
     /// The version of this form.
@@ -161,6 +167,7 @@ pub struct ShutdownReport {
     /// The names of the steps that failed or timed out, and `ledger` where it failed.
     pub warnings: Vec<String>,
     /// What the next start found, if it had to complete this report.
+    #[cfg_attr(feature = "gateway", schema(value_type = Option<Object>))]
     pub recovery: Option<Value>,
 }
 
