@@ -15,6 +15,7 @@ pub(crate) enum Call {
     Append,
     Read,
     LastEnded,
+    Ended,
     Advance,
     Intend,
 }
@@ -132,7 +133,7 @@ impl Ledger for FaultyLedger {
         after: u64,
         limit: usize,
     ) -> LedgerFuture<Vec<SessionRecord>> {
-        self.inner.ended(filter, now, after, limit)
+        self.answer(Call::Ended, |inner| inner.ended(filter, now, after, limit))
     }
 
     fn attach(&self, plugin: &str) -> LedgerFuture<Position> {

@@ -1,6 +1,8 @@
 //! The HTTP API, over real connections.
 
 mod client;
+mod contract;
+mod description;
 mod operations;
 mod refusals;
 mod sessions;
