@@ -214,7 +214,7 @@ impl Contract {
         ];
         let access = Access::tokens(tokens);
         let gateway = TestGateway::start_with(SessionSupervisor::builder(), access).await;
-        for (Case(method, target, body, expected), statuses) in self.samples() {
+        for (Case(method, target, body, _), statuses) in self.samples() {
             let sample = (method, target, body);
             let without = self.send(&gateway, sample, |request| request);
             let needs_token = statuses.contains(&401);
@@ -222,7 +222,6 @@ impl Contract {
             let reader = self.send(&gateway, sample, |it| it.header("Authorization", READER));
             let may_not = needs_token && method != "GET";
             assert_eq!(reader.status == 403, may_not, "{method} {target}");
-            let _ = expected;
         }
     }
 

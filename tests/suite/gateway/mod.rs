@@ -3,6 +3,7 @@
 mod client;
 mod contract;
 mod description;
+mod fuzz;
 mod operations;
 mod refusals;
 mod sessions;
