@@ -27,7 +27,8 @@ The HTTP API of the gateway `session-supervisor`.
 
 JSON in and out. Every request that changes something needs `Content-Type: application/json`, even \
 with an empty body; where every field may be left out, an empty body means `{}`. Fields and \
-parameters that are not described are refused, but by health checks. HEAD is answered like GET, without the body.
+parameters that are not described are refused, but by health checks. HEAD is answered like GET, \
+without the body.
 
 Every 4xx and 5xx is a problem document (RFC 9457). A path that is not described is answered with \
 404 `not-found`, a method with 405 `method-not-allowed` and the header `Allow`.

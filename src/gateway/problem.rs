@@ -116,6 +116,7 @@ struct FieldError {
 #[schema(as = Problem)]
 pub(super) struct Document<'a> {
     /// Which kind of refusal it is.
+    #[schema(pattern = "^urn:session-supervisor:problem:[a-z-]+$")]
     r#type: String,
     /// The kind in words.
     title: &'static str,

@@ -145,6 +145,16 @@ impl Description {
         }
     }
 
+    /// What the body of an operation may be.
+    pub(super) fn body_of<'v>(&'v self, operation: &'v Value) -> &'v Value {
+        self.resolve(&operation["requestBody"]["content"]["application/json"]["schema"])
+    }
+
+    /// Whether `value` is one of those that `schema` describes.
+    pub(super) fn allows(&self, schema: &Value, value: &Value) -> bool {
+        !schema.is_null() && self.validate(&schema.to_string(), schema, value).is_ok()
+    }
+
     /// Which of the described answers this is, if the request came as far as to be one of those
     /// described; or what of it is not as described.
     pub(super) fn check_answer(
