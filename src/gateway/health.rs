@@ -6,7 +6,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::problem::{Kind, Problem};
-use super::refusals::{Malformed, NotAllowed, Stopping};
+use super::refusals::Stopping;
 use crate::supervisor::SessionSupervisor;
 
 /// How the gateway is.
@@ -22,11 +22,7 @@ struct Health {
     path = "/healthz",
     operation_id = "alive",
     security(()),
-    responses(
-        (status = 200, description = "It is, since it answers.", body = Health),
-        (status = 400, response = Malformed),
-        (status = 403, response = NotAllowed),
-    )
+    responses((status = 200, description = "It is, since it answers.", body = Health))
 )]
 pub(super) async fn alive() -> HttpResponse {
     HttpResponse::Ok().json(Health { status: "alive" })
@@ -40,8 +36,6 @@ pub(super) async fn alive() -> HttpResponse {
     security(()),
     responses(
         (status = 200, description = "It does.", body = Health),
-        (status = 400, response = Malformed),
-        (status = 403, response = NotAllowed),
         (status = 503, response = Stopping),
     )
 )]

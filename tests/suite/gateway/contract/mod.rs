@@ -117,6 +117,11 @@ impl Contract {
                 assert_eq!(answer.status, status, "{method} {target}: {answer:?}");
             }
         }
+        for (_, path) in self.description.operations() {
+            let refused = self.send(&gateway, ("BREW", &path, ""), |it| it);
+            assert_eq!(refused.status, 405, "{path}: {refused:?}");
+        }
+        self.send(&gateway, ("GET", "/v1/nowhere", ""), |it| it);
         assert!(gateway.supervisor.is_ready());
         assert!(gateway.supervisor.snapshot().await.unwrap().is_empty());
     }
