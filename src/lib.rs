@@ -76,6 +76,8 @@ pub use self::ledger::{
     Append, Intent, Ledger, LedgerError, LedgerFuture, MemoryLedger, Page, Parked, Position,
     Predecessor, Progress, Reclaimed, Recovery, SessionRecord,
 };
+#[cfg(feature = "sqlite")]
+pub use self::ledger::{Durability, OpenError, SqliteLedger};
 pub use self::plugin::{DeliveryPolicy, Down, LogPlugin, Panicked, PerSession, Plugin, PluginSpec};
 #[cfg(feature = "sqlite")]
 pub use self::plugin::{SqlPlugin, SqlSettings};

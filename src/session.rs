@@ -174,6 +174,12 @@ impl Incarnation {
         Self(Uuid::now_v7())
     }
 
+    /// One that was made before.
+    #[cfg(feature = "sqlite")]
+    pub(crate) fn from_uuid(uuid: Uuid) -> Self {
+        Self(uuid)
+    }
+
     /// The incarnation as a UUID.
     pub fn as_uuid(&self) -> &Uuid {
         &self.0
@@ -277,7 +283,7 @@ impl From<SessionId> for NewSession {
 }
 
 /// One incarnation of a session, as plugins, snapshots and the wire show it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct Session {

@@ -7,6 +7,8 @@
 //! mechanism.
 
 mod memory;
+#[cfg(feature = "sqlite")]
+mod sqlite;
 mod tail;
 
 use std::collections::BTreeMap;
@@ -18,6 +20,8 @@ use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 
 pub use self::memory::MemoryLedger;
+#[cfg(feature = "sqlite")]
+pub use self::sqlite::{Durability, OpenError, SqliteLedger};
 use crate::event::{Event, InstanceId, OpenSession, Seq};
 use crate::filter::SessionFilter;
 use crate::session::{End, EndReason, Incarnation, Session, SessionId};
