@@ -197,7 +197,9 @@ impl Ledger for MemoryLedger {
     fn dead_letters(&self, plugin: &str, after: Seq, limit: usize) -> LedgerFuture<Vec<Parked>> {
         let state = self.state();
         let rows = state.plugins.get(plugin).map(|rows| &rows.parked);
-        let later = rows.into_iter().flat_map(|rows| rows.range(after + 1..));
+        let later = rows
+            .into_iter()
+            .flat_map(|rows| rows.range(after.saturating_add(1)..));
         let dead = later.map(|(_, row)| row).filter(|row| row.dead);
         answer(Ok(dead.take(limit).cloned().collect()))
     }

@@ -10,6 +10,8 @@ mod memory;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod tail;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;

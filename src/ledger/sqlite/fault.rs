@@ -47,7 +47,9 @@ impl Fault {
 pub(super) fn describe(error: &rusqlite::Error, path: &Path) -> String {
     let path = path.display();
     if is_damage(error) {
-        return format!("`{path}` is damaged ({error}); stop, and keep a copy of it before anything else");
+        return format!(
+            "`{path}` is damaged ({error}); stop, and keep a copy of it before anything else"
+        );
     }
     match error.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => format!("no space is left on the disk of `{path}`"),

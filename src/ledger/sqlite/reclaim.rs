@@ -148,7 +148,9 @@ impl Records<'_> {
 
     /// The place of the oldest event that is kept, or 0.
     fn oldest(&self) -> Result<Seq, Fault> {
-        let oldest = self.prepare(super::OLDEST)?.query_row([], |row| row.get(0))?;
+        let oldest = self
+            .prepare(super::OLDEST)?
+            .query_row([], |row| row.get(0))?;
         Ok(oldest)
     }
 

@@ -157,8 +157,7 @@ impl<'a> Records<'a> {
             .query_row([plugin], |row| {
                 Ok((row.get::<_, i64>(0)?, row.get(1)?, row.get(2)?))
             })?;
-        self.effects
-            .push(Effect::Moved(Arc::clone(plugin), cursor));
+        self.effects.push(Effect::Moved(Arc::clone(plugin), cursor));
         Ok(Position {
             since,
             cursor,

@@ -43,7 +43,8 @@ impl FromSql for EndReason {
 
 /// `value` as the JSON text of a column.
 pub(super) fn to_json(value: &impl serde::Serialize) -> Result<String> {
-    serde_json::to_string(value).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))
+    serde_json::to_string(value)
+        .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))
 }
 
 fn from_json<T: DeserializeOwned>(row: &Row<'_>, column: &str) -> Result<T> {
@@ -59,16 +60,24 @@ macro_rules! events_query {
     ($extra:literal, $from:literal, $condition:literal) => {
         concat!(
             "SELECT log.seq AS seq, log.seq AS start_seq, log.at AS at, run.id AS instance, ",
-            "log.session AS session, NULL AS reason, NULL AS ended_at, NULL AS details", $extra,
-            " FROM ", $from, "starts AS log JOIN instances AS run ON run.number = log.instance",
-            " WHERE ", $condition,
+            "log.session AS session, NULL AS reason, NULL AS ended_at, NULL AS details",
+            $extra,
+            " FROM ",
+            $from,
+            "starts AS log JOIN instances AS run ON run.number = log.instance",
+            " WHERE ",
+            $condition,
             " UNION ALL ",
             "SELECT log.seq, log.start_seq, log.detected_at, run.id, ",
-            "coalesce(amended.session, begun.session), log.reason, log.ended_at, log.details", $extra,
-            " FROM ", $from, "ends AS log JOIN instances AS run ON run.number = log.instance",
+            "coalesce(amended.session, begun.session), log.reason, log.ended_at, log.details",
+            $extra,
+            " FROM ",
+            $from,
+            "ends AS log JOIN instances AS run ON run.number = log.instance",
             " JOIN starts AS begun ON begun.seq = log.start_seq",
             " LEFT JOIN amendments AS amended ON amended.start_seq = log.start_seq",
-            " WHERE ", $condition,
+            " WHERE ",
+            $condition,
             " ORDER BY seq LIMIT :limit"
         )
     };

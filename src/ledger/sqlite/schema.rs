@@ -159,10 +159,8 @@ pub(super) fn open(
     connection.set_db_config(on_close, true).map_err(in_sql)?;
     let version = version_of(&connection).map_err(in_sql)?;
     check_version(path, version, migrations)?;
+    check(path, &connection, &migrations[..version as usize])?;
     settle(&connection, durability).map_err(in_sql)?;
-    if version > 0 {
-        check(path, &connection, &migrations[..version as usize])?;
-    }
     migrate(path, &connection, version, migrations)?;
     connection.set_db_config(on_close, false).map_err(in_sql)?;
     Ok(connection)
@@ -240,7 +238,8 @@ fn inspect(path: &Path, migrations: &[&str]) -> Result<Option<u32>, OpenError> {
     if !head.starts_with(b"SQLite format 3\0") || head.len() < 100 {
         return Err(not_a_ledger("no SQLite database"));
     }
-    let number = |at: usize| u32::from_be_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+    let number =
+        |at: usize| u32::from_be_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
     let (version, application) = (number(60), number(68));
     // A file that was being made when its process died has neither yet.
     if application != APPLICATION_ID && (application, version) != (0, 0) {
@@ -299,13 +298,27 @@ fn check(path: &Path, connection: &Connection, made_by: &[&str]) -> Result<(), O
         path: path.to_owned(),
         problem,
     };
+    let found = objects(connection).map_err(in_sql)?;
+    if made_by.is_empty() {
+        // A database of another program may have neither version nor application's id.
+        return match found.first() {
+            None => Ok(()),
+            Some((name, _)) => Err(OpenError::NotALedger {
+                path: path.to_owned(),
+                problem: format!("a SQLite database without a version that has `{name}`"),
+            }),
+        };
+    }
     let expected = Connection::open_in_memory().map_err(in_sql)?;
     for migration in made_by {
         expected.execute_batch(migration).map_err(in_sql)?;
     }
-    let found = objects(connection).map_err(in_sql)?;
     // An operator may have added an index of their own.
-    if let Some((name, _)) = objects(&expected).map_err(in_sql)?.difference(&found).next() {
+    if let Some((name, _)) = objects(&expected)
+        .map_err(in_sql)?
+        .difference(&found)
+        .next()
+    {
         return Err(damaged(format!("`{name}` is missing in it or is another")));
     }
     let size = path.metadata().map_or(0, |metadata| metadata.len());
@@ -340,15 +353,7 @@ fn migrate(
         return Ok(());
     }
     let in_sql = |error: rusqlite::Error| OpenError::sql(path, &error);
-    if from == 0 {
-        // A database of another program that has no version, and no application's id, either.
-        if let Some((name, _)) = objects(connection).map_err(in_sql)?.first() {
-            return Err(OpenError::NotALedger {
-                path: path.to_owned(),
-                problem: format!("a SQLite database without a version that has `{name}`"),
-            });
-        }
-    } else {
+    if from > 0 {
         let copy = path.with_extension(format!("v{from}.bak"));
         keep_copy(connection, &copy)?;
         tracing::info!(from, to, copy = %copy.display(), "the ledger is of an earlier version and is migrated");

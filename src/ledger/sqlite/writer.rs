@@ -174,7 +174,10 @@ impl Worker {
     /// the disk fails all of them, and the next group tries again.
     fn carry_out(&mut self, mut group: Vec<Box<dyn Job>>) {
         let outcomes = self.run(&mut group);
-        let failed = outcomes.as_ref().err().map(|fault| fault.explain(&self.path));
+        let failed = outcomes
+            .as_ref()
+            .err()
+            .map(|fault| fault.explain(&self.path));
         let mut outcomes = outcomes.unwrap_or_default().into_iter();
         for job in group {
             let outcome = match &failed {
