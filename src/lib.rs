@@ -87,8 +87,8 @@ pub use self::registry::{
 };
 pub use self::session::{
     End, EndDetails, EndReason, HolderId, Incarnation, InvalidField, MAX_DETAIL_BYTES,
-    MAX_METADATA_BYTES, MAX_NAME_BYTES, MAX_TEXT_BYTES, Metadata, NewSession, Session, SessionId,
-    SessionKey,
+    MAX_METADATA_BYTES, MAX_METADATA_DEPTH, MAX_NAME_BYTES, MAX_TEXT_BYTES, Metadata, NewSession,
+    Session, SessionId, SessionKey,
 };
 pub use self::shutdown::{
     DrainReport, MIN_CAP, Outcome, PluginReport, Shutdown, ShutdownCoordinator, ShutdownNotice,

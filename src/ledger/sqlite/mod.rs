@@ -24,9 +24,10 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use jiff::Timestamp;
 
+pub use self::fault::OpenError;
 use self::reader::Reader;
 use self::records::State;
-pub use self::schema::{Durability, OpenError};
+pub use self::schema::Durability;
 use self::shared::Shared;
 use self::writer::Writer;
 use super::{

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use super::fault::describe;
 use super::rows::{EventReader, ended_query, events_query};
-use super::writer::{answer_of, full};
+use super::writer::submit;
 use crate::event::Seq;
 use crate::filter::SessionFilter;
 use crate::ledger::{LedgerError, LedgerFuture, Page, Parked, SessionRecord};
@@ -60,15 +60,15 @@ impl Reader {
     ) -> LedgerFuture<T> {
         let (asker, answer) = oneshot::channel();
         let path = self.path.clone();
-        let query = move |connection: &Connection| {
+        let query: Query = Box::new(move |connection| {
             if asker.is_closed() {
                 return;
             }
             let result = query(connection);
             let result = result.map_err(|error| LedgerError::new(describe(&error, &path)));
             let _ = asker.send(result);
-        };
-        answer_of(self.queries.try_send(Box::new(query)).map_err(full), answer)
+        });
+        submit(&self.queries, query, answer)
     }
 
     /// Waits until what was asked for is answered and the connection is closed.

@@ -112,7 +112,8 @@ impl Writer {
             done: None,
             asker,
         };
-        answer_of(self.jobs.try_send(Box::new(request)).map_err(full), answer)
+        let job: Box<dyn Job> = Box::new(request);
+        submit(&self.jobs, job, answer)
     }
 
     /// Waits until what was asked for is done and the files are closed.
@@ -123,28 +124,22 @@ impl Writer {
     }
 }
 
-pub(super) fn full<T>(error: TrySendError<T>) -> LedgerError {
-    match error {
-        TrySendError::Full(_) => LedgerError::new("too many requests wait for it"),
-        TrySendError::Disconnected(_) => stopped(),
-    }
-}
-
-fn stopped() -> LedgerError {
-    LedgerError::new("its thread has stopped")
-}
-
-/// What becomes of a request that was `sent`, or was not.
-pub(super) fn answer_of<T: Send + 'static>(
-    sent: Result<(), LedgerError>,
+/// Puts `job` into `queue`, which is never waited for; the future is its `answer`.
+pub(super) fn submit<J, T: Send + 'static>(
+    queue: &SyncSender<J>,
+    job: J,
     answer: oneshot::Receiver<Result<T, LedgerError>>,
 ) -> LedgerFuture<T> {
-    match sent {
-        Ok(()) => answer
-            .map(|answer| answer.unwrap_or_else(|_| Err(stopped())))
-            .boxed(),
-        Err(error) => std::future::ready(Err(error)).boxed(),
-    }
+    let stopped = || LedgerError::new("its thread has stopped");
+    let refused = match queue.try_send(job) {
+        Ok(()) => {
+            let answer = answer.map(move |answer| answer.unwrap_or_else(|_| Err(stopped())));
+            return answer.boxed();
+        }
+        Err(TrySendError::Full(_)) => LedgerError::new("too many requests wait for it"),
+        Err(TrySendError::Disconnected(_)) => stopped(),
+    };
+    std::future::ready(Err(refused)).boxed()
 }
 
 struct Worker {

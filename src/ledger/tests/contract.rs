@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::support::*;
+use crate::event::Event;
 use crate::filter::SessionFilter;
 use crate::ledger::{Append, Ledger, MemoryLedger, Progress, SessionRecord};
 use crate::session::{End, EndDetails, EndReason, NewSession};
@@ -44,7 +45,7 @@ fn events_get_ascending_places_in_the_order_of_the_calls() {
         });
         let places: Vec<Vec<_>> = answers
             .into_iter()
-            .map(|answer| get(answer).iter().filter_map(|event| event.seq()).collect())
+            .map(|answer| get(answer).iter().filter_map(Event::seq).collect())
             .collect();
         assert_eq!(places, [vec![1, 2], vec![], vec![3]]);
         assert_eq!(ledger.head(), 3);
