@@ -1,8 +1,9 @@
 //! What the durable ledger takes per event, beside bare `rusqlite` that writes the same rows in the
 //! same transactions: what SQLite and the disk give.
 //!
-//! Starts and ends in steps of 4,096, as a drain appends them; and starts one by one from 64 askers
-//! at a time, which share commits. `LEDGER_BENCH_SESSIONS` sets how many there are, 20,000 unless set;
+//! Starts and ends in steps of 4,096, as a drain appends them; starts one by one from 64 askers at a
+//! time, which share commits; and the recovery of a process that died with all sessions active, from
+//! the opening of the file to the last end. `LEDGER_BENCH_SESSIONS` sets how many there are, 20,000 unless set;
 //! the files are made in the temporary directory.
 
 use std::path::Path;
@@ -14,9 +15,9 @@ use futures_util::future::join_all;
 use jiff::Timestamp;
 use rusqlite::{Connection, params};
 use session_supervisor::{
-    Append, Durability, Event, Ledger, LedgerFuture, MemoryLedger, NewSession, Page, Parked,
-    PluginSpec, Position, Progress, SessionFilter, SessionId, SessionRecord, SessionSupervisor,
-    Shutdown, SqliteLedger,
+    Append, Durability, Event, InstanceId, Ledger, LedgerFuture, MemoryLedger, NewSession, Page,
+    Parked, PluginSpec, Position, Progress, SessionFilter, SessionId, SessionRecord,
+    SessionSupervisor, Shutdown, SqliteLedger,
 };
 use tokio::runtime::Runtime;
 
@@ -234,6 +235,8 @@ fn benches(criterion: &mut Criterion) {
     let (starts, ends) = runtime.block_on(events(sessions()));
     let start_rows: Vec<_> = starts.iter().map(Row::of).collect();
     let end_rows: Vec<_> = ends.iter().map(Row::of).collect();
+    // Any will do: the run that begins with the recovery.
+    let instance: InstanceId = starts[0].instance();
     let timed = |work: &dyn Fn()| {
         let began = Instant::now();
         work();
@@ -283,6 +286,21 @@ fn benches(criterion: &mut Criterion) {
             sum(rounds, |directory| {
                 let connection = bare(directory);
                 timed(&|| insert(&connection, &start_rows, 0, ASKERS))
+            })
+        });
+    });
+    group.bench_function("recovery/ledger", |bencher| {
+        bencher.iter_custom(|rounds| {
+            sum(rounds, |directory| {
+                let ledger = open(directory);
+                runtime.block_on(append_in_steps(&ledger, &starts));
+                ledger.close();
+                timed(&|| {
+                    let ledger = open(directory);
+                    let recovered = runtime.block_on(ledger.recover(instance, Timestamp::now()));
+                    let found = recovered.expect("it is recorded").found;
+                    assert_eq!(found, starts.len() as u64);
+                })
             })
         });
     });

@@ -140,7 +140,7 @@ impl EventReader {
         Ok(self.last_end.clone())
     }
 
-    /// The session in a row of [`ENDED`].
+    /// The session in a row of [`ended_query`].
     pub(super) fn ended(&mut self, row: &Row<'_>) -> Result<SessionRecord> {
         let Millis(detected_at) = row.get("detected_at")?;
         let end_seq = row.get("seq")?;
