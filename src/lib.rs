@@ -46,6 +46,7 @@ pub mod cli;
 mod clock;
 #[cfg(feature = "cli")]
 mod config;
+mod durability;
 mod error;
 mod event;
 mod filter;
@@ -57,6 +58,7 @@ mod plugin;
 mod registry;
 mod session;
 mod shutdown;
+mod state_dir;
 mod supervisor;
 #[cfg(feature = "cli")]
 mod telemetry;
@@ -64,6 +66,7 @@ mod telemetry;
 pub use self::bus::{
     DeliveryState, PluginBus, PluginState, PluginStatus, RecordedEnds, SessionEnd, SessionStart,
 };
+pub use self::durability::Durability;
 pub use self::error::Error;
 pub use self::event::{
     Acks, Deadline, Deliver, Event, EventId, Hook, Hooks, InstanceId, Lifecycle, OpenSession, Seq,
@@ -77,7 +80,7 @@ pub use self::ledger::{
     Predecessor, Progress, Reclaimed, Recovery, SessionRecord,
 };
 #[cfg(feature = "sqlite")]
-pub use self::ledger::{Durability, OpenError, SqliteLedger};
+pub use self::ledger::{OpenError, SqliteLedger, Survey, SurveyedPlugin};
 pub use self::plugin::{DeliveryPolicy, Down, LogPlugin, Panicked, PerSession, Plugin, PluginSpec};
 #[cfg(feature = "sqlite")]
 pub use self::plugin::{SqlPlugin, SqlSettings};
@@ -91,9 +94,10 @@ pub use self::session::{
     Session, SessionId, SessionKey,
 };
 pub use self::shutdown::{
-    DrainReport, MIN_CAP, Outcome, PluginReport, Shutdown, ShutdownCoordinator, ShutdownNotice,
-    ShutdownReport, StepOutcome, StepReport,
+    DrainReport, MIN_CAP, Outcome, PluginReport, RecoveryReport, Shutdown, ShutdownCoordinator,
+    ShutdownNotice, ShutdownReport, StepOutcome, StepReport,
 };
+pub use self::state_dir::{StateDir, StateDirError};
 pub use self::supervisor::{Builder, SessionSupervisor, Threads};
 
 /// Runs the examples of the README as tests.

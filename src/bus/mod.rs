@@ -8,6 +8,7 @@
 mod delivery;
 mod lane;
 mod runner;
+mod unrecorded;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -25,6 +26,7 @@ use self::delivery::PluginHost;
 pub(crate) use self::lane::LaneTally;
 use self::lane::{Lane, Now};
 use self::runner::{Command, LaneRunner};
+pub(crate) use self::unrecorded::ToldUnrecorded;
 use crate::clock::WallClock;
 use crate::error::Error;
 use crate::event::{Deadline, Event, Hook, Hooks, InstanceId, Lifecycle, OpenSession, Seq};
@@ -104,6 +106,8 @@ pub(crate) struct Drain {
     pub(crate) answer_by: Instant,
     /// What the shutdown recorded, if it ended any session.
     pub(crate) ends: Option<RecordedEnds>,
+    /// The sessions whose ends it could not record, and how they ended.
+    pub(crate) unrecorded: (Arc<[OpenSession]>, Arc<End>),
 }
 
 /// Asks how the plugins are, in the order of their registration.
@@ -316,7 +320,7 @@ async fn within<T>(patience: Option<Duration>, answer: LedgerFuture<T>) -> Resul
         return answer.await;
     };
     let answered = tokio::time::timeout(patience, answer).await;
-    answered.unwrap_or_else(|_| Err(LedgerError::new("it did not answer in time")))
+    answered.unwrap_or_else(|_| Err(LedgerError::late()))
 }
 
 impl Handler<SessionStart> for PluginBus {
@@ -447,11 +451,18 @@ impl Handler<Drain> for PluginBus {
 
     fn handle(&mut self, message: Drain, _: &mut Context<Self>) -> Self::Result {
         let ends = message.ends.map(|ends| ends.first..=ends.last);
+        let (sessions, end) = message.unrecorded;
+        let instance = self.settings.instance;
+        let unrecorded: Arc<[Event]> = sessions
+            .iter()
+            .map(|open| Event::end(open.clone(), Arc::clone(&end), instance))
+            .collect();
         let tallies = self.lanes.iter().map(|lane| {
             let (reply, tally) = oneshot::channel();
             let command = Command::Drain {
                 count_by: message.count_by,
                 ends: ends.clone(),
+                unrecorded: Arc::clone(&unrecorded),
                 reply,
             };
             // A lane that is gone does not answer, which the tally below shows.

@@ -2,6 +2,7 @@
 
 use super::Config;
 use super::plugin::{LogTarget, PluginConfig, PluginKind};
+use crate::durability::Durability;
 use crate::gateway::{Access, Token};
 use crate::plugin::{LogPlugin, PluginSpec, SqlPlugin};
 
@@ -18,13 +19,17 @@ impl Config {
 
 impl PluginConfig {
     /// The plugin, ready to be registered.
-    pub(crate) fn to_spec(&self) -> PluginSpec {
+    /// `durability` is that of the ledger: what the plugin acknowledges is no less durable than what
+    /// says so.
+    pub(crate) fn to_spec(&self, durability: Durability) -> PluginSpec {
         let name = self.name.as_str();
         let spec = match &self.kind {
-            PluginKind::Log(LogTarget::Stdout) => PluginSpec::new(name, LogPlugin::stdout),
+            PluginKind::Log(LogTarget::Stdout) => {
+                PluginSpec::new(name, move || LogPlugin::stdout().durable(durability))
+            }
             PluginKind::Log(LogTarget::File(path)) => {
                 let path = path.clone();
-                PluginSpec::new(name, move || LogPlugin::file(&path))
+                PluginSpec::new(name, move || LogPlugin::file(&path).durable(durability))
             }
             PluginKind::Sql(settings) => {
                 let settings = settings.clone();

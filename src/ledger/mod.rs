@@ -12,6 +12,7 @@ mod sqlite;
 mod tail;
 #[cfg(test)]
 mod tests;
+mod upkeep;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -23,7 +24,8 @@ use jiff::Timestamp;
 
 pub use self::memory::MemoryLedger;
 #[cfg(feature = "sqlite")]
-pub use self::sqlite::{Durability, OpenError, SqliteLedger};
+pub use self::sqlite::{OpenError, SqliteLedger, Survey, SurveyedPlugin};
+pub(crate) use self::upkeep::{LedgerHealth, Upkeep};
 use crate::event::{Event, InstanceId, OpenSession, Seq};
 use crate::filter::SessionFilter;
 use crate::session::{End, EndReason, Incarnation, Session, SessionId};
@@ -41,6 +43,11 @@ impl LedgerError {
         Self {
             problem: problem.to_string().into(),
         }
+    }
+
+    /// It has not answered for as long as it could be waited for.
+    pub(crate) fn late() -> Self {
+        Self::new("it did not answer in time")
     }
 }
 

@@ -13,6 +13,7 @@ mod recovery;
 mod rows;
 mod schema;
 mod shared;
+mod survey;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -27,13 +28,14 @@ use jiff::Timestamp;
 pub use self::fault::OpenError;
 use self::reader::Reader;
 use self::records::State;
-pub use self::schema::Durability;
 use self::shared::Shared;
+pub use self::survey::{Survey, SurveyedPlugin};
 use self::writer::Writer;
 use super::{
     Append, Intent, Ledger, LedgerFuture, Page, Parked, Position, Progress, Reclaimed, Recovery,
     SessionRecord,
 };
+use crate::durability::Durability;
 use crate::event::{Event, InstanceId, Seq};
 use crate::filter::SessionFilter;
 use crate::session::SessionId;

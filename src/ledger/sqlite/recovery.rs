@@ -27,6 +27,12 @@ const END_OPEN: &str = "
     FROM open JOIN starts AS begun ON begun.seq = open.start_seq
     ORDER BY open.start_seq";
 
+/// The last run, for [`predecessor`].
+pub(super) const LAST_RUN: &str = r#"
+    SELECT id, started_at, alive_at, reason, restart_expected_ms, "trigger", asked_at,
+        stopped_at IS NOT NULL AS stopped
+    FROM instances ORDER BY number DESC LIMIT 1"#;
+
 impl Records<'_> {
     /// Begins the run `instance`, and ends what the run before has left active.
     pub(super) fn recover(
@@ -65,11 +71,7 @@ impl Records<'_> {
 
     fn last_run(&self) -> Result<Option<Predecessor>, Fault> {
         let last = self
-            .prepare(
-                r#"SELECT id, started_at, alive_at, reason, restart_expected_ms, "trigger", asked_at,
-                       stopped_at IS NOT NULL AS stopped
-                   FROM instances ORDER BY number DESC LIMIT 1"#,
-            )?
+            .prepare(LAST_RUN)?
             .query_row([], predecessor)
             .optional()?;
         Ok(last)
@@ -117,7 +119,7 @@ impl Records<'_> {
     }
 }
 
-fn predecessor(row: &Row<'_>) -> rusqlite::Result<Predecessor> {
+pub(super) fn predecessor(row: &Row<'_>) -> rusqlite::Result<Predecessor> {
     let reason: Option<EndReason> = row.get("reason")?;
     let intent = reason.map(|reason| -> rusqlite::Result<Intent> {
         let expected: Option<u64> = row.get("restart_expected_ms")?;

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
-use serde::{Deserialize, Serialize};
 
 use super::fault::OpenError;
+use crate::durability::Durability;
 
 /// What tells a ledger from other SQLite files: "SSup".
 const APPLICATION_ID: u32 = 0x5353_7570;
@@ -26,18 +26,6 @@ const MAX_CHECKED_BYTES: u64 = 8 << 20;
 
 /// How long to wait for another program that looks into the file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// What a commit survives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Durability {
-    /// Loss of power, as far as the disk keeps what it says it has.
-    #[default]
-    Power,
-    /// The end of the process, however it comes. A loss of power may cost the last commits, but
-    /// never leaves half of one.
-    Process,
-}
 
 /// Opens the ledger at `path` to write to it, makes it if there is none, and brings it to the
 /// version that `migrations` lead to.

@@ -18,7 +18,7 @@ fn each(test: impl Fn(&dyn Ledger)) {
         eprintln!("with the ledger in a file:");
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("ledger.db");
-        let durability = crate::ledger::Durability::Process;
+        let durability = crate::durability::Durability::Process;
         test(&crate::ledger::SqliteLedger::open(path, durability).unwrap());
     }
 }

@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 
 use super::support::{Home, SmallDisk};
+use crate::durability::Durability;
 use crate::event::Event;
-use crate::ledger::sqlite::{Durability, SqliteLedger};
+use crate::ledger::sqlite::SqliteLedger;
 use crate::ledger::tests::support::*;
 use crate::ledger::{Append, Ledger, LedgerFuture, Progress};
 use crate::session::{End, EndDetails, EndReason, NewSession};

@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use super::support::{Home, SmallDisk};
+use crate::durability::Durability;
 use crate::ledger::Ledger;
 use crate::ledger::sqlite::schema::MIGRATIONS;
-use crate::ledger::sqlite::{Durability, OpenError, SqliteLedger};
+use crate::ledger::sqlite::{OpenError, SqliteLedger};
 use crate::ledger::tests::support::*;
 use crate::session::EndReason;
 

@@ -6,7 +6,8 @@ use std::process::Command;
 use rusqlite::Connection;
 use tempfile::TempDir;
 
-use crate::ledger::sqlite::{Durability, SqliteLedger};
+use crate::durability::Durability;
+use crate::ledger::sqlite::SqliteLedger;
 
 /// A directory for a ledger.
 pub(super) struct Home {

@@ -9,7 +9,9 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use session_supervisor::{Access, Builder, Scope, Secret, SessionSupervisor, Shutdown, Token};
+use session_supervisor::{
+    Access, Builder, Scope, Secret, SessionSupervisor, Shutdown, StateDir, Token,
+};
 
 use self::cases::{CASES, Case, RECORDED, REFUSED};
 use super::client::{Request, Response, TestGateway};
@@ -86,7 +88,7 @@ impl Contract {
 
     async fn what_requests_are_for(&mut self) {
         let dir = tempfile::tempdir().unwrap();
-        let builder = SessionSupervisor::builder().state_dir(dir.path());
+        let builder = SessionSupervisor::builder().state_dir(StateDir::open(dir.path()).unwrap());
         let gateway = start(builder).await;
         for case in CASES {
             if case.1 == "/v1/reports/last" {
