@@ -46,6 +46,7 @@ pub mod cli;
 mod clock;
 #[cfg(feature = "cli")]
 mod config;
+mod durability;
 mod error;
 mod event;
 mod filter;
@@ -57,6 +58,7 @@ mod plugin;
 mod registry;
 mod session;
 mod shutdown;
+mod state_dir;
 mod supervisor;
 #[cfg(feature = "cli")]
 mod telemetry;
@@ -65,6 +67,7 @@ pub use self::bus::{
     DeliveryState, PluginBus, PluginState, PluginStatus, PluginTest, RecordedEnds, Redelivered,
     SessionEnd, SessionStart, TestOutcome,
 };
+pub use self::durability::Durability;
 pub use self::error::Error;
 pub use self::event::{
     Acks, Deadline, Deliver, Event, EventId, Hook, Hooks, InstanceId, InvalidEventId, Lifecycle,
@@ -77,6 +80,8 @@ pub use self::ledger::{
     Append, Intent, Ledger, LedgerError, LedgerFuture, MemoryLedger, Page, Parked, Position,
     Predecessor, Progress, Reclaimed, Recovery, SessionRecord,
 };
+#[cfg(feature = "sqlite")]
+pub use self::ledger::{OpenError, SqliteLedger, Survey, SurveyedPlugin};
 pub use self::plugin::{DeliveryPolicy, Down, LogPlugin, Panicked, PerSession, Plugin, PluginSpec};
 #[cfg(feature = "sqlite")]
 pub use self::plugin::{SqlPlugin, SqlSettings};
@@ -86,13 +91,14 @@ pub use self::registry::{
 };
 pub use self::session::{
     End, EndDetails, EndReason, HolderId, Incarnation, InvalidField, MAX_DETAIL_BYTES,
-    MAX_METADATA_BYTES, MAX_NAME_BYTES, MAX_TEXT_BYTES, Metadata, NewSession, Session, SessionId,
-    SessionKey,
+    MAX_METADATA_BYTES, MAX_METADATA_DEPTH, MAX_NAME_BYTES, MAX_TEXT_BYTES, Metadata, NewSession,
+    Session, SessionId, SessionKey,
 };
 pub use self::shutdown::{
-    DrainReport, MIN_CAP, Outcome, PluginReport, Shutdown, ShutdownCoordinator, ShutdownNotice,
-    ShutdownReport, StepOutcome, StepReport,
+    DrainReport, MIN_CAP, Outcome, PluginReport, RecoveryReport, Shutdown, ShutdownCoordinator,
+    ShutdownNotice, ShutdownReport, StepOutcome, StepReport,
 };
+pub use self::state_dir::{StateDir, StateDirError};
 pub use self::supervisor::{Builder, LiveSettings, Reloaded, SessionSupervisor, Threads};
 
 /// Runs the examples of the README as tests.

@@ -13,6 +13,18 @@ pub(crate) enum Place {
 }
 
 impl Place {
+    /// Runs `work` there.
+    pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        match self {
+            Self::Current => {
+                actix_rt::spawn(work);
+            }
+            Self::On(arbiter) => {
+                arbiter.spawn(work);
+            }
+        }
+    }
+
     /// Starts the actor that `make` makes there. If `make` panics there, the address is dead.
     pub(crate) fn start<A>(&self, make: impl FnOnce() -> A + Send + 'static) -> Addr<A>
     where

@@ -16,6 +16,8 @@ pub const MAX_NAME_BYTES: usize = 256;
 pub const MAX_TEXT_BYTES: usize = 4096;
 /// Largest `metadata`, in bytes of its compact JSON text.
 pub const MAX_METADATA_BYTES: usize = 16 * 1024;
+/// Deepest nesting of `metadata`: programs that read JSON stop somewhere, this one included.
+pub const MAX_METADATA_DEPTH: usize = 100;
 /// Longest `detail` of an end, in bytes of UTF-8.
 pub const MAX_DETAIL_BYTES: usize = 1024;
 
@@ -174,7 +176,7 @@ impl Incarnation {
         Self(Uuid::now_v7())
     }
 
-    /// The incarnation that `uuid` stands for.
+    /// One that was made before.
     pub(crate) fn from_uuid(uuid: Uuid) -> Self {
         Self(uuid)
     }
@@ -267,11 +269,29 @@ impl NewSession {
         }
         // An empty map is the common case and needs no measuring.
         if !self.metadata.is_empty() {
+            if self
+                .metadata
+                .values()
+                .any(|value| is_deeper_than(value, MAX_METADATA_DEPTH))
+            {
+                let problem = format!("must be nested at most {MAX_METADATA_DEPTH} deep");
+                return Err(InvalidField::new("metadata", problem));
+            }
             let text = serde_json::to_string(&self.metadata)
                 .map_err(|error| InvalidField::new("metadata", error.to_string()))?;
             check_length("metadata", Some(&text), MAX_METADATA_BYTES)?;
         }
         Ok(())
+    }
+}
+
+/// Whether arrays and objects are nested deeper in `value`.
+fn is_deeper_than(value: &Value, depth: usize) -> bool {
+    let deeper = |value| depth == 0 || is_deeper_than(value, depth - 1);
+    match value {
+        Value::Array(values) => values.iter().any(deeper),
+        Value::Object(values) => values.values().any(deeper),
+        _ => false,
     }
 }
 
@@ -282,7 +302,8 @@ impl From<SessionId> for NewSession {
 }
 
 /// One incarnation of a session, as plugins, snapshots and the wire show it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct Session {
     /// The session's id.
@@ -307,6 +328,7 @@ pub struct Session {
     #[serde(serialize_with = "serialize_wire_time")]
     pub started_at: Timestamp,
     /// Details for the plugins.
+    #[cfg_attr(feature = "gateway", schema(value_type = Object))]
     pub metadata: Metadata,
 }
 
@@ -509,7 +531,106 @@ impl End {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// JSON of all kinds, nested.
+    fn json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<u64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            any::<String>().prop_map(Value::from),
+        ];
+        leaf.prop_recursive(4, 32, 4, |inner| {
+            let entries = proptest::collection::btree_map(any::<String>(), inner.clone(), 0..4);
+            prop_oneof![
+                proptest::collection::vec(inner, 0..4).prop_map(Value::from),
+                entries.prop_map(|entries| Value::Object(entries.into_iter().collect())),
+            ]
+        })
+    }
+
+    fn sessions() -> impl Strategy<Value = Session> {
+        let text = || proptest::option::of(any::<String>().prop_map(Box::<str>::from));
+        let name = || "[a-zäß :\"\\\\]{1,40}";
+        let names = (
+            name(),
+            proptest::option::of(name()),
+            proptest::option::of(name()),
+        );
+        let times = FIRST_TIME.as_millisecond()..=LAST_TIME.as_millisecond();
+        let metadata = proptest::collection::btree_map(any::<String>(), json(), 0..4);
+        (
+            names,
+            text(),
+            text(),
+            text(),
+            times,
+            metadata,
+            any::<bool>(),
+        )
+            .prop_map(
+                |(
+                    (id, key, other),
+                    agent_id,
+                    store_path,
+                    session_file,
+                    millis,
+                    metadata,
+                    again,
+                )| {
+                    let other = other.as_deref();
+                    let new = NewSession {
+                        key: key.map(|key| SessionKey::new(key).unwrap()),
+                        agent_id,
+                        store_path,
+                        session_file,
+                        resumed_from: other.map(|id| SessionId::new(id).unwrap()),
+                        holder: other.map(|id| HolderId::new(id).unwrap()),
+                        metadata: metadata.into_iter().collect(),
+                        ..NewSession::new(SessionId::new(id).unwrap())
+                    };
+                    let now = Timestamp::from_millisecond(millis).unwrap();
+                    let previous = again.then(Incarnation::generate);
+                    Session::begin(new, Incarnation::generate(), previous, now)
+                },
+            )
+    }
+
+    proptest! {
+        #[test]
+        fn a_session_is_read_back_from_its_json_as_it_was(session in sessions()) {
+            let text = serde_json::to_string(&session).unwrap();
+            prop_assert_eq!(serde_json::from_str::<Session>(&text).unwrap(), session);
+        }
+    }
+
+    #[test]
+    fn metadata_is_accepted_as_deep_as_it_can_be_read_back_and_no_deeper() {
+        let nested = |depth: usize| {
+            let array = |inner, _| Value::Array(vec![inner]);
+            let value = (0..depth).fold(Value::Null, array);
+            let mut new = NewSession::new(SessionId::new("a").unwrap());
+            new.metadata.insert("deep".into(), value);
+            new
+        };
+        let deepest = nested(MAX_METADATA_DEPTH);
+        deepest.validate().unwrap();
+        let session = Session::begin(
+            deepest,
+            Incarnation::generate(),
+            None,
+            Timestamp::UNIX_EPOCH,
+        );
+        let text = serde_json::to_string(&session).unwrap();
+        assert_eq!(serde_json::from_str::<Session>(&text).unwrap(), session);
+        let refused = nested(MAX_METADATA_DEPTH + 1).validate().unwrap_err();
+        assert_eq!(refused.field, "metadata");
+    }
 
     #[test]
     fn names_are_refused_when_empty_too_long_or_malformed() {

@@ -6,7 +6,6 @@ mod reload;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +14,8 @@ use actix_rt::Arbiter;
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
-use tracing::info;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
 
 pub use self::live::LiveSettings;
 pub use self::reload::Reloaded;
@@ -27,7 +27,7 @@ use crate::bus::{
 use crate::clock::WallClock;
 use crate::error::Error;
 use crate::event::{Hook, InstanceId, Lifecycle};
-use crate::ledger::{Ledger, MemoryLedger, SessionRecord};
+use crate::ledger::{Ledger, LedgerHealth, MemoryLedger, Recovery, SessionRecord, Upkeep};
 use crate::place::Place;
 use crate::plugin::PluginSpec;
 use crate::registry::{
@@ -36,9 +36,10 @@ use crate::registry::{
 };
 use crate::session::{NewSession, Session, SessionId};
 use crate::shutdown::{
-    AwaitReady, BeginShutdown, CoordinatorSettings, ReportSlot, ReportWatch, Shutdown,
-    ShutdownCoordinator, ShutdownNotice, ShutdownReport, TeardownSteps,
+    AwaitReady, BeginShutdown, CoordinatorSettings, ReportArchive, ReportSlot, ReportWatch,
+    Shutdown, ShutdownCoordinator, ShutdownNotice, ShutdownReport, TeardownSteps,
 };
+use crate::state_dir::StateDir;
 
 /// Where the supervisor's actors run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -61,7 +62,8 @@ pub struct Builder {
     on_reload: Option<Arc<reload::ReadSettings>>,
     ledger: Arc<dyn Ledger>,
     teardown_steps: TeardownSteps,
-    state_dir: Option<PathBuf>,
+    state_dir: Option<StateDir>,
+    retention: Duration,
     threads: Threads,
     handle_signals: bool,
     clock: WallClock,
@@ -84,6 +86,7 @@ impl Default for Builder {
             ledger: Arc::new(MemoryLedger::new()),
             teardown_steps: TeardownSteps::default(),
             state_dir: None,
+            retention: Duration::from_secs(7 * 24 * 3600),
             threads: Threads::default(),
             handle_signals: false,
             clock: WallClock::default(),
@@ -160,10 +163,16 @@ impl Builder {
         self
     }
 
-    /// Writes the report of the stop into this folder, which is made if it is missing; nowhere
-    /// unless set.
-    pub fn state_dir(mut self, dir: impl Into<PathBuf>) -> Self {
-        self.state_dir = Some(dir.into());
+    /// Keeps the reports of stops in this directory; nowhere unless set.
+    pub fn state_dir(mut self, dir: StateDir) -> Self {
+        self.state_dir = Some(dir);
+        self
+    }
+
+    /// How long ended sessions that no plugin is owed are kept in a ledger that outlives the process,
+    /// and what removed plugins are owed; 7 days unless set.
+    pub fn retention(mut self, retention: Duration) -> Self {
+        self.retention = retention;
         self
     }
 
@@ -263,7 +272,16 @@ impl Builder {
         let owns_system = self.threads == Threads::Own;
         let ledger = self.ledger;
         let listeners = Listeners::new(&self.live.plugins);
-        let plugins = PluginBus::attach(self.live.plugins, &*ledger).await?;
+
+        // What a run before left open is ended before anything else is recorded.
+        let recovery = ledger.recover(instance, self.clock.now()).await?;
+        let state_dir = self.state_dir.as_ref();
+        let archive = state_dir.map(|dir| ReportArchive::new(dir.path()));
+        report_recovery(&recovery, archive.as_ref(), budget.cap);
+        let plugins = self.live.plugins;
+        let configured: Vec<_> = plugins.iter().map(PluginSpec::shared_name).collect();
+        ledger.detach_others(&configured, self.clock.now()).await?;
+        let plugins = PluginBus::attach(plugins, &*ledger).await?;
 
         // Each has a thread, since none must wait for another: the registry for the lanes' work,
         // the coordinator for anybody. This thread is left for teardown steps.
@@ -281,7 +299,19 @@ impl Builder {
             listeners: listeners.clone(),
         };
         let bus_ledger = Arc::clone(&ledger);
-        let bus = place().start(move || PluginBus::new(bus_settings, bus_ledger, plugins));
+        let bus_place = place();
+        let bus = bus_place.start(move || PluginBus::new(bus_settings, bus_ledger, plugins));
+        let (health, upkeep) = (LedgerHealth::default(), CancellationToken::new());
+        if ledger.is_durable() {
+            let upkeep = Upkeep {
+                ledger: Arc::clone(&ledger),
+                clock: self.clock.clone(),
+                retention: self.retention,
+                health: health.clone(),
+                stop: upkeep.clone(),
+            };
+            bus_place.spawn(upkeep.run());
+        }
         let registry_settings = RegistrySettings {
             clock: self.clock.clone(),
             door: door.clone(),
@@ -300,10 +330,11 @@ impl Builder {
             registry: registry.clone(),
             bus: bus.clone(),
             plugins: listeners,
-            is_durable: ledger.is_durable(),
+            ledger,
+            upkeep,
             teardown: self.teardown_steps.clone(),
             teardown_arbiter: owns_system.then(Arbiter::current),
-            state_dir: self.state_dir.clone(),
+            state_dir: self.state_dir,
             reports: report_slot,
             restart_expected: self.live.restart_expected,
             hangups: reloader.can_read().then_some(hangups),
@@ -336,12 +367,26 @@ impl Builder {
             bus,
             coordinator,
             teardown_steps: self.teardown_steps,
-            state_dir: self.state_dir,
+            health,
+            recovery: Arc::new(recovery),
+            archive,
             reports,
             reloader,
         };
         actix_rt::spawn(supervisor.clone().reload_on(hung_up));
         Ok(supervisor)
+    }
+}
+
+/// Says what was found of the run before, in the log and in its report.
+fn report_recovery(recovery: &Recovery, archive: Option<&ReportArchive>, cap: Duration) {
+    if let Some(reason) = recovery.reason.filter(|_| recovery.found > 0) {
+        let sessions = recovery.found;
+        warn!(sessions, %reason, "ended the sessions that the run before had left active");
+    }
+    // It is of use to people alone, so a start does not fail for it.
+    if let Some(Err(error)) = archive.map(|archive| archive.complete(recovery, cap)) {
+        warn!(%error, "the report of the run before can't be completed");
     }
 }
 
@@ -357,7 +402,9 @@ pub struct SessionSupervisor {
     bus: Addr<PluginBus>,
     coordinator: Addr<ShutdownCoordinator>,
     teardown_steps: TeardownSteps,
-    state_dir: Option<PathBuf>,
+    health: LedgerHealth,
+    recovery: Arc<Recovery>,
+    archive: Option<ReportArchive>,
     reports: ReportWatch,
     reloader: Reloader,
 }
@@ -476,9 +523,15 @@ impl SessionSupervisor {
         Ok(self.bus.send(PluginStatuses).await?)
     }
 
-    /// Whether new sessions are taken: false from the moment that a shutdown is asked for.
+    /// Whether new sessions are taken: false from the moment that a shutdown is asked for, and while
+    /// the ledger can't write.
     pub fn is_ready(&self) -> bool {
-        self.door.is_open()
+        self.door.is_open() && self.health.can_write()
+    }
+
+    /// What was found of the run before this one when it started.
+    pub fn recovery(&self) -> &Recovery {
+        &self.recovery
     }
 
     /// Adds a teardown step, as [`Builder::teardown_step`] does. Steps added after the teardown
@@ -523,8 +576,8 @@ impl SessionSupervisor {
     ///
     /// When the file can't be read, or is no report.
     pub fn last_report(&self) -> std::io::Result<Option<ShutdownReport>> {
-        let dir = self.state_dir.as_deref();
-        dir.map_or(Ok(None), ShutdownReport::read_last)
+        let archive = self.archive.as_ref();
+        archive.map_or(Ok(None), ReportArchive::last)
     }
 
     /// Waits until a shutdown is over, whoever asks for it.

@@ -10,6 +10,7 @@ mod lane;
 mod operations;
 mod reload;
 mod runner;
+mod unrecorded;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -32,6 +33,7 @@ pub(crate) use self::operations::{
 pub use self::operations::{PluginTest, Redelivered, TestOutcome};
 pub(crate) use self::reload::{Listeners, PluginChanges, Reconfigure};
 use self::runner::{Command, LaneRunner};
+pub(crate) use self::unrecorded::ToldUnrecorded;
 use crate::clock::WallClock;
 use crate::error::Error;
 use crate::event::{Deadline, Event, Hook, Hooks, InstanceId, Lifecycle, OpenSession, Seq};
@@ -111,6 +113,8 @@ pub(crate) struct Drain {
     pub(crate) answer_by: Instant,
     /// What the shutdown recorded, if it ended any session.
     pub(crate) ends: Option<RecordedEnds>,
+    /// The sessions whose ends it could not record, and how they ended.
+    pub(crate) unrecorded: (Arc<[OpenSession]>, Arc<End>),
 }
 
 /// Asks how the plugins are, in the order of their registration.
@@ -126,6 +130,7 @@ pub(crate) struct DeliveryStates(pub(crate) SessionRecord);
 
 /// What has become of the last event of a session, for one plugin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum DeliveryState {
@@ -139,6 +144,7 @@ pub enum DeliveryState {
 
 /// How a plugin is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum PluginState {
@@ -153,6 +159,7 @@ pub enum PluginState {
 
 /// How a plugin is and what it is owed.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct PluginStatus {
     /// The plugin's name.
@@ -331,7 +338,7 @@ async fn within<T>(patience: Option<Duration>, answer: LedgerFuture<T>) -> Resul
         return answer.await;
     };
     let answered = tokio::time::timeout(patience, answer).await;
-    answered.unwrap_or_else(|_| Err(LedgerError::new("it did not answer in time")))
+    answered.unwrap_or_else(|_| Err(LedgerError::late()))
 }
 
 impl Handler<SessionStart> for PluginBus {
@@ -463,11 +470,18 @@ impl Handler<Drain> for PluginBus {
 
     fn handle(&mut self, message: Drain, _: &mut Context<Self>) -> Self::Result {
         let ends = message.ends.map(|ends| ends.first..=ends.last);
+        let (sessions, end) = message.unrecorded;
+        let instance = self.settings.instance;
+        let unrecorded: Arc<[Event]> = sessions
+            .iter()
+            .map(|open| Event::end(open.clone(), Arc::clone(&end), instance))
+            .collect();
         let tallies = self.lanes.iter().map(|lane| {
             let (reply, tally) = oneshot::channel();
             let command = Command::Drain {
                 count_by: message.count_by,
                 ends: ends.clone(),
+                unrecorded: Arc::clone(&unrecorded),
                 reply,
             };
             // A lane that is gone does not answer, which the tally below shows.

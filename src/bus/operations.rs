@@ -67,6 +67,7 @@ pub(crate) struct DiscardDeadLetters {
 
 /// How a plugin took a test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum TestOutcome {

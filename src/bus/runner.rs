@@ -45,6 +45,8 @@ pub(super) enum Command {
         /// When the backlog is counted no further.
         count_by: Instant,
         ends: Option<RangeInclusive<Seq>>,
+        /// Ends that the ledger did not record.
+        unrecorded: Arc<[Event]>,
         reply: oneshot::Sender<LaneTally>,
     },
     /// What has become of the event at this place?
@@ -56,6 +58,7 @@ pub(super) enum Command {
 /// Who waits for the end of a drain.
 struct Drained {
     count_by: Instant,
+    unrecorded: Arc<[Event]>,
     reply: oneshot::Sender<LaneTally>,
 }
 
@@ -78,8 +81,8 @@ struct Flying {
 
 /// A lane with what it needs to carry out its decisions.
 pub(super) struct LaneRunner {
-    lane: Lane,
-    host: Rc<PluginHost>,
+    pub(super) lane: Lane,
+    pub(super) host: Rc<PluginHost>,
     ledger: Arc<dyn Ledger>,
     clock: WallClock,
     head: watch::Receiver<Seq>,
@@ -145,7 +148,10 @@ impl LaneRunner {
                 return;
             }
             if let Some(drained) = self.take_finished(wake_at) {
-                let tally = self.finish(drained.count_by).await;
+                let cut = self.lane.cut().unwrap_or(drained.count_by);
+                let told = self.tell_unrecorded(&drained.unrecorded, cut).await;
+                let mut tally = self.finish(drained.count_by).await;
+                tally.unrecorded = told;
                 let _ = drained.reply.send(tally);
             }
             let is_cut_ahead = |cut: &Instant| *cut > Instant::now();
@@ -180,6 +186,7 @@ impl LaneRunner {
             Command::Drain {
                 count_by,
                 ends,
+                unrecorded,
                 reply,
             } => {
                 let head = *self.head.borrow_and_update();
@@ -187,7 +194,11 @@ impl LaneRunner {
                 // As with a plugin that failed: there is no time to wait for another time.
                 self.ledger_retry_at = None;
                 self.lane.begin_drain(ends, Instant::now());
-                self.drained = Some(Drained { count_by, reply });
+                self.drained = Some(Drained {
+                    count_by,
+                    unrecorded,
+                    reply,
+                });
             }
             Command::StateOf(seq, reply) => {
                 let _ = reply.send(self.lane.state_of(seq));

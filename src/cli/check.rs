@@ -55,6 +55,7 @@ fn describe(config: &Config) -> String {
         ("idle_after", or_never(sessions.idle_after)),
         ("max_age", or_never(sessions.max_age)),
         ("retention", text(sessions.retention)),
+        ("ledger", config.ledger.to_string()),
         ("restart_expected", text(shutdown.restart_expected)),
     ] {
         settings.row([name.into(), value.into()]);
@@ -207,6 +208,7 @@ mod tests {
         idle_after        never
         max_age           never
         retention         7days
+        ledger            sqlite, survives loss of power
         restart_expected  0s
 
         a stop, from the moment that it is asked for:

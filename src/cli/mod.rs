@@ -8,6 +8,7 @@ mod failure;
 mod man;
 mod output;
 mod plugins;
+mod recover;
 mod report;
 mod serve;
 mod sessions;
@@ -72,6 +73,7 @@ enum Command {
     Plugins(plugins::Plugins),
     Stop(stop::Stop),
     Report(report::Report),
+    Recover(recover::Recover),
     Completions(completions::Completions),
     #[command(hide = true)]
     Man(man::ManPage),
@@ -114,6 +116,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Plugins(plugins) => plugins.run(),
         Command::Stop(stop) => stop.run(),
         Command::Report(report) => report.run(),
+        Command::Recover(recover) => recover.run(),
         Command::Completions(completions) => completions.run(),
         Command::Man(page) => page.run(),
     };

@@ -10,7 +10,8 @@ use tokio::runtime::{Builder, Runtime};
 use super::{CONFIGURATION, COULD_NOT_START, LOST, fail};
 use crate::config::{Config, Env, Flags, LedgerKind, parse_address};
 use crate::gateway::Gateway;
-use crate::ledger::MemoryLedger;
+use crate::ledger::SqliteLedger;
+use crate::state_dir::{StateDir, StateDirError};
 use crate::supervisor::{self, LiveSettings, SessionSupervisor};
 
 /// Runs the gateway until a signal
@@ -36,7 +37,7 @@ pub(super) struct Serve {
     #[arg(long, value_name = "ADDR", value_parser = parse_address)]
     listen: Option<SocketAddr>,
 
-    /// Where the reports of stops are kept; made if there is none
+    /// Where the ledger and the reports of stops are kept; made if there is none
     ///
     /// Overrides `state_dir` of the file. [env: SESSION_SUPERVISOR_STATE_DIR] [default: ./state,
     /// under systemd the unit's StateDirectory]
@@ -45,7 +46,7 @@ pub(super) struct Serve {
 
     /// Where events are recorded until every plugin has acknowledged them
     ///
-    /// Overrides `ledger.kind` of the file. This release has only `memory`. [default: memory]
+    /// Overrides `ledger.kind` of the file. [default: sqlite]
     #[arg(long, value_name = "KIND", value_enum)]
     ledger: Option<LedgerKind>,
 }
@@ -56,10 +57,11 @@ variable counts as unset.
 
 Exit codes:
   0        stopped inside its bounds, and nothing was lost
-  1        could not start, such as when the port is taken
+  1        could not start, such as when the port or the state directory is taken
   2        wrong usage
   78       the configuration is wrong: a line says where, what is wrong and what was expected
-  3        stopped, and something was lost: events that a plugin is owed, with the memory ledger
+  3        stopped, and something was lost: what plugins are owed with the memory ledger, or
+           what another ledger could not record in time
   128 + n  a further signal n forced the exit
 
 Examples:
@@ -76,15 +78,15 @@ impl Serve {
             ledger: self.ledger,
         };
         let env = Env::new(&|name| std::env::var_os(name));
-        let config = Config::load(&flags, &env).and_then(|config| {
-            config.create_state_dir()?;
-            Ok(config)
-        });
-        let config = match config {
+        let config = match Config::load(&flags, &env) {
             Ok(config) => config,
             Err(error) => return fail(CONFIGURATION, &error),
         };
-        let running = match start(&flags, &config) {
+        let state_dir = match open_state_dir(&config) {
+            Ok(state_dir) => state_dir,
+            Err(code) => return code,
+        };
+        let running = match start(&flags, &config, state_dir) {
             Ok(running) => running,
             Err(error) => {
                 return fail(COULD_NOT_START, &format_args!("can't start: {error:#}"));
@@ -103,8 +105,16 @@ struct Running {
     supervisor: SessionSupervisor,
 }
 
+/// Takes the state directory for this process; if that can't be, says why and answers the exit code.
+fn open_state_dir(config: &Config) -> Result<StateDir, ExitCode> {
+    StateDir::open(&config.state_dir).map_err(|problem| match problem {
+        StateDirError::Io { error, .. } => fail(CONFIGURATION, &config.state_dir_error(&error)),
+        in_use => fail(COULD_NOT_START, &format_args!("can't start: {in_use}")),
+    })
+}
+
 /// Starts the gateway that `config` describes.
-fn start(flags: &Flags, config: &Config) -> anyhow::Result<Running> {
+fn start(flags: &Flags, config: &Config, state_dir: StateDir) -> anyhow::Result<Running> {
     // Ports are taken before anything else starts: a second gateway by mistake tells nobody.
     let listeners = bind(&config.listen)?;
     for warning in &config.warnings {
@@ -114,7 +124,13 @@ fn start(flags: &Flags, config: &Config) -> anyhow::Result<Running> {
         tracing::warn!("no plugin is configured: starts and ends are told to nobody");
     }
     let runtime = Builder::new_current_thread().build()?;
-    let supervisor = runtime.block_on(builder(flags, config).start())?;
+    let builder = supervisor_of(config, &state_dir)?;
+    let (flags, running) = (flags.clone(), config.clone());
+    let builder = builder
+        .on_reload(move || read_again(&flags, &running))
+        .state_dir(state_dir)
+        .handle_signals();
+    let supervisor = runtime.block_on(builder.start())?;
     let gateway = Gateway::start(listeners, supervisor.clone(), config.access())?;
     for address in gateway.addresses() {
         tracing::info!(%address, "listening");
@@ -130,14 +146,22 @@ fn start(flags: &Flags, config: &Config) -> anyhow::Result<Running> {
     })
 }
 
-fn builder(flags: &Flags, config: &Config) -> supervisor::Builder {
-    let (flags, running) = (flags.clone(), config.clone());
-    SessionSupervisor::builder()
-        .ledger(MemoryLedger::new())
+/// A supervisor as `config` describes it, whose ledger is in `state_dir`.
+pub(super) fn supervisor_of(
+    config: &Config,
+    state_dir: &StateDir,
+) -> anyhow::Result<supervisor::Builder> {
+    let builder = SessionSupervisor::builder()
         .settings(config.live_settings())
-        .on_reload(move || read_again(&flags, &running))
-        .state_dir(&config.state_dir)
-        .handle_signals()
+        .retention(config.sessions.retention);
+    let ledger = config.ledger;
+    Ok(match ledger.kind {
+        LedgerKind::Sqlite => {
+            let opened = SqliteLedger::open(state_dir.ledger_path(), ledger.durability)?;
+            builder.ledger(opened)
+        }
+        _ => builder,
+    })
 }
 
 /// Reads the configuration again that is `running`.

@@ -19,7 +19,8 @@ mod spec;
 #[cfg(test)]
 mod tests;
 
-use std::fs::{self, DirBuilder};
+use std::fmt;
+use std::fs;
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
@@ -30,6 +31,7 @@ use self::document::{Document, Given, Origin, POSITIVE, Section, line_of};
 pub(crate) use self::plugin::{PluginConfig, PluginKind};
 pub(crate) use self::shutdown::{SLACK, ShutdownConfig};
 pub(crate) use self::sources::{Env, Flags, parse_address};
+use crate::durability::Durability;
 
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 7467));
 const TOP_KEYS: &[&str] = &[
@@ -59,6 +61,8 @@ pub(crate) struct Config {
     pub(crate) shutdown: ShutdownConfig,
     /// The limits of sessions.
     pub(crate) sessions: SessionsConfig,
+    /// Where events are recorded.
+    pub(crate) ledger: LedgerConfig,
     /// Who is told.
     pub(crate) plugins: Vec<PluginConfig>,
     /// What may stay, but should not: a line each, for the log.
@@ -84,25 +88,23 @@ pub(crate) struct SessionsConfig {
 #[error("{}", .0.join("\n"))]
 pub(crate) struct ConfigError(Vec<String>);
 
+/// `[ledger]`: where events are recorded, and what that survives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LedgerConfig {
+    pub(crate) kind: LedgerKind,
+    /// What is recorded survives this; of no meaning with the ledger in memory.
+    pub(crate) durability: Durability,
+}
+
 /// Where events are recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum LedgerKind {
-    /// In memory: what is owed at the end is lost
+    /// In memory: what is owed at the end is lost, and a crash ends nothing
     Memory,
-    /// In an SQLite database; not in this release
+    /// In an SQLite database in the state directory
     Sqlite,
     #[value(skip)]
     Postgres,
-}
-
-impl LedgerKind {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Memory => "memory",
-            Self::Sqlite => "sqlite",
-            Self::Postgres => "postgres",
-        }
-    }
 }
 
 /// A file's text, its name as the user gave it, and what its paths are relative to.
@@ -164,6 +166,7 @@ impl Config {
             state_dir: state_dir.value,
             shutdown: ShutdownConfig::read(root.table("shutdown")),
             sessions: SessionsConfig::read(root.table("sessions")),
+            ledger: LedgerConfig::read(root.table("ledger"), flags),
             plugins: if has_file {
                 read_plugins(&mut root, &file.base, env)
             } else {
@@ -171,32 +174,16 @@ impl Config {
             },
             warnings: Vec::new(),
         };
-        check_ledger(root.table("ledger"), flags);
         root.finish(TOP_KEYS);
         config.warnings = document.take_warnings();
         document.finish(config)
     }
 
-    /// Makes the state directory, readable by its owner alone, if there is none.
-    ///
-    /// # Errors
-    ///
-    /// It can't be made, or nothing can be written in it.
-    pub(crate) fn create_state_dir(&self) -> Result<(), ConfigError> {
-        let mut builder = DirBuilder::new();
-        builder.recursive(true);
-        #[cfg(unix)]
-        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-        let probe = self.state_dir.join(".writable");
-        builder
-            .create(&self.state_dir)
-            .and_then(|()| fs::write(&probe, ""))
-            .and_then(|()| fs::remove_file(&probe))
-            .map_err(|error| {
-                let (place, path) = (&self.state_dir_place, self.state_dir.display());
-                let problem = format!("{place}: {path} can't be written, expected a directory");
-                ConfigError(vec![format!("{problem}: {error}")])
-            })
+    /// What is wrong with a state directory that can't be made or written.
+    pub(crate) fn state_dir_error(&self, error: &io::Error) -> ConfigError {
+        let (place, path) = (&self.state_dir_place, self.state_dir.display());
+        let problem = format!("{place}: {path} can't be written, expected a directory");
+        ConfigError(vec![format!("{problem}: {error}")])
     }
 }
 
@@ -328,41 +315,67 @@ fn is_missing(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }
 
-fn check_ledger(mut section: Section<'_, '_>, flags: &Flags) {
-    const EXPECTED: &str = "expected `memory`";
-    let in_file = section.string("kind").and_then(|given| {
-        let kind = match given.value.as_str() {
-            "memory" => LedgerKind::Memory,
-            "sqlite" => LedgerKind::Sqlite,
-            "postgres" => LedgerKind::Postgres,
-            other => {
-                let problem = format!("`ledger.kind` is {other:?}, {EXPECTED}");
-                section.refuse(given.origin, problem);
-                return None;
-            }
+impl fmt::Display for LedgerConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.kind {
+            LedgerKind::Memory => return f.write_str("memory: what is owed at the end is lost"),
+            LedgerKind::Sqlite => "sqlite",
+            LedgerKind::Postgres => "postgres",
         };
-        Some(Given::new(kind, given.origin))
-    });
-    let flag = flags.ledger;
-    let flag = flag.map(|kind| Given::new(kind, Origin::Name("--ledger")));
-    if let Some(given) = flag.or(in_file)
-        && given.value != LedgerKind::Memory
-    {
-        let name = given.value.name();
-        let problem = format!("this release has no ledger of kind `{name}`, {EXPECTED}");
-        section.refuse(given.origin, problem);
+        let survives = match self.durability {
+            Durability::Power => "loss of power",
+            Durability::Process => "the end of the process",
+        };
+        write!(f, "{kind}, survives {survives}")
     }
-    // For the ledgers that outlive the process; checked already, so that it means something then.
-    if let Some(given) = section.string("durability")
-        && !["power", "process"].contains(&given.value.as_str())
-    {
-        let problem = format!(
-            "`ledger.durability` is {:?}, expected `power` or `process`",
-            given.value
-        );
-        section.refuse(given.origin, problem);
+}
+
+impl LedgerConfig {
+    fn read(mut section: Section<'_, '_>, flags: &Flags) -> Self {
+        const EXPECTED: &str = "expected `sqlite` or `memory`";
+        let in_file = section.string("kind").and_then(|given| {
+            let kind = match given.value.as_str() {
+                "memory" => LedgerKind::Memory,
+                "sqlite" => LedgerKind::Sqlite,
+                "postgres" => LedgerKind::Postgres,
+                other => {
+                    let problem = format!("`ledger.kind` is {other:?}, {EXPECTED}");
+                    section.refuse(given.origin, problem);
+                    return None;
+                }
+            };
+            Some(Given::new(kind, given.origin))
+        });
+        let flag = flags.ledger;
+        let flag = flag.map(|kind| Given::new(kind, Origin::Name("--ledger")));
+        let kind = flag.or(in_file);
+        if let Some(given) = &kind
+            && given.value == LedgerKind::Postgres
+        {
+            let problem = format!("this release has no ledger of kind `postgres`, {EXPECTED}");
+            section.refuse(given.origin, problem);
+        }
+        let durability = section.string("durability").and_then(|given| {
+            let known = match given.value.as_str() {
+                "power" => Some(Durability::Power),
+                "process" => Some(Durability::Process),
+                _ => None,
+            };
+            if known.is_none() {
+                let problem = format!(
+                    "`ledger.durability` is {:?}, expected `power` or `process`",
+                    given.value
+                );
+                section.refuse(given.origin, problem);
+            }
+            known
+        });
+        section.finish(LEDGER_KEYS);
+        Self {
+            kind: kind.map_or(LedgerKind::Sqlite, |given| given.value),
+            durability: durability.unwrap_or_default(),
+        }
     }
-    section.finish(LEDGER_KEYS);
 }
 
 fn read_plugins(root: &mut Section<'_, '_>, base: &Path, env: &Env<'_>) -> Vec<PluginConfig> {

@@ -1,7 +1,8 @@
 //! From what is configured to what is run.
 
-use super::Config;
 use super::plugin::{LogTarget, PluginConfig, PluginKind};
+use super::{Config, LedgerKind};
+use crate::durability::Durability;
 use crate::gateway::{Access, Token};
 use crate::plugin::{LogPlugin, PluginSpec, SqlPlugin};
 use crate::supervisor::LiveSettings;
@@ -21,8 +22,14 @@ impl Config {
     /// The settings that may change while a supervisor runs.
     pub(crate) fn live_settings(&self) -> LiveSettings {
         let (shutdown, sessions) = (&self.shutdown, &self.sessions);
+        let durability = match self.ledger.kind {
+            // What dies with the process needs no more of its plugins.
+            LedgerKind::Memory => Durability::Process,
+            LedgerKind::Sqlite | LedgerKind::Postgres => self.ledger.durability,
+        };
+        let plugins = self.plugins.iter();
         LiveSettings {
-            plugins: self.plugins.iter().map(PluginConfig::to_spec).collect(),
+            plugins: plugins.map(|plugin| plugin.to_spec(durability)).collect(),
             cap: shutdown.cap,
             lifecycle_timeout: Some(shutdown.lifecycle_timeout),
             teardown: shutdown.teardown,
@@ -39,6 +46,7 @@ impl Config {
         let differs = [
             ("listen", self.listen != running.listen),
             ("state_dir", self.state_dir != running.state_dir),
+            ("ledger", self.ledger != running.ledger),
             ("auth.token", self.tokens != running.tokens),
             (
                 "sessions.retention",
@@ -53,13 +61,17 @@ impl Config {
 
 impl PluginConfig {
     /// The plugin, ready to be registered.
-    pub(crate) fn to_spec(&self) -> PluginSpec {
+    /// `durability` is that of the ledger: what the plugin acknowledges is no less durable than what
+    /// says so.
+    pub(crate) fn to_spec(&self, durability: Durability) -> PluginSpec {
         let name = self.name.as_str();
         let spec = match &self.kind {
-            PluginKind::Log(LogTarget::Stdout) => PluginSpec::new(name, LogPlugin::stdout),
+            PluginKind::Log(LogTarget::Stdout) => {
+                PluginSpec::new(name, move || LogPlugin::stdout().durable(durability))
+            }
             PluginKind::Log(LogTarget::File(path)) => {
                 let path = path.clone();
-                PluginSpec::new(name, move || LogPlugin::file(&path))
+                PluginSpec::new(name, move || LogPlugin::file(&path).durable(durability))
             }
             PluginKind::Sql(settings) => {
                 let settings = settings.clone();

@@ -27,6 +27,17 @@ impl InstanceId {
     pub(crate) fn generate() -> Self {
         Self(Uuid::now_v7())
     }
+
+    /// One that was made before.
+    #[cfg(feature = "sqlite")]
+    pub(crate) fn from_uuid(uuid: Uuid) -> Self {
+        Self(uuid)
+    }
+
+    /// The id as a UUID.
+    pub fn as_uuid(&self) -> &Uuid {
+        &self.0
+    }
 }
 
 impl fmt::Display for InstanceId {

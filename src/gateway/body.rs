@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use serde_path_to_error::{Path, Segment};
+use utoipa::ToSchema;
 
 use super::access::Caller;
 use super::pointer::pointer;
@@ -31,8 +32,8 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) struct Body(Bytes);
 
-/// What a request says that has nothing to say.
-#[derive(Debug, Default, Deserialize)]
+/// Nothing: the request has no fields.
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NoFields {}
 

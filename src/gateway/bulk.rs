@@ -5,37 +5,65 @@ use std::time::Duration;
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::body::Body;
 use super::problem::Problem;
+use super::refusals::{InvalidOrReserved, Unavailable};
+use super::schema::GivenReason;
 use super::target::query;
 use crate::filter::SessionFilter;
 use crate::registry::{EndMatching, ListSessions};
 use crate::session::{EndReason, HolderId, SessionKey};
 use crate::supervisor::SessionSupervisor;
 
-/// The body of `POST /v1/bulk-end`.
-#[derive(Debug, Default, Deserialize)]
+/// Which sessions to end: those that meet every condition given, or `all` of them.
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct BulkEndRequest {
+    /// Only the session with this key.
     key: Option<SessionKey>,
+    /// Only sessions whose key begins so.
     key_prefix: Option<String>,
+    /// Only sessions of this agent.
     agent_id: Option<String>,
+    /// Only sessions of this holder.
     holder: Option<HolderId>,
+    /// Only sessions not started or touched for at least this long.
     idle_for_ms: Option<u64>,
+    /// Only sessions started at least this long ago.
     older_than_ms: Option<u64>,
+    /// Every session. Goes with no condition, and without one it must be said.
     all: Option<bool>,
+    /// `closed` if left out.
+    #[schema(value_type = Option<GivenReason>)]
     reason: Option<EndReason>,
+    /// Whether to count only, and end nothing.
     dry_run: Option<bool>,
 }
 
-#[derive(Debug, Serialize)]
+/// What came of it.
+#[derive(Debug, Serialize, ToSchema)]
 struct BulkEnded {
+    /// How many sessions met the conditions.
     matched: usize,
+    /// How many of them this request ended; the others were ended first by something else. 0 for a
+    /// dry run.
     ended: usize,
 }
 
-/// `POST /v1/bulk-end`.
+/// Ends every active session that meets a filter.
+#[utoipa::path(
+    post,
+    path = "/v1/bulk-end",
+    operation_id = "bulk_end",
+    request_body = BulkEndRequest,
+    responses(
+        (status = 200, description = "They have ended.", body = BulkEnded),
+        (status = 422, response = InvalidOrReserved),
+        (status = 503, response = Unavailable),
+    )
+)]
 pub(super) async fn end(
     request: HttpRequest,
     body: Body,

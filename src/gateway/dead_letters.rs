@@ -5,10 +5,12 @@ use std::sync::Arc;
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::body::{Body, NoFields};
 use super::page::{Cursor, DEFAULT_LIMIT, parse_cursor, parse_limit};
 use super::problem::Problem;
+use super::refusals::{Unavailable, Unknown};
 use super::target::{plugin_name, query};
 use crate::clock::WireTime;
 use crate::event::{EventId, Hook, Seq};
@@ -20,7 +22,7 @@ type Supervisor = Data<SessionSupervisor>;
 type Answer = Result<HttpResponse, Problem>;
 
 /// A page of dead letters.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct DeadLetters {
     /// In the order of the log.
     dead_letters: Vec<DeadLetter>,
@@ -29,7 +31,7 @@ struct DeadLetters {
 }
 
 /// An event that a plugin rejected for good.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct DeadLetter {
     /// The event's id.
     event_id: EventId,
@@ -48,6 +50,7 @@ struct DeadLetter {
     /// How often the plugin rejected it by itself.
     attempts: u32,
     /// Why the plugin rejected it last, or why it is dead.
+    #[schema(value_type = String)]
     error: Arc<str>,
 }
 
@@ -69,23 +72,24 @@ impl DeadLetter {
     }
 }
 
-/// The answer to `DELETE /v1/plugins/{name}/dead-letters`.
-#[derive(Debug, Serialize)]
+/// What a request to delete did.
+#[derive(Debug, Serialize, ToSchema)]
 struct Deleted {
     /// How many dead letters are gone.
     deleted: u64,
 }
 
-/// The body of `POST /v1/plugins/{name}/redeliver`.
-#[derive(Debug, Default, Deserialize)]
+/// Which dead letters to deliver again: all, if nothing is named.
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct RedeliverRequest {
     /// Only this one, with those of its incarnation.
+    #[schema(value_type = Option<EventId>)]
     event_id: Option<String>,
 }
 
-/// The answer to `POST /v1/plugins/{name}/redeliver`.
-#[derive(Debug, Serialize)]
+/// What a request to redeliver did.
+#[derive(Debug, Serialize, ToSchema)]
 struct RedeliveredLetters {
     /// How many dead letters are back in the plugin's lane.
     redelivered: u64,
@@ -93,7 +97,28 @@ struct RedeliveredLetters {
     left: u64,
 }
 
-/// `GET /v1/plugins/{name}/dead-letters`.
+/// A page of the events that a plugin rejected for good, in the order of the log.
+#[utoipa::path(
+    get,
+    path = "/v1/plugins/{name}/dead-letters",
+    operation_id = "list_dead_letters",
+    params(
+        ("name" = String, Path, description = "The plugin's name."),
+        (
+            "limit" = Option<u64>, Query, minimum = 1, maximum = 1000,
+            description = "How many at the most; 100 if left out."
+        ),
+        (
+            "cursor" = Option<String>, Query,
+            description = "`next_cursor` of the page before, unchanged."
+        ),
+    ),
+    responses(
+        (status = 200, description = "The page.", body = DeadLetters),
+        (status = 404, response = Unknown),
+        (status = 503, response = Unavailable),
+    )
+)]
 pub(super) async fn list(request: HttpRequest, supervisor: Supervisor) -> Answer {
     let plugin = plugin_name(&request)?;
     let (mut after, mut limit) = (Cursor::default(), DEFAULT_LIMIT);
@@ -118,7 +143,22 @@ pub(super) async fn list(request: HttpRequest, supervisor: Supervisor) -> Answer
     }))
 }
 
-/// `DELETE /v1/plugins/{name}/dead-letters`.
+/// Lets go of dead letters, all or one: the plugin is never told of them.
+#[utoipa::path(
+    delete,
+    path = "/v1/plugins/{name}/dead-letters",
+    operation_id = "delete_dead_letters",
+    params(
+        ("name" = String, Path, description = "The plugin's name."),
+        ("event_id" = Option<EventId>, Query, description = "Only this one."),
+    ),
+    request_body = NoFields,
+    responses(
+        (status = 200, description = "That is recorded.", body = Deleted),
+        (status = 404, response = Unknown),
+        (status = 503, response = Unavailable),
+    )
+)]
 pub(super) async fn delete(request: HttpRequest, body: Body, supervisor: Supervisor) -> Answer {
     let NoFields {} = body.json_or_default()?;
     let plugin = plugin_name(&request)?;
@@ -130,7 +170,21 @@ pub(super) async fn delete(request: HttpRequest, body: Body, supervisor: Supervi
     Ok(HttpResponse::Ok().json(Deleted { deleted }))
 }
 
-/// `POST /v1/plugins/{name}/redeliver`.
+/// Puts dead letters back into their lane, those of each session in their order.
+///
+/// As many as there is room for; the answer says how many are left.
+#[utoipa::path(
+    post,
+    path = "/v1/plugins/{name}/redeliver",
+    operation_id = "redeliver",
+    params(("name" = String, Path, description = "The plugin's name.")),
+    request_body = RedeliverRequest,
+    responses(
+        (status = 200, description = "That is recorded.", body = RedeliveredLetters),
+        (status = 404, response = Unknown),
+        (status = 503, response = Unavailable),
+    )
+)]
 pub(super) async fn redeliver(request: HttpRequest, body: Body, supervisor: Supervisor) -> Answer {
     let RedeliverRequest { event_id: event } = body.json_or_default()?;
     let plugin = plugin_name(&request)?;

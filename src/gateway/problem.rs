@@ -8,6 +8,7 @@ use actix_web::body::BoxBody;
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpResponseBuilder, ResponseError};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::error::Error;
 use crate::session::{EndReason, InvalidField};
@@ -77,7 +78,12 @@ impl Kind {
         }
     }
 
-    const fn status(self) -> StatusCode {
+    /// The `type` of its documents.
+    pub(super) fn urn(self) -> String {
+        format!("{TYPE_PREFIX}{}", self.name())
+    }
+
+    pub(super) const fn status(self) -> StatusCode {
         match self {
             Self::MalformedJson => StatusCode::BAD_REQUEST,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
@@ -94,12 +100,35 @@ impl Kind {
 }
 
 /// A field at fault.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 struct FieldError {
     /// Where it is: a JSON Pointer as a URI fragment. Fields of the body are `#/field`, parts of
     /// the request's target are `#/path/name` and `#/query/name`.
+    #[schema(value_type = String, pattern = "^#")]
     pointer: Cow<'static, str>,
+    /// What is wrong with it, for people.
+    #[schema(value_type = String)]
     detail: Cow<'static, str>,
+}
+
+/// A refusal as a document (RFC 9457). Go by `type` and `status`; the texts are for people.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub(super) struct Document<'a> {
+    /// Which kind of refusal it is.
+    #[schema(pattern = "^urn:session-supervisor:problem:[a-z-]+$")]
+    r#type: String,
+    /// The kind in words.
+    title: &'static str,
+    /// The status of the answer.
+    #[schema(minimum = 400, maximum = 599)]
+    status: u16,
+    /// What is wrong, and what to do.
+    detail: &'a str,
+    /// The field at fault, where it is one field's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Vec<FieldError>, required = false, min_items = 1, max_items = 1)]
+    errors: Option<[&'a FieldError; 1]>,
 }
 
 /// A refusal.
@@ -110,7 +139,7 @@ pub(super) struct Problem {
     /// The field at fault, if it is one field's.
     field: Option<FieldError>,
     /// The methods that the resource has, if the refused one is not among them.
-    allow: Option<&'static str>,
+    allow: Option<String>,
 }
 
 impl Problem {
@@ -139,7 +168,7 @@ impl Problem {
     }
 
     /// A resource that has only the methods `allow`.
-    pub(super) fn method_not_allowed(allow: &'static str) -> Self {
+    pub(super) fn method_not_allowed(allow: String) -> Self {
         let detail = format!("use one of {allow}");
         Self {
             allow: Some(allow),
@@ -173,7 +202,9 @@ impl From<Error> for Problem {
             Error::Invalid(invalid) => return invalid.into(),
             Error::NotActive(_) => Kind::NotActive,
             Error::UnknownPlugin(_) => Kind::NotFound,
-            Error::Settings(_) => Kind::InvalidField,
+            Error::Settings(problem) => {
+                return Self::new(Kind::InvalidField, problem.clone()).at("#", problem);
+            }
             Error::TooManySessions { .. } => Kind::TooManySessions,
             Error::Ledger(_) => Kind::LedgerUnavailable,
             // The last happens before there is a handle that could answer it.
@@ -195,18 +226,8 @@ impl fmt::Display for Problem {
 
 impl Serialize for Problem {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        #[derive(Serialize)]
-        struct Document<'a> {
-            r#type: String,
-            title: &'static str,
-            status: u16,
-            detail: &'a str,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            errors: Option<[&'a FieldError; 1]>,
-        }
-
         Document {
-            r#type: format!("{TYPE_PREFIX}{}", self.kind.name()),
+            r#type: self.kind.urn(),
             title: self.kind.title(),
             status: self.kind.status().as_u16(),
             detail: &self.detail,
@@ -229,8 +250,8 @@ impl ResponseError for Problem {
         if self.kind == Kind::Unauthorized {
             response.insert_header((header::WWW_AUTHENTICATE, "Bearer"));
         }
-        if let Some(allow) = self.allow {
-            response.insert_header((header::ALLOW, allow));
+        if let Some(allow) = &self.allow {
+            response.insert_header((header::ALLOW, allow.as_str()));
         }
         response
             .insert_header((header::CONTENT_TYPE, MEDIA_TYPE))

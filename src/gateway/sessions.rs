@@ -9,15 +9,18 @@ use actix_web::{HttpRequest, HttpResponse};
 use jiff::Timestamp;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::body::Body;
 use super::page::PageRequest;
 use super::problem::{Kind, Problem};
+use super::refusals::{Full, Inactive, InvalidOrReserved, Stopping, Unavailable, Unknown};
+use super::schema::GivenReason;
 use super::target::{query, session_id};
 use crate::bus::DeliveryState;
 use crate::clock::WireTime;
 use crate::ledger::SessionRecord;
-use crate::registry::{Ended, EndedSession, StartedSession, Touch};
+use crate::registry::{Ended, EndedSession, SessionState, StartedSession, Touch};
 use crate::session::{
     EndDetails, EndReason, HolderId, Incarnation, Metadata, NewSession, Session, SessionId,
     SessionKey,
@@ -27,20 +30,35 @@ use crate::supervisor::SessionSupervisor;
 type Supervisor = Data<SessionSupervisor>;
 type Answer = Result<HttpResponse, Problem>;
 
-/// The body of `POST /v1/sessions`.
-#[derive(Debug, Deserialize)]
+/// What a program says of a session when it starts it, or again while it is active.
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct StartRequest {
+    /// The session's id.
+    #[schema(value_type = SessionId)]
     id: Option<SessionId>,
+    /// What it is for; leave it out where sessions may share one.
     key: Option<SessionKey>,
+    /// The agent that serves it, in at most 4,096 bytes.
+    #[schema(max_length = 4096)]
     agent_id: Option<Box<str>>,
+    /// Where its owner stores it, in at most 4,096 bytes. Carried, never opened.
+    #[schema(max_length = 4096)]
     store_path: Option<Box<str>>,
+    /// Its transcript, in at most 4,096 bytes. Carried, never opened.
+    #[schema(max_length = 4096)]
     session_file: Option<Box<str>>,
+    /// The session that it carries on.
     resumed_from: Option<SessionId>,
+    /// The program that holds it. Not supported by this release: leave it out.
     holder: Option<HolderId>,
+    /// Which run of its holder. Not supported by this release: leave it out.
     run_id: Option<Box<str>>,
+    /// When it started, by its owner's clock; now if left out. In the years 0 to 9999.
     started_at: Option<Timestamp>,
+    /// Details for the plugins, of at most 16 KiB as compact JSON.
     #[serde(default)]
+    #[schema(value_type = Object)]
     metadata: Metadata,
 }
 
@@ -66,23 +84,34 @@ impl StartRequest {
     }
 }
 
-/// The body of `POST /v1/sessions/{id}/touch`.
-#[derive(Debug, Default, Deserialize)]
+/// Which session is in use.
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct TouchRequest {
+    /// Only if the session is in this life.
     incarnation: Option<Incarnation>,
 }
 
-/// The body of `POST /v1/sessions/{id}/end`.
-#[derive(Debug, Default, Deserialize)]
+/// What a program says of a session when it ends it.
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct EndRequest {
+    /// `unknown` if left out.
+    #[schema(value_type = Option<GivenReason>)]
     reason: Option<EndReason>,
+    /// Free text on the reason, of at most 1,024 bytes.
+    #[schema(max_length = 1024)]
     detail: Option<Box<str>>,
+    /// Only if the session is in this life.
     incarnation: Option<Incarnation>,
+    /// The session that follows.
     next_session_id: Option<SessionId>,
+    /// The key of the session that follows.
     next_key: Option<SessionKey>,
+    /// How many messages the session held.
+    #[schema(maximum = 9_223_372_036_854_775_807_u64)]
     message_count: Option<u64>,
+    /// Whether the transcript was archived.
     transcript_archived: Option<bool>,
 }
 
@@ -106,23 +135,58 @@ impl EndRequest {
     }
 }
 
-/// A session in an answer.
-#[derive(Debug, Serialize)]
+/// A session in an answer: what it is, and how it ended if it has.
+#[derive(Debug, Serialize, ToSchema)]
 struct SessionView<'a> {
     #[serde(flatten)]
     session: &'a Session,
-    state: &'static str,
+    /// Which of its lives it is in.
+    state: SessionState,
+    /// Why it ended.
     reason: Option<EndReason>,
+    /// Free text on the reason.
     detail: Option<&'a str>,
+    /// Whether the conversation may go on in a later session.
     resumable: Option<bool>,
+    /// When it ended, or the last moment that it was known alive.
     ended_at: Option<WireTime>,
+}
+
+/// A session that is active now.
+#[derive(Debug, Serialize, ToSchema)]
+struct Started<'a> {
+    #[serde(flatten)]
+    session: SessionView<'a>,
+    /// The session that had the key, and has ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = SessionId, required = false)]
+    replaced: Option<SessionId>,
+}
+
+/// A page of the list.
+#[derive(Debug, Serialize, ToSchema)]
+struct SessionPage<'a> {
+    /// In the order of their starts.
+    sessions: Vec<SessionView<'a>>,
+    /// Where the next page begins; null on the last.
+    next_cursor: Option<String>,
+}
+
+/// A session, and what has become of its last event.
+#[derive(Debug, Serialize, ToSchema)]
+struct Shown<'a> {
+    #[serde(flatten)]
+    session: SessionView<'a>,
+    /// For each plugin that hears of it.
+    #[schema(value_type = BTreeMap<String, DeliveryState>)]
+    plugins: BTreeMap<Arc<str>, DeliveryState>,
 }
 
 impl<'a> SessionView<'a> {
     fn active(session: &'a Session) -> Self {
         Self {
             session,
-            state: "active",
+            state: SessionState::Active,
             reason: None,
             detail: None,
             resumable: None,
@@ -136,7 +200,7 @@ impl<'a> SessionView<'a> {
             return active;
         };
         Self {
-            state: "ended",
+            state: SessionState::Ended,
             reason: Some(end.reason),
             detail: end.details.detail.as_deref(),
             resumable: Some(end.reason.resumable()),
@@ -146,16 +210,32 @@ impl<'a> SessionView<'a> {
     }
 }
 
-/// `POST /v1/sessions`.
+/// Starts a session, or replaces the details of one that is active.
+///
+/// It is recorded by the time of the answer; plugins are told afterwards. Another session that has
+/// the key ends with the reason `replaced`.
+#[utoipa::path(
+    post,
+    path = "/v1/sessions",
+    operation_id = "start_session",
+    request_body = StartRequest,
+    responses(
+        (
+            status = 201,
+            description = "It has started.",
+            body = Started,
+            headers(("Location" = String, description = "The session's own path."))
+        ),
+        (
+            status = 200,
+            description = "It was active already. All its details but `started_at` are replaced.",
+            body = Started
+        ),
+        (status = 429, response = Full),
+        (status = 503, response = Unavailable),
+    )
+)]
 pub(super) async fn start(request: HttpRequest, body: Body, supervisor: Supervisor) -> Answer {
-    #[derive(Serialize)]
-    struct Started<'a> {
-        #[serde(flatten)]
-        session: SessionView<'a>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        replaced: Option<SessionId>,
-    }
-
     let new = body.json::<StartRequest>()?.into_new_session()?;
     query(&request, &[])?;
     let StartedSession {
@@ -176,32 +256,59 @@ pub(super) async fn start(request: HttpRequest, body: Body, supervisor: Supervis
     Ok(response.json(Started { session, replaced }))
 }
 
-/// `GET /v1/sessions`.
+/// A page of the list of sessions. All conditions that are given must hold.
+#[utoipa::path(
+    get,
+    path = "/v1/sessions",
+    operation_id = "list_sessions",
+    params(
+        ("state" = inline(Option<SessionState>), Query, description = "`active` if left out."),
+        ("key" = Option<SessionKey>, Query, description = "Only the session with this key."),
+        ("key_prefix" = Option<String>, Query, description = "Only keys that begin so."),
+        ("agent_id" = Option<String>, Query, description = "Only sessions of this agent."),
+        ("holder" = Option<HolderId>, Query, description = "Only sessions of this holder."),
+        (
+            "idle_for_ms" = Option<u64>, Query,
+            description = "Not started or touched for at least this long."
+        ),
+        ("older_than_ms" = Option<u64>, Query, description = "Started at least this long ago."),
+        (
+            "limit" = Option<u64>, Query, minimum = 1, maximum = 1000,
+            description = "How many at the most; 100 if left out."
+        ),
+        (
+            "cursor" = Option<String>, Query,
+            description = "`next_cursor` of the page before, unchanged."
+        ),
+    ),
+    responses(
+        (status = 200, description = "The page.", body = SessionPage),
+        (status = 503, response = Unavailable),
+    )
+)]
 pub(super) async fn list(request: HttpRequest, supervisor: Supervisor) -> Answer {
-    #[derive(Serialize)]
-    struct List<'a> {
-        sessions: Vec<SessionView<'a>>,
-        next_cursor: Option<String>,
-    }
-
     let page = PageRequest::of(&request)?;
     let mut records = supervisor.list(page.to_query()).await?;
     let next = page.cut(&mut records);
-    Ok(HttpResponse::Ok().json(List {
+    Ok(HttpResponse::Ok().json(SessionPage {
         sessions: records.iter().map(SessionView::new).collect(),
         next_cursor: next.map(|cursor| cursor.to_string()),
     }))
 }
 
-/// `GET /v1/sessions/{id}`.
+/// The active session of this id, or the one that ended last.
+#[utoipa::path(
+    get,
+    path = "/v1/sessions/{id}",
+    operation_id = "show_session",
+    params(("id" = SessionId, Path, description = "The session's id, percent-encoded.")),
+    responses(
+        (status = 200, description = "The session.", body = Shown),
+        (status = 404, response = Unknown),
+        (status = 503, response = Unavailable),
+    )
+)]
 pub(super) async fn show(request: HttpRequest, supervisor: Supervisor) -> Answer {
-    #[derive(Serialize)]
-    struct Shown<'a> {
-        #[serde(flatten)]
-        session: SessionView<'a>,
-        plugins: BTreeMap<Arc<str>, DeliveryState>,
-    }
-
     let id = session_id(&request)?;
     query(&request, &[])?;
     let record = supervisor.find(&id).await?.ok_or_else(|| unknown(&id))?;
@@ -210,7 +317,19 @@ pub(super) async fn show(request: HttpRequest, supervisor: Supervisor) -> Answer
     Ok(HttpResponse::Ok().json(Shown { session, plugins }))
 }
 
-/// `POST /v1/sessions/{id}/touch`.
+/// Says that a session is in use, so that it is not idle.
+#[utoipa::path(
+    post,
+    path = "/v1/sessions/{id}/touch",
+    operation_id = "touch_session",
+    params(("id" = SessionId, Path, description = "The session's id, percent-encoded.")),
+    request_body = TouchRequest,
+    responses(
+        (status = 204, description = "That is noted."),
+        (status = 404, response = Inactive),
+        (status = 503, response = Stopping),
+    )
+)]
 pub(super) async fn touch(request: HttpRequest, body: Body, supervisor: Supervisor) -> Answer {
     let TouchRequest { incarnation } = body.json_or_default()?;
     let id = session_id(&request)?;
@@ -219,7 +338,27 @@ pub(super) async fn touch(request: HttpRequest, body: Body, supervisor: Supervis
     Ok(HttpResponse::NoContent().finish())
 }
 
-/// `POST /v1/sessions/{id}/end`.
+/// Ends a session.
+///
+/// It is recorded by the time of the answer; plugins are told afterwards. A session ends only once,
+/// so this may be repeated until it is answered: the answer has the reason with which it ended.
+#[utoipa::path(
+    post,
+    path = "/v1/sessions/{id}/end",
+    operation_id = "end_session",
+    params(("id" = SessionId, Path, description = "The session's id, percent-encoded.")),
+    request_body = EndRequest,
+    responses(
+        (
+            status = 200,
+            description = "It has ended, now or before, or is active in another incarnation.",
+            body = SessionView
+        ),
+        (status = 404, response = Unknown),
+        (status = 422, response = InvalidOrReserved),
+        (status = 503, response = Unavailable),
+    )
+)]
 pub(super) async fn end(request: HttpRequest, body: Body, supervisor: Supervisor) -> Answer {
     let end: EndRequest = body.json_or_default()?;
     let id = session_id(&request)?;

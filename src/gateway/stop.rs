@@ -5,16 +5,19 @@ use std::time::Duration;
 use actix_web::web::{self, Data};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::body::Body;
 use super::problem::{Kind, Problem};
+use super::refusals::{Stopping, Unknown};
+use super::schema::StopReason;
 use super::target::query;
 use crate::bus::PluginStatus;
 use crate::clock::WireTime;
 use crate::event::InstanceId;
 use crate::registry::ListSessions;
 use crate::session::EndReason;
-use crate::shutdown::Shutdown;
+use crate::shutdown::{Shutdown, ShutdownReport};
 use crate::supervisor::SessionSupervisor;
 
 type Supervisor = Data<SessionSupervisor>;
@@ -22,13 +25,49 @@ type Supervisor = Data<SessionSupervisor>;
 /// The longest downtime that may be announced.
 const MAX_DOWNTIME_MS: u64 = 365 * 24 * 3_600_000;
 
-/// The body of `POST /v1/shutdown`.
-#[derive(Debug, Default, Deserialize)]
+/// How to stop.
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct ShutdownRequest {
+    /// `shutdown` if left out, but `restart` where a downtime is announced.
+    #[schema(value_type = Option<StopReason>)]
     reason: Option<EndReason>,
+    /// The announced downtime, 0 too. Goes with `restart` only.
+    #[schema(maximum = 31_536_000_000_u64)]
     restart_expected_ms: Option<u64>,
+    /// Whether to say only what would be told, and stop nothing.
     dry_run: Option<bool>,
+}
+
+/// A stop that is under way.
+#[derive(Debug, Serialize, ToSchema)]
+struct Begun {
+    /// Which run of the gateway stops.
+    instance: InstanceId,
+    /// Why: that of the first request, where there were several.
+    reason: EndReason,
+    /// When hooks and drain are over.
+    deadline_at: WireTime,
+}
+
+/// What a stop would tell, and whom.
+#[derive(Debug, Serialize, ToSchema)]
+struct Preview {
+    /// Why the sessions would end.
+    reason: EndReason,
+    /// How many sessions are active.
+    sessions: usize,
+    /// The plugins that would be told.
+    plugins: Vec<PluginPreview>,
+}
+
+/// What a stop would tell one plugin.
+#[derive(Debug, Serialize, ToSchema)]
+struct PluginPreview {
+    /// The plugin's name.
+    name: String,
+    /// The ends of how many sessions.
+    sessions: usize,
 }
 
 impl ShutdownRequest {
@@ -57,19 +96,23 @@ impl ShutdownRequest {
     }
 }
 
-/// `POST /v1/shutdown`.
+/// Asks for a stop, as a signal does. Where one is under way already the request joins it.
+#[utoipa::path(
+    post,
+    path = "/v1/shutdown",
+    operation_id = "shut_down",
+    request_body = ShutdownRequest,
+    responses(
+        (status = 200, description = "A dry run: nothing stops.", body = Preview),
+        (status = 202, description = "It has begun.", body = Begun),
+        (status = 503, response = Stopping),
+    )
+)]
 pub(super) async fn shut_down(
     request: HttpRequest,
     body: Body,
     supervisor: Supervisor,
 ) -> Result<HttpResponse, Problem> {
-    #[derive(Serialize)]
-    struct Begun {
-        instance: InstanceId,
-        reason: EndReason,
-        deadline_at: WireTime,
-    }
-
     let wanted: ShutdownRequest = body.json_or_default()?;
     query(&request, &[])?;
     let shutdown = wanted.to_shutdown()?;
@@ -86,18 +129,6 @@ pub(super) async fn shut_down(
 
 /// What a shutdown would tell, and whom.
 async fn preview(supervisor: &Supervisor, shutdown: &Shutdown) -> Result<HttpResponse, Problem> {
-    #[derive(Serialize)]
-    struct Preview {
-        reason: EndReason,
-        sessions: usize,
-        plugins: Vec<PluginPreview>,
-    }
-    #[derive(Serialize)]
-    struct PluginPreview {
-        name: String,
-        sessions: usize,
-    }
-
     let sessions = supervisor.list(ListSessions::active()).await?.len();
     let plugins = supervisor.plugins().await?.into_iter();
     let listeners = plugins.filter(PluginStatus::hears_ends);
@@ -113,7 +144,16 @@ async fn preview(supervisor: &Supervisor, shutdown: &Shutdown) -> Result<HttpRes
     }))
 }
 
-/// `GET /v1/reports/last`.
+/// The report of the last stop. Once the next stop has begun it is that one's, `unfinished`.
+#[utoipa::path(
+    get,
+    path = "/v1/reports/last",
+    operation_id = "last_report",
+    responses(
+        (status = 200, description = "The report.", body = ShutdownReport),
+        (status = 404, response = Unknown),
+    )
+)]
 pub(super) async fn last_report(
     request: HttpRequest,
     supervisor: Supervisor,

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures_util::FutureExt as _;
 use jiff::Timestamp;
 
-use super::tail::Tail;
+use super::tail::{Tail, place};
 use super::{
     Append, Ledger, LedgerError, LedgerFuture, Page, Parked, Position, Progress, SessionRecord,
     page_by_start,
@@ -71,7 +71,8 @@ impl EndedSessions {
 
 impl State {
     fn append(&mut self, events: Vec<Event>) -> Arc<[Event]> {
-        let chunk = self.log.push(events);
+        let chunk = place(events, self.log.head() + 1);
+        self.log.push(Arc::clone(&chunk));
         for event in chunk.iter() {
             if let (Some(session), Some(end)) = (event.session(), event.how_ended()) {
                 let seq = event.recorded_seq();
@@ -196,7 +197,9 @@ impl Ledger for MemoryLedger {
     fn dead_letters(&self, plugin: &str, after: Seq, limit: usize) -> LedgerFuture<Vec<Parked>> {
         let state = self.state();
         let rows = state.plugins.get(plugin).map(|rows| &rows.parked);
-        let later = rows.into_iter().flat_map(|rows| rows.range(after + 1..));
+        let later = rows
+            .into_iter()
+            .flat_map(|rows| rows.range(after.saturating_add(1)..));
         let dead = later.map(|(_, row)| row).filter(|row| row.dead);
         answer(Ok(dead.take(limit).cloned().collect()))
     }

@@ -7,7 +7,12 @@
 //! mechanism.
 
 mod memory;
+#[cfg(feature = "sqlite")]
+mod sqlite;
 mod tail;
+#[cfg(test)]
+mod tests;
+mod upkeep;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,6 +23,9 @@ use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 
 pub use self::memory::MemoryLedger;
+#[cfg(feature = "sqlite")]
+pub use self::sqlite::{OpenError, SqliteLedger, Survey, SurveyedPlugin};
+pub(crate) use self::upkeep::{LedgerHealth, Upkeep};
 use crate::event::{Event, InstanceId, OpenSession, Seq};
 use crate::filter::SessionFilter;
 use crate::session::{End, EndReason, Incarnation, Session, SessionId};
@@ -35,6 +43,11 @@ impl LedgerError {
         Self {
             problem: problem.to_string().into(),
         }
+    }
+
+    /// It has not answered for as long as it could be waited for.
+    pub(crate) fn late() -> Self {
+        Self::new("it did not answer in time")
     }
 }
 

@@ -10,6 +10,12 @@ use crate::event::{Event, Seq};
 /// after a moment.
 const KEPT: usize = 8192;
 
+/// Gives `events` the places from `first` on.
+pub(super) fn place(events: Vec<Event>, first: Seq) -> Arc<[Event]> {
+    let placed = events.into_iter().zip(first..);
+    placed.map(|(event, seq)| event.with_seq(seq)).collect()
+}
+
 /// The last events of the log, in the batches in which they came.
 #[derive(Debug, Default)]
 pub(super) struct Tail {
@@ -29,20 +35,24 @@ impl Tail {
         self.head - self.len as Seq + 1
     }
 
-    /// Gives events their places.
-    pub(super) fn push(&mut self, events: Vec<Event>) -> Arc<[Event]> {
-        let first = self.head + 1;
-        let chunk: Arc<[Event]> = events
-            .into_iter()
-            .zip(first..)
-            .map(|(event, seq)| event.with_seq(seq))
-            .collect();
+    /// Takes in the events that follow the head.
+    pub(super) fn push(&mut self, chunk: Arc<[Event]>) {
+        let Some(first) = chunk.first() else {
+            return;
+        };
+        debug_assert_eq!(first.recorded_seq(), self.head + 1, "a hole in the log");
         self.head += chunk.len() as Seq;
         self.len += chunk.len();
-        if !chunk.is_empty() {
-            self.chunks.push_back(Arc::clone(&chunk));
-        }
-        chunk
+        self.chunks.push_back(chunk);
+    }
+
+    /// Lets go of everything: the log goes on after the place `head`.
+    #[cfg(feature = "sqlite")]
+    pub(super) fn restart_at(&mut self, head: Seq) {
+        *self = Self {
+            head,
+            ..Self::default()
+        };
     }
 
     /// Lets go of whole batches up to `done`, but for the last `KEPT`, and of the oldest ones past
@@ -61,8 +71,9 @@ impl Tail {
 
     /// At most `limit` events after the place `after`. Those that are gone are the page's gap.
     pub(super) fn read(&self, after: Seq, limit: usize) -> Page {
-        let from = self.first().max(after + 1);
-        let gap = from - (after + 1);
+        let next = after.saturating_add(1);
+        let from = self.first().max(next);
+        let gap = from - next;
         if from > self.head || limit == 0 {
             let events = Arc::new([]);
             return Page { events, gap };

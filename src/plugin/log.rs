@@ -12,11 +12,13 @@ use anyhow::Context as _;
 
 use super::file_id::FileId;
 use super::{Down, Plugin};
+use crate::durability::Durability;
 use crate::event::Deliver;
 
 /// A plugin that appends each event to a log: one JSON object per line, in the wire form.
 ///
-/// An event is acknowledged once its line was handed to the operating system. A file is opened at
+/// An event is acknowledged once its line is as durable as the plugin [is told to be](Self::durable):
+/// it then survives the process, or a loss of power too. A file is opened at
 /// the first delivery, made if it is missing (readable and writable by its owner only; its
 /// directory is not made), and opened anew when it was renamed or removed in between. An
 /// unfinished last line, which a crash or a full disk leaves behind, is closed before anything is
@@ -24,6 +26,7 @@ use crate::event::Deliver;
 #[derive(Debug)]
 pub struct LogPlugin {
     target: Target,
+    durability: Durability,
     /// None before the first delivery and after a failure.
     output: RefCell<Option<Output>>,
 }
@@ -42,8 +45,17 @@ impl LogPlugin {
     fn new(target: Target) -> Self {
         Self {
             target,
+            durability: Durability::Process,
             output: RefCell::default(),
         }
+    }
+
+    /// Acknowledges events only once they survive this; [`Durability::Process`] unless set. A target
+    /// that can't be synced, such as a pipe, is left at that.
+    #[must_use]
+    pub fn durable(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
     }
 
     fn append(&self, delivery: &Deliver) -> anyhow::Result<()> {
@@ -59,6 +71,10 @@ impl LogPlugin {
         };
 
         let (written, result) = output.write(&lines.text);
+        let result = match self.durability {
+            Durability::Power if written > 0 => output.sync().and(result),
+            _ => result,
+        };
         if result.is_err() {
             // What is out is out: without this, an output that takes less than a batch at a time
             // would get the same first lines for ever.
@@ -163,11 +179,17 @@ impl Output {
         }
     }
 
+    /// Has what was written survive a loss of power, where the target is a file.
+    fn sync(&self) -> io::Result<()> {
+        match self.file.sync_data() {
+            // Pipes and terminals.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+            result => result,
+        }
+    }
+
     /// Writes `text`, which ends with a newline, after closing a torn line. Returns how much of
     /// it was written, which is less than all only with an error.
-    ///
-    /// What is written survives the end of the process, not a loss of power: a durability that
-    /// promises more has to sync here.
     fn write(&mut self, text: &[u8]) -> (usize, io::Result<()>) {
         if self.torn {
             if let Err(error) = self.file.write_all(b"\n") {

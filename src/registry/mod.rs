@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use actix::Message;
+use serde::Serialize;
 
 pub(crate) use self::active::Expiry;
 pub use self::actor::SessionRegistry;
@@ -102,7 +103,9 @@ pub struct Touch {
 pub struct Snapshot;
 
 /// Which of its lives a listed session is in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
 pub enum SessionState {
     /// It has started and not ended.
     #[default]

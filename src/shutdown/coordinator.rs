@@ -107,14 +107,14 @@ impl ShutdownCoordinator {
         let mut report = draft.borrow().clone();
         let now = self.settings.clock.now();
         let took = Duration::try_from(now.duration_since(report.started_at));
-        report.finish(now, took.unwrap_or_default(), self.settings.is_durable);
+        report.finish(now, took.unwrap_or_default(), self.settings.is_durable());
         report.outcome = Outcome::Forced;
         report.exit_code = signal.exit_code();
-        if let Some(state_dir) = self.settings.state_dir.clone() {
+        if let Some(archive) = self.settings.archive() {
             // Who forces the exit does not wait for a disk that hangs.
             let report = report.clone();
             let (done, written) = std::sync::mpsc::channel();
-            std::thread::spawn(move || done.send(report.write(&state_dir)));
+            std::thread::spawn(move || done.send(archive.write(&report)));
             if !matches!(written.recv_timeout(Duration::from_millis(50)), Ok(Ok(()))) {
                 warn!("the report could not be written");
             }

@@ -4,6 +4,7 @@
 //! drain, teardown steps, report, stop. The coordinator has a thread of its own, where signals
 //! arrive too, so that no blocked thread can stop its clock.
 
+mod archive;
 mod budget;
 mod coordinator;
 mod report;
@@ -19,12 +20,13 @@ use actix::Message;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
+pub(crate) use self::archive::ReportArchive;
 pub(crate) use self::budget::Budget;
 pub use self::budget::MIN_CAP;
 pub(crate) use self::coordinator::AwaitReady;
 pub use self::coordinator::ShutdownCoordinator;
 pub use self::report::{
-    DrainReport, Outcome, PluginReport, ShutdownReport, StepOutcome, StepReport,
+    DrainReport, Outcome, PluginReport, RecoveryReport, ShutdownReport, StepOutcome, StepReport,
 };
 pub(crate) use self::settings::{Adjust, CoordinatorSettings, ReportSlot, ReportWatch};
 pub(crate) use self::teardown::TeardownSteps;

@@ -1,30 +1,26 @@
 //! The report of a stop.
 
-use std::fs;
-use std::io;
-use std::path::Path;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use crate::bus::{LaneTally, PluginState, RecordedEnds};
+use crate::bus::{LaneTally, PluginState, RecordedEnds, ToldUnrecorded};
 use crate::clock::serialize_wire_time;
 use crate::event::{InstanceId, OpenSession};
+use crate::ledger::Predecessor;
 use crate::session::EndReason;
 
-/// The file of the last report.
-const LAST_REPORT: &str = "last-shutdown.json";
-
-/// How many reports are kept.
-const KEPT_REPORTS: usize = 100;
+/// What a process exits with that was killed, which is what a run that just ceased stands for.
+const KILLED: u8 = 128 + 9;
 
 /// How many sessions a plugin's part names.
 const MAX_UNFINISHED: usize = 1000;
 
 /// How a stop went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Outcome {
@@ -45,6 +41,7 @@ pub enum Outcome {
 
 /// How a step of a stop went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum StepOutcome {
@@ -58,6 +55,7 @@ pub enum StepOutcome {
 
 /// A step of a stop.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct StepReport {
     /// Its name, which stands in the warnings unless the outcome is `ok`.
@@ -71,6 +69,7 @@ pub struct StepReport {
 /// The session-end drain. Counts are pairs of a session that this stop ended and a plugin that
 /// hears of ends: sessions × plugins = delivered + owed + dead + lost.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct DrainReport {
     /// How long it took.
@@ -95,6 +94,7 @@ pub struct DrainReport {
 
 /// A plugin's part of the drain. The counts are those of [`DrainReport`].
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct PluginReport {
     /// The plugin's name.
@@ -123,8 +123,23 @@ pub struct PluginReport {
     pub unfinished: Vec<String>,
 }
 
+/// What the next start found of a run that did not come to the end of its stop.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[non_exhaustive]
+pub struct RecoveryReport {
+    /// How many sessions it had left active. They are ended now.
+    pub found: u64,
+    /// The same, by the reason of their ends.
+    pub by_reason: BTreeMap<EndReason, u64>,
+    /// The last moment at which the run was known to be alive.
+    #[serde(serialize_with = "serialize_wire_time")]
+    pub alive_at: Timestamp,
+}
+
 /// The report of a stop.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
 #[non_exhaustive]
 pub struct ShutdownReport {
     /// The version of this form.
@@ -132,7 +147,7 @@ pub struct ShutdownReport {
     /// How the stop went.
     pub outcome: Outcome,
     /// What the binary exits with: 0, 3 where something was lost, 128 + n where signal n forced
-    /// the exit.
+    /// the exit; 137 where the process ceased, whatever the cause.
     pub exit_code: u8,
     /// Which run of the supervisor.
     pub instance: String,
@@ -161,7 +176,7 @@ pub struct ShutdownReport {
     /// The names of the steps that failed or timed out, and `ledger` where it failed.
     pub warnings: Vec<String>,
     /// What the next start found, if it had to complete this report.
-    pub recovery: Option<Value>,
+    pub recovery: Option<RecoveryReport>,
 }
 
 pub(super) fn millis(duration: Duration) -> u64 {
@@ -183,15 +198,30 @@ impl PluginReport {
         }
     }
 
-    /// Counts the ends that the ledger did not record: nobody is told of them, and no next start
-    /// finds them.
-    pub(super) fn add_unrecorded(&mut self, sessions: &[OpenSession]) {
+    /// Counts the ends that the ledger did not record. Those that the plugin was not `told` all the
+    /// same count as lost, though a ledger that works again at the next start ends these sessions
+    /// then.
+    pub(super) fn add_unrecorded(
+        &mut self,
+        sessions: &[OpenSession],
+        told: Option<&ToldUnrecorded>,
+    ) {
         if sessions.is_empty() {
             return;
         }
-        self.lost += sessions.len() as u64;
+        let taken = told.map_or(0, |told| told.told);
+        self.delivered += taken;
+        self.lost += (sessions.len() as u64).saturating_sub(taken);
+        let untold: Vec<&OpenSession> = match told {
+            Some(told) => told
+                .untold
+                .iter()
+                .filter_map(|&at| sessions.get(at))
+                .collect(),
+            None => sessions.iter().take(MAX_UNFINISHED).collect(),
+        };
         let room = MAX_UNFINISHED.saturating_sub(self.unfinished.len());
-        let named = sessions.iter().take(room);
+        let named = untold.into_iter().take(room);
         self.unfinished
             .extend(named.map(|open| open.session.id.to_string()));
         let error = || "the ledger did not record the ends".into();
@@ -254,6 +284,42 @@ impl ShutdownReport {
             warnings: Vec::new(),
             recovery: None,
         }
+    }
+
+    /// The report of a run that died without a stop.
+    pub(super) fn of_crash(run: &Predecessor, cap: Duration) -> Self {
+        let (reason, restart_expected, trigger, asked_at) = match &run.intent {
+            Some(intent) => (
+                intent.reason,
+                intent.restart_expected,
+                intent.trigger.clone(),
+                intent.asked_at,
+            ),
+            None => (EndReason::Crash, None, "crash".into(), run.alive_at),
+        };
+        Self::begin(
+            run.instance,
+            reason,
+            restart_expected,
+            trigger,
+            asked_at,
+            cap,
+        )
+    }
+
+    pub(super) fn is_unfinished(&self) -> bool {
+        self.outcome == Outcome::Unfinished
+    }
+
+    /// Adds what the next start found of the run, which puts an end to an unfinished report.
+    pub(super) fn recover(&mut self, recovery: RecoveryReport) {
+        if self.is_unfinished() {
+            self.ended_at = recovery.alive_at.max(self.started_at);
+            let took = self.ended_at.duration_since(self.started_at);
+            self.duration_ms = Duration::try_from(took).map_or(0, millis);
+            (self.outcome, self.exit_code) = (Outcome::Owed, KILLED);
+        }
+        self.recovery = Some(recovery);
     }
 
     /// Adds a step, and a warning where it did not go well.
@@ -323,52 +389,4 @@ impl ShutdownReport {
     pub(super) fn set_lost(&mut self) {
         (self.outcome, self.exit_code) = (Outcome::Lost, 3);
     }
-
-    /// The report of the last stop that is kept in `state_dir`, if there is one.
-    ///
-    /// # Errors
-    ///
-    /// When the file can't be read, or is no report.
-    pub fn read_last(state_dir: &Path) -> io::Result<Option<Self>> {
-        match fs::read(state_dir.join(LAST_REPORT)) {
-            Ok(text) => Ok(Some(serde_json::from_slice(&text)?)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Writes the report to `state_dir`: as the last one, and among the last hundred.
-    ///
-    /// # Errors
-    ///
-    /// When a file or folder can't be written.
-    pub(super) fn write(&self, state_dir: &Path) -> io::Result<()> {
-        let text = serde_json::to_vec_pretty(self)?;
-        let reports = state_dir.join("reports");
-        fs::create_dir_all(&reports)?;
-        // The instance's id ascends with time, and so do the file names.
-        write_whole(&reports, &format!("{}.json", self.instance), &text)?;
-        write_whole(state_dir, LAST_REPORT, &text)?;
-        prune(&reports)
-    }
-}
-
-/// Writes a file so that a reader, or a next start, finds all of it or the one before.
-fn write_whole(dir: &Path, name: &str, text: &[u8]) -> io::Result<()> {
-    let draft = dir.join(format!(".{name}.draft"));
-    fs::write(&draft, text)?;
-    fs::rename(&draft, dir.join(name))
-}
-
-fn prune(reports: &Path) -> io::Result<()> {
-    let mut names: Vec<_> = fs::read_dir(reports)?
-        .filter_map(|entry| Some(entry.ok()?.file_name()))
-        .filter(|name| name.to_string_lossy().ends_with(".json"))
-        .collect();
-    names.sort();
-    let surplus = names.len().saturating_sub(KEPT_REPORTS);
-    for name in &names[..surplus] {
-        fs::remove_file(reports.join(name))?;
-    }
-    Ok(())
 }

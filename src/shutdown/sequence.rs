@@ -1,23 +1,25 @@
 //! The phases of a shutdown, one after the other.
 
 use std::cell::{Cell, RefCell};
-use std::path::Path;
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use actix::prelude::*;
 use actix_rt::Arbiter;
+use futures_util::future::join;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::Shutdown;
+use super::archive::ReportArchive;
 use super::report::{PluginReport, ShutdownReport, StepOutcome, millis};
 use super::settings::CoordinatorSettings;
 use crate::bus::{CutAt, Drain, RecordedEnds, SessionEnd, TellLifecycle};
 use crate::event::{Hook, Lifecycle, OpenSession};
+use crate::ledger::{Intent, LedgerError, LedgerFuture};
 use crate::registry::{CloseDoor, ClosedDoor};
 use crate::session::{End, EndDetails};
 
@@ -38,8 +40,8 @@ pub(super) struct Sequence {
     /// Fires when the cap does not allow to wait for anybody any more.
     give_up: CancellationToken,
     writer: ReportWriter,
-    /// Whether all sessions are in the counts.
-    all_counted: Cell<bool>,
+    /// Whether the ledger knows the end of every session, and the counts hold them all.
+    all_recorded: Cell<bool>,
 }
 
 impl Sequence {
@@ -49,14 +51,14 @@ impl Sequence {
         report: Rc<RefCell<ShutdownReport>>,
         give_up: CancellationToken,
     ) -> Self {
-        let writer = ReportWriter::start(settings.state_dir.as_deref());
+        let writer = ReportWriter::start(settings.archive());
         Self {
             settings,
             request,
             report,
             give_up,
             writer,
-            all_counted: Cell::new(true),
+            all_recorded: Cell::new(true),
         }
     }
 
@@ -64,7 +66,8 @@ impl Sequence {
         let cut = self.settings.budget.cut(self.request.asked_at);
         self.settings.bus.do_send(CutAt(cut));
         self.writer.write_soon(&self.report.borrow());
-        let closed = self.close_door().await;
+        // The reason is on record before anybody is told of it.
+        let (closed, ()) = join(self.close_door(), self.intend()).await;
         self.tell(Hook::GatewayShutdown, closed.sessions.len())
             .await;
         if self.request.restart_expected.is_some() {
@@ -86,6 +89,29 @@ impl Sequence {
         }
     }
 
+    /// Records why the sessions end, for the next start in case that this process does not come to
+    /// the end of its stop.
+    async fn intend(&self) {
+        let intent = Intent {
+            reason: self.request.reason(),
+            restart_expected: self.request.restart_expected,
+            trigger: self.request.trigger.clone(),
+            asked_at: self.report.borrow().started_at,
+        };
+        let recorded = self.settings.ledger.intend(intent);
+        if let Err(error) = self.ledger_answer(recorded).await {
+            error!(%error, "the reason of the stop is not recorded");
+            self.report.borrow_mut().warn(LEDGER_WARNING);
+        }
+    }
+
+    /// What the ledger answers, if it does soon.
+    async fn ledger_answer<T>(&self, answer: LedgerFuture<T>) -> Result<T, LedgerError> {
+        let patience = self.settings.budget.ledger_patience();
+        let answered = timeout(patience, answer).await;
+        answered.unwrap_or_else(|_| Err(LedgerError::late()))
+    }
+
     async fn close_door(&self) -> ClosedDoor {
         let message = CloseDoor {
             reason: self.request.reason(),
@@ -99,18 +125,22 @@ impl Sequence {
             let plugins = plugins
                 .iter()
                 .map(|name| PluginReport::unanswered(name, sessions));
-            report.set_plugins(sessions.len(), plugins.collect(), self.settings.is_durable);
+            report.set_plugins(
+                sessions.len(),
+                plugins.collect(),
+                self.settings.is_durable(),
+            );
             if closed.unsettled > 0 {
                 let unsettled = closed.unsettled;
                 error!(unsettled, "the ledger is late with starts and ends");
                 report.warn(LEDGER_WARNING);
-                self.all_counted.set(false);
+                self.all_recorded.set(false);
             }
             return closed;
         }
         error!("the registry did not answer: the ends of its sessions are told to nobody");
         self.report.borrow_mut().warn(DRAIN_STEP);
-        self.all_counted.set(false);
+        self.all_recorded.set(false);
         let now = self.settings.clock.now();
         ClosedDoor {
             sessions: Arc::new([]),
@@ -153,6 +183,7 @@ impl Sequence {
             count_by: budget.lanes_count(asked_at),
             answer_by: budget.lanes_answer(asked_at),
             ends,
+            unrecorded: (unrecorded.into(), Arc::clone(&closed.end)),
         };
         let tallies = self.bounded(self.settings.bus.send(message)).await;
         let tallies = tallies.and_then(Result::ok).unwrap_or_default();
@@ -164,11 +195,16 @@ impl Sequence {
                 Some((_, tally)) => PluginReport::from_tally(name, tally, recorded, ends),
                 None => PluginReport::unanswered(name, recorded),
             };
-            plugin.add_unrecorded(unrecorded);
+            let told = tally.map(|(_, tally)| &tally.unrecorded);
+            plugin.add_unrecorded(unrecorded, told);
             plugin
         });
         let mut report = self.report.borrow_mut();
-        report.set_plugins(sessions.len(), plugins.collect(), self.settings.is_durable);
+        report.set_plugins(
+            sessions.len(),
+            plugins.collect(),
+            self.settings.is_durable(),
+        );
         report.drain.duration_ms = millis(began.elapsed());
         let drain = &report.drain;
         let (sessions, delivered) = (drain.sessions, drain.delivered);
@@ -205,9 +241,10 @@ impl Sequence {
         };
         error!(
             error = problem,
-            "not all ends of the sessions are recorded: nobody is told of those that are not"
+            "not all ends of the sessions are recorded: plugins are told of the others once"
         );
         self.report.borrow_mut().warn(LEDGER_WARNING);
+        self.all_recorded.set(false);
         ends
     }
 
@@ -235,12 +272,22 @@ impl Sequence {
         }
     }
 
+    /// Notes in the ledger that the stop came to its end, after all that the lanes have recorded.
+    async fn note_end(&self) {
+        self.settings.upkeep.cancel();
+        let noted = self.settings.ledger.stop(self.settings.clock.now());
+        if let Err(error) = self.ledger_answer(noted).await {
+            warn!(%error, "the end of the stop is not recorded");
+        }
+    }
+
     async fn finish(self) {
+        self.note_end().await;
         let report = {
             let mut report = self.report.borrow_mut();
             let took = self.request.asked_at.elapsed();
-            report.finish(self.settings.clock.now(), took, self.settings.is_durable);
-            if !self.all_counted.get() {
+            report.finish(self.settings.clock.now(), took, self.settings.is_durable());
+            if !self.all_recorded.get() {
                 report.set_lost();
             }
             report.clone()
@@ -276,16 +323,15 @@ struct ReportWriter {
 }
 
 impl ReportWriter {
-    fn start(state_dir: Option<&Path>) -> Self {
-        let Some(state_dir) = state_dir.map(Path::to_path_buf) else {
+    fn start(archive: Option<ReportArchive>) -> Self {
+        let Some(archive) = archive else {
             return Self { reports: None };
         };
         let (reports, written) = mpsc::channel::<(ShutdownReport, oneshot::Sender<()>)>();
         let write_all = move || {
             for (report, done) in written {
-                if let Err(error) = report.write(&state_dir) {
-                    let dir = state_dir.display();
-                    error!(%dir, %error, "can't write the report");
+                if let Err(error) = archive.write(&report) {
+                    error!(%error, "can't write the report");
                 }
                 let _ = done.send(());
             }

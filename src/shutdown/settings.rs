@@ -1,13 +1,14 @@
 //! What the coordinator is told when it is made, and where it leaves its report.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
 use actix_rt::ArbiterHandle;
 use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
+use super::archive::ReportArchive;
 use super::budget::Budget;
 use super::report::ShutdownReport;
 use super::teardown::TeardownSteps;
@@ -15,7 +16,9 @@ use crate::bus::{Listeners, PluginBus};
 use crate::clock::WallClock;
 use crate::error::Error;
 use crate::event::InstanceId;
+use crate::ledger::Ledger;
 use crate::registry::{Door, SessionRegistry};
+use crate::state_dir::StateDir;
 
 /// Where the report of the stop appears, once. The coordinator alone has it, so that those who wait
 /// see when it is gone.
@@ -84,12 +87,14 @@ pub(crate) struct CoordinatorSettings {
     pub(crate) bus: Addr<PluginBus>,
     /// The plugins that hear of ends.
     pub(crate) plugins: Listeners,
-    /// Whether the ledger outlives the process.
-    pub(crate) is_durable: bool,
+    pub(crate) ledger: Arc<dyn Ledger>,
+    /// Stops the upkeep of the ledger when it is dropped or cancelled.
+    pub(crate) upkeep: CancellationToken,
     pub(crate) teardown: TeardownSteps,
     /// Where teardown steps run; with the coordinator if there is no such place.
     pub(crate) teardown_arbiter: Option<ArbiterHandle>,
-    pub(crate) state_dir: Option<PathBuf>,
+    /// Held for as long as the coordinator lives.
+    pub(crate) state_dir: Option<StateDir>,
     pub(crate) reports: ReportSlot,
     /// The downtime that a planned restart by signal announces.
     pub(crate) restart_expected: Duration,
@@ -98,4 +103,17 @@ pub(crate) struct CoordinatorSettings {
     pub(crate) hangups: Option<mpsc::Sender<()>>,
     /// Whether the actix system is the supervisor's own, and is stopped in the end.
     pub(crate) owns_system: bool,
+}
+
+impl CoordinatorSettings {
+    /// Where the report is kept, if anywhere.
+    pub(super) fn archive(&self) -> Option<ReportArchive> {
+        let state_dir = self.state_dir.as_ref()?;
+        Some(ReportArchive::new(state_dir.path()))
+    }
+
+    /// Whether the ledger outlives the process.
+    pub(super) fn is_durable(&self) -> bool {
+        self.ledger.is_durable()
+    }
 }

@@ -96,10 +96,10 @@ fn an_address_of_other_machines_is_refused_without_a_token() {
 
 #[test]
 fn a_ledger_that_does_not_exist_yet_is_refused() {
-    assert_refused("[ledger]\nkind = \"sqlite\"\n", "c.toml:2: ", "memory");
+    assert_refused("[ledger]\nkind = \"postgres\"\n", "c.toml:2: ", "memory");
     let directory = TempDir::new().unwrap();
-    let (code, stderr) = run(&directory, &["serve", "--ledger", "sqlite"]);
-    assert_eq!(code, Some(78), "{stderr}");
+    let (code, stderr) = run(&directory, &["serve", "--ledger", "postgres"]);
+    assert_eq!(code, Some(2), "{stderr}");
     assert!(stderr.contains("memory"), "{stderr}");
 }
 

@@ -15,9 +15,11 @@ pub(crate) enum Call {
     Append,
     Read,
     LastEnded,
+    Ended,
     Advance,
     Intend,
     Attach,
+    DeadLetters,
 }
 
 /// What becomes of it.
@@ -133,7 +135,7 @@ impl Ledger for FaultyLedger {
         after: u64,
         limit: usize,
     ) -> LedgerFuture<Vec<SessionRecord>> {
-        self.inner.ended(filter, now, after, limit)
+        self.answer(Call::Ended, |inner| inner.ended(filter, now, after, limit))
     }
 
     fn attach(&self, plugin: &str) -> LedgerFuture<Position> {
@@ -145,7 +147,9 @@ impl Ledger for FaultyLedger {
     }
 
     fn dead_letters(&self, plugin: &str, after: u64, limit: usize) -> LedgerFuture<Vec<Parked>> {
-        self.inner.dead_letters(plugin, after, limit)
+        self.answer(Call::DeadLetters, |inner| {
+            inner.dead_letters(plugin, after, limit)
+        })
     }
 
     fn detach_others(&self, configured: &[Arc<str>], now: jiff::Timestamp) -> LedgerFuture<()> {

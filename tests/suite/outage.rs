@@ -1,6 +1,7 @@
 //! What holds when the ledger fails or hangs.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use session_supervisor::{
@@ -94,7 +95,7 @@ fn g9_ends_of_a_drain_that_were_recorded_in_part_are_counted_for_what_they_are()
 #[test]
 fn g4_a_ledger_that_hangs_costs_the_drain_no_more_than_its_patience() {
     in_virtual_time(async {
-        let (ledger, (plugin, _)) = (FaultyLedger::durable(), recorder("p"));
+        let (ledger, (plugin, told)) = (FaultyLedger::durable(), recorder("p"));
         let supervisor = start(builder().plugin(plugin).ledger(ledger.clone())).await;
         supervisor.begin("A").await;
         ledger.breaks(Call::Append, 0, Fault::Hangs);
@@ -106,9 +107,72 @@ fn g4_a_ledger_that_hangs_costs_the_drain_no_more_than_its_patience() {
             began.elapsed()
         );
         assert_sum(&report);
+        assert_eq!(told.ends(), ["A shutdown"], "told, though not recorded");
         assert_eq!(report.warnings, ["ledger"]);
         assert_eq!((report.outcome, report.exit_code), (Outcome::Lost, 3));
     });
+}
+
+#[test]
+fn ends_that_are_not_recorded_are_told_once_and_none_before_its_start() {
+    in_virtual_time(async {
+        let ledger = FaultyLedger::durable();
+        let (plugin, told) = per_session("p", |event| async move {
+            let id = event.session().map(|session| session.id.to_string());
+            let is_start = event.hook() == Hook::SessionStart;
+            anyhow::ensure!(!(is_start && id.as_deref() == Some("A")), "no A");
+            anyhow::ensure!(is_start || id.as_deref() != Some("B"), "no end of B");
+            Ok(())
+        });
+        let supervisor = start(builder().plugin(plugin).ledger(ledger.clone())).await;
+        for id in ["A", "B", "C"] {
+            supervisor.begin(id).await;
+        }
+        told.wait_for(3).await;
+        sleep(Duration::from_millis(10)).await;
+        ledger.breaks(Call::Append, 0, Fault::Fails);
+        let report = supervisor.shutdown(Shutdown::now()).await.unwrap();
+        assert_sum(&report);
+        assert_eq!(told.ends(), ["B shutdown", "C shutdown"]);
+        let plugin = &report.plugins[0];
+        assert_eq!((plugin.delivered, plugin.lost), (1, 2));
+        assert_eq!(plugin.unfinished, ["A", "B"]);
+        assert_eq!((report.outcome, report.exit_code), (Outcome::Lost, 3));
+    });
+}
+
+#[test]
+fn g7_the_reason_of_a_stop_is_on_record_before_anybody_is_told() {
+    for (fault, told_after) in [(Fault::Fails, 0), (Fault::Hangs, 250)] {
+        in_virtual_time(async move {
+            let ledger = FaultyLedger::durable();
+            let times = Arc::new(Mutex::new(Vec::new()));
+            let heard = Arc::clone(&times);
+            let (plugin, _) = per_session("p", move |_| {
+                heard.lock().unwrap().push(Instant::now());
+                async { Ok(()) }
+            });
+            let plugin = plugin.with_hooks(
+                Hooks::NONE
+                    .with(Hook::SessionEnd)
+                    .with(Hook::GatewayShutdown),
+            );
+            let supervisor = start(builder().plugin(plugin).ledger(ledger.clone())).await;
+            supervisor.begin("A").await;
+            ledger.breaks(Call::Intend, 0, fault);
+            let asked_at = Instant::now();
+            let report = supervisor.shutdown(Shutdown::now()).await.unwrap();
+            let times = times.lock().unwrap().clone();
+            assert_eq!(times.len(), 2);
+            let patience = Duration::from_millis(told_after);
+            assert!(
+                times.iter().all(|at| *at - asked_at >= patience),
+                "{times:?}"
+            );
+            assert_eq!(report.warnings, ["ledger"]);
+            assert_eq!((report.outcome, report.exit_code), (Outcome::Clean, 0));
+        });
+    }
 }
 
 #[test]

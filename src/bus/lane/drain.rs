@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::{Failure, Lane, NOWHERE};
 use crate::bus::PluginState;
+use crate::bus::unrecorded::ToldUnrecorded;
 use crate::event::{Event, Hook, Seq};
 
 /// How many sessions a tally names.
@@ -43,6 +44,8 @@ pub(crate) struct LaneTally {
     pub(crate) last_error: Option<Arc<str>>,
     /// The places of ends that are owed, at most 1,000.
     pub(crate) unfinished: Vec<Seq>,
+    /// Of the ends that the ledger did not record.
+    pub(crate) unrecorded: ToldUnrecorded,
 }
 
 impl Drain {
@@ -92,6 +95,18 @@ impl Lane {
         let waits = self.retry_at.is_some_and(|at| at > now);
         let has_more = !self.pending.is_empty() || self.read_to < self.head;
         self.reading || has_more && !waits
+    }
+
+    /// Whether the plugin has had all that it can be told: nothing is under way, and nothing waits
+    /// but parked events.
+    pub(in crate::bus) fn is_idle(&self) -> bool {
+        let has_more = !self.pending.is_empty() || self.read_to < self.head;
+        !has_more && !self.reading && !self.is_flying() && self.retry_at.is_none()
+    }
+
+    /// Whether an event of this incarnation has to be told before `event`.
+    pub(in crate::bus) fn is_behind_parked(&self, event: &Event) -> bool {
+        self.parked.is_behind(event)
     }
 
     /// The cut came before this lane had done what it could.

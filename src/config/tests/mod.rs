@@ -150,6 +150,11 @@ fn without_a_file_there_is_a_log_to_standard_output() {
             retention: seconds(7 * 24 * 3600),
         }
     );
+    let ledger = LedgerConfig {
+        kind: LedgerKind::Sqlite,
+        durability: Durability::Power,
+    };
+    assert_eq!(config.ledger, ledger);
     assert_eq!(
         config.plugins,
         [PluginConfig {
@@ -241,6 +246,10 @@ fn every_key_is_read() {
             max_age: Some(seconds(24 * 3600)),
             retention: seconds(14 * 24 * 3600),
         },
+        ledger: LedgerConfig {
+            kind: LedgerKind::Memory,
+            durability: Durability::Process,
+        },
         plugins: vec![
             PluginConfig {
                 name: "audit".into(),
@@ -276,7 +285,7 @@ fn every_key_is_read() {
     };
     assert_eq!(config, expected);
 
-    let spec = config.plugins[0].to_spec();
+    let spec = config.plugins[0].to_spec(Durability::Power);
     assert_eq!(spec.name(), "audit");
     assert_eq!(spec.hooks(), expected.plugins[0].hooks);
     assert_eq!(spec.policy(), &expected.plugins[0].policy);
@@ -313,26 +322,14 @@ fn a_database_is_found_by_url_or_by_environment() {
 }
 
 #[test]
-fn the_state_directory_is_made_for_its_owner_alone() {
+fn a_state_directory_that_cannot_be_had_is_a_line_of_the_file() {
     let world = World::new();
     let config = world.read("state_dir = \"a/state\"").unwrap();
-    config.create_state_dir().unwrap();
-    config.create_state_dir().unwrap();
-    assert_eq!(fs::read_dir(world.path("a/state")).unwrap().count(), 0);
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        let permissions = fs::metadata(world.path("a/state")).unwrap().permissions();
-        assert_eq!(permissions.mode() & 0o777, 0o700);
-    }
-
-    // Something else takes its place after the configuration was read.
-    fs::remove_dir(world.path("a/state")).unwrap();
-    fs::write(world.path("a/state"), "").unwrap();
-    let problem = config.create_state_dir().unwrap_err().to_string();
+    let error = std::io::Error::other("it is full");
+    let problem = config.state_dir_error(&error).to_string();
     let path = config.state_dir.display();
-    let expected = format!("c.toml:1: {path} can't be written, expected a directory: ");
-    assert!(problem.starts_with(&expected), "{problem}");
+    let expected = format!("c.toml:1: {path} can't be written, expected a directory: it is full");
+    assert_eq!(problem, expected);
 }
 
 #[test]

@@ -52,7 +52,7 @@ fn the_file_is_named_by_a_flag_or_by_the_environment() {
 #[test]
 fn what_is_overridden_need_not_work() {
     let mut world = World::new();
-    let text = "listen = \"0.0.0.0:1\"\nstate_dir = \"a_file\"\n[ledger]\nkind = \"sqlite\"";
+    let text = "listen = \"0.0.0.0:1\"\nstate_dir = \"a_file\"\n[ledger]\nkind = \"postgres\"";
     assert_eq!(world.refusals(text).len(), 3);
 
     world.flags = Flags {
@@ -71,12 +71,12 @@ fn an_override_that_can_not_work_is_named() {
         config: None,
         listen: Some("192.0.2.1:80".parse().unwrap()),
         state_dir: Some(world.path("a_file")),
-        ledger: Some(LedgerKind::Sqlite),
+        ledger: Some(LedgerKind::Postgres),
     };
     assert_eq!(
         world.refusals(""),
         [
-            "--ledger: this release has no ledger of kind `sqlite`, expected `memory`",
+            "--ledger: this release has no ledger of kind `postgres`, expected `sqlite` or `memory`",
             "--listen: 192.0.2.1:80 is not a loopback address and needs a token, expected an `[[auth.token]]` or an address such as 127.0.0.1:7467",
             "--state-dir: DIR/a_file can't be made, expected a directory: DIR/a_file: not a directory",
         ]

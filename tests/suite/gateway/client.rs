@@ -20,7 +20,7 @@ pub(super) struct Response {
 }
 
 impl Response {
-    fn parse(text: &str) -> Self {
+    pub(super) fn parse(text: &str) -> Self {
         let (head, body) = text.split_once("\r\n\r\n").expect("no end of the head");
         let status = head.split(' ').nth(1).expect("no status");
         Self {

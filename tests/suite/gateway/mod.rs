@@ -1,6 +1,9 @@
 //! The HTTP API, over real connections.
 
 mod client;
+mod contract;
+mod description;
+mod fuzz;
 mod operations;
 mod plugins;
 mod refusals;

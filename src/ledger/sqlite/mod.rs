@@ -1,0 +1,227 @@
+//! A ledger in a SQLite database: what is recorded outlives the process.
+//!
+//! One thread writes. It takes all requests that wait, carries them out in one transaction, commits,
+//! and answers; so the cost of a commit is shared by those who came in during the one before. Two
+//! threads read: one what lanes and starts wait for, the other lists, which may take long. The newest
+//! part of the log is in memory, and plugins that keep up are served from there.
+
+mod fault;
+mod reader;
+mod reclaim;
+mod records;
+mod recovery;
+mod rows;
+mod schema;
+mod shared;
+mod survey;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use jiff::Timestamp;
+
+pub use self::fault::OpenError;
+use self::reader::Reader;
+use self::records::State;
+use self::shared::Shared;
+pub use self::survey::{Survey, SurveyedPlugin};
+use self::writer::Writer;
+use super::{
+    Append, Intent, Ledger, LedgerFuture, Page, Parked, Position, Progress, Reclaimed, Recovery,
+    SessionRecord,
+};
+use crate::durability::Durability;
+use crate::event::{Event, InstanceId, Seq};
+use crate::filter::SessionFilter;
+use crate::session::SessionId;
+
+/// The place of the last event, or 0.
+const HEAD: &str = "SELECT max(coalesce((SELECT max(seq) FROM starts), 0),
+                               coalesce((SELECT max(seq) FROM ends), 0))";
+
+/// The place of the oldest event that is kept, or 0.
+const OLDEST: &str = "SELECT min(coalesce((SELECT min(seq) FROM starts), 0),
+                                 coalesce((SELECT min(seq) FROM ends), 9223372036854775807))";
+
+/// The largest place that a database has numbers for.
+const LAST_SEQ: Seq = i64::MAX as Seq;
+
+/// A ledger in a file of its own.
+///
+/// What a future answered survives as its [`Durability`] says. A request that fails leaves nothing
+/// behind; after one that failed for want of space, say, the next is tried like any other. When the
+/// ledger is dropped, what was asked for is still carried out, on its threads; [`close`](Self::close)
+/// waits for it.
+///
+/// One process at a time may have it open. It does not see to that itself.
+#[derive(Debug)]
+pub struct SqliteLedger {
+    path: PathBuf,
+    shared: Arc<Shared>,
+    writer: Writer,
+    lookups: Reader,
+    lists: Reader,
+}
+
+impl SqliteLedger {
+    /// Opens the ledger at `path`. If there is none it is made, for its owner alone to read. A
+    /// ledger of an earlier version is migrated, and a copy of it kept as `.v<N>.bak`. Blocks until
+    /// that is done.
+    ///
+    /// # Errors
+    ///
+    /// When the file is something else, damaged, from a later release, or can't be written. It is then
+    /// left as it was.
+    pub fn open(path: impl AsRef<Path>, durability: Durability) -> Result<Self, OpenError> {
+        Self::open_with(path.as_ref(), durability, schema::MIGRATIONS)
+    }
+
+    fn open_with(
+        path: &Path,
+        durability: Durability,
+        migrations: &[&str],
+    ) -> Result<Self, OpenError> {
+        let in_io = |error: std::io::Error| OpenError::io(path, &error);
+        // SQLite takes some relative paths for something else, such as `:memory:`.
+        let path = &std::path::absolute(path).map_err(in_io)?;
+        let connection = schema::open(path, durability, migrations)?;
+        let place = |sql| connection.query_row(sql, [], |row| row.get(0));
+        let in_sql = |error: rusqlite::Error| OpenError::sql(path, &error);
+        let head: Seq = place(HEAD).map_err(in_sql)?;
+        let oldest: Seq = place(OLDEST).map_err(in_sql)?;
+        let shared = Arc::new(Shared::new(head, oldest));
+
+        let reader = |name| {
+            let connection = schema::open_to_read(path)?;
+            Reader::spawn(name, connection, path.clone()).map_err(in_io)
+        };
+        let (lookups, lists) = (reader("ledger-lookups")?, reader("ledger-lists")?);
+        let state = State::new(head);
+        let writer = Writer::spawn(connection, path.clone(), state, Arc::clone(&shared));
+        Ok(Self {
+            path: path.clone(),
+            shared,
+            writer: writer.map_err(in_io)?,
+            lookups,
+            lists,
+        })
+    }
+
+    /// Waits until all that was asked for is done, and closes the file. Blocks for as long as the
+    /// disk does.
+    pub fn close(self) {
+        self.lookups.close();
+        self.lists.close();
+        self.writer.close();
+    }
+
+    /// About how many bytes are kept because `plugin` has not got past them: its share of the events
+    /// in the log, as if all were of one size. None if it is not attached.
+    pub fn held_bytes(&self, plugin: &str) -> Option<u64> {
+        let bytes = self.size_bytes()? as f64 * self.shared.share_of(plugin)?;
+        Some(bytes as u64)
+    }
+}
+
+impl Ledger for SqliteLedger {
+    fn is_durable(&self) -> bool {
+        true
+    }
+
+    fn append(&self, append: Append) -> LedgerFuture<Arc<[Event]>> {
+        self.writer
+            .ask(append.events.len(), |records| records.append(append))
+    }
+
+    fn head(&self) -> Seq {
+        self.shared.head()
+    }
+
+    fn read(&self, after: Seq, limit: usize) -> LedgerFuture<Page> {
+        match self.shared.read(after, limit) {
+            Ok(page) => std::future::ready(Ok(page)).boxed(),
+            Err(head) => self
+                .lookups
+                .ask(move |connection| reader::page(connection, after, head, limit)),
+        }
+    }
+
+    fn last_ended(&self, id: &SessionId) -> LedgerFuture<Option<SessionRecord>> {
+        let id = id.clone();
+        self.lookups
+            .ask(move |connection| reader::last_ended(connection, &id))
+    }
+
+    fn ended(
+        &self,
+        filter: &SessionFilter,
+        now: Timestamp,
+        after: Seq,
+        limit: usize,
+    ) -> LedgerFuture<Vec<SessionRecord>> {
+        if filter.idle_for.is_some() {
+            // No session that has ended is idle.
+            return std::future::ready(Ok(Vec::new())).boxed();
+        }
+        let (filter, after) = (filter.clone(), after.min(LAST_SEQ));
+        self.lists
+            .ask(move |connection| reader::ended(connection, &filter, now, after, limit))
+    }
+
+    fn attach(&self, plugin: &str) -> LedgerFuture<Position> {
+        let plugin: Arc<str> = plugin.into();
+        self.writer.ask(1, move |records| records.attach(&plugin))
+    }
+
+    fn advance(&self, plugin: &str, progress: Progress) -> LedgerFuture<()> {
+        let plugin: Arc<str> = plugin.into();
+        let rows = 1 + progress.park.len() + progress.unpark.len();
+        self.writer
+            .ask(rows, move |records| records.advance(plugin, &progress))
+    }
+
+    fn dead_letters(&self, plugin: &str, after: Seq, limit: usize) -> LedgerFuture<Vec<Parked>> {
+        let (plugin, after) = (plugin.to_owned(), after.min(LAST_SEQ));
+        self.lists
+            .ask(move |connection| reader::dead_letters(connection, &plugin, after, limit))
+    }
+
+    fn detach_others(&self, configured: &[Arc<str>], now: Timestamp) -> LedgerFuture<()> {
+        let configured: Arc<[Arc<str>]> = configured.into();
+        self.writer
+            .ask(1, move |records| records.detach_others(configured, now))
+    }
+
+    fn recover(&self, instance: InstanceId, now: Timestamp) -> LedgerFuture<Recovery> {
+        self.writer
+            .ask(1, move |records| records.recover(instance, now))
+    }
+
+    fn keep_alive(&self, now: Timestamp) -> LedgerFuture<()> {
+        self.writer.ask(1, move |records| records.keep_alive(now))
+    }
+
+    fn intend(&self, intent: Intent) -> LedgerFuture<()> {
+        self.writer.ask(1, move |records| records.intend(&intent))
+    }
+
+    fn stop(&self, now: Timestamp) -> LedgerFuture<()> {
+        self.writer.ask(1, move |records| records.stop(now))
+    }
+
+    fn reclaim(&self, now: Timestamp, retention: Duration) -> LedgerFuture<Reclaimed> {
+        self.writer
+            .ask(1, move |records| records.reclaim(now, retention))
+    }
+
+    fn size_bytes(&self) -> Option<u64> {
+        let size = |path: &Path| path.metadata().map(|metadata| metadata.len());
+        let wal = size(&schema::beside(&self.path, "-wal"));
+        Some(size(&self.path).ok()? + wal.unwrap_or(0))
+    }
+}

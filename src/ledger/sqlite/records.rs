@@ -1,0 +1,332 @@
+//! What is written in a transaction: events, and how far plugins are.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use rusqlite::{CachedStatement, Connection, OptionalExtension as _, named_params, params};
+use uuid::Uuid;
+
+use super::fault::Fault;
+use super::rows::{EventReader, Millis, events_query, to_json};
+use super::shared::Effect;
+use crate::event::{Event, InstanceId, OpenSession, Seq};
+use crate::ledger::tail::place;
+use crate::ledger::{Append, Parked, Position, Progress};
+use crate::session::{EndDetails, Incarnation};
+
+/// What the writer remembers from one transaction to the next.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct State {
+    /// The place of the last event.
+    pub(super) head: Seq,
+    /// The row of the run that has begun in this process.
+    pub(super) run: Option<i64>,
+    /// The run that the last event named, and its row.
+    known_run: Option<(InstanceId, i64)>,
+    /// Ends up to here were looked at by the current round of reclaiming.
+    pub(super) reclaimed_to: Seq,
+}
+
+impl State {
+    pub(super) fn new(head: Seq) -> Self {
+        Self {
+            head,
+            run: None,
+            known_run: None,
+            reclaimed_to: 0,
+        }
+    }
+}
+
+/// A transaction under way. Dropped, it leaves no trace.
+pub(super) struct Records<'a> {
+    pub(super) connection: &'a Connection,
+    pub(super) state: &'a mut State,
+    pub(super) effects: Vec<Effect>,
+}
+
+impl<'a> Records<'a> {
+    pub(super) fn begin(
+        connection: &'a Connection,
+        state: &'a mut State,
+    ) -> Result<Self, rusqlite::Error> {
+        execute(connection, "BEGIN IMMEDIATE")?;
+        Ok(Self {
+            connection,
+            state,
+            effects: Vec::new(),
+        })
+    }
+
+    pub(super) fn commit(mut self) -> Result<Vec<Effect>, rusqlite::Error> {
+        execute(self.connection, "COMMIT")?;
+        Ok(std::mem::take(&mut self.effects))
+    }
+
+    /// Does all of `work` or, if it fails, nothing of it.
+    pub(super) fn step<T>(
+        &mut self,
+        work: impl FnOnce(&mut Self) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
+        let (state, effects) = (*self.state, self.effects.len());
+        execute(self.connection, "SAVEPOINT step")?;
+        let result = work(self);
+        if result.is_err() {
+            *self.state = state;
+            self.effects.truncate(effects);
+            // SQLite has taken the whole transaction back if it could not go on at all.
+            if !self.connection.is_autocommit() {
+                execute(self.connection, "ROLLBACK TO step")?;
+            }
+        }
+        if !self.connection.is_autocommit() {
+            execute(self.connection, "RELEASE step")?;
+        }
+        result
+    }
+
+    pub(super) fn prepare(&self, sql: &str) -> Result<CachedStatement<'a>, rusqlite::Error> {
+        self.connection.prepare_cached(sql)
+    }
+
+    /// Records starts and ends, and new details of a session.
+    pub(super) fn append(&mut self, append: Append) -> Result<Arc<[Event]>, Fault> {
+        let chunk = place(append.events, self.state.head + 1);
+        let mut inserts = Inserts::new(self.connection)?;
+        for event in chunk.iter() {
+            let run = self.run_of(event)?;
+            inserts.insert(event, run)?;
+        }
+        if let Some(amended) = append.amended {
+            self.amend(&amended)?;
+        }
+        self.state.head += chunk.len() as Seq;
+        self.effects.push(Effect::Appended(Arc::clone(&chunk)));
+        Ok(chunk)
+    }
+
+    /// The row of the run that recorded `event`. Events of a run that has not begun here (an
+    /// embedder's tests have such) get one.
+    fn run_of(&mut self, event: &Event) -> Result<i64, Fault> {
+        let instance = event.instance();
+        if let Some((known, run)) = self.state.known_run
+            && known == instance
+        {
+            return Ok(run);
+        }
+        let found = self
+            .prepare("SELECT number FROM instances WHERE id = ?1 ORDER BY number DESC LIMIT 1")?
+            .query_row([instance.as_uuid()], |row| row.get(0))
+            .optional()?;
+        let run = match found {
+            Some(run) => run,
+            None => self.insert_run(instance, event.timestamp())?,
+        };
+        self.state.known_run = Some((instance, run));
+        Ok(run)
+    }
+
+    pub(super) fn insert_run(&self, instance: InstanceId, now: Timestamp) -> Result<i64, Fault> {
+        self.prepare("INSERT INTO instances (id, started_at, alive_at) VALUES (?1, ?2, ?2)")?
+            .execute(params![instance.as_uuid(), Millis(now)])?;
+        Ok(self.connection.last_insert_rowid())
+    }
+
+    fn amend(&self, amended: &OpenSession) -> Result<(), Fault> {
+        let changed = self
+            .prepare(
+                "INSERT OR REPLACE INTO amendments (start_seq, session)
+                 SELECT start_seq, ?2 FROM open WHERE start_seq = ?1",
+            )?
+            .execute(params![amended.start_seq, to_json(&amended.session)?])?;
+        match changed {
+            0 => Err(not_active(amended.session.id.as_str())),
+            _ => Ok(()),
+        }
+    }
+
+    /// Where `plugin` stands; from now on it counts as configured.
+    pub(super) fn attach(&mut self, plugin: &Arc<str>) -> Result<Position, Fault> {
+        self.prepare(
+            "INSERT INTO plugins (name, since, cursor) VALUES (?1, ?2, ?2)
+             ON CONFLICT (name) DO UPDATE SET detached_at = NULL",
+        )?
+        .execute(params![plugin, self.state.head])?;
+        let (number, since, cursor) = self
+            .prepare("SELECT number, since, cursor FROM plugins WHERE name = ?1")?
+            .query_row([plugin], |row| {
+                Ok((row.get::<_, i64>(0)?, row.get(1)?, row.get(2)?))
+            })?;
+        self.effects.push(Effect::Moved(Arc::clone(plugin), cursor));
+        Ok(Position {
+            since,
+            cursor,
+            parked: self.parked(number)?,
+            dead: self.dead(number)?,
+        })
+    }
+
+    fn parked(&self, plugin: i64) -> Result<Vec<Parked>, Fault> {
+        const QUERY: &str = events_query!(
+            ", parked.attempts, parked.not_before, parked.dead, parked.error",
+            "parked CROSS JOIN ",
+            "log.seq = parked.seq AND parked.plugin = :plugin AND parked.dead = 0"
+        );
+        let mut reader = EventReader::default();
+        let parked = self
+            .prepare(QUERY)?
+            .query_map(named_params! { ":plugin": plugin, ":limit": -1 }, |row| {
+                reader.parked(row)
+            })?
+            .collect::<Result<_, _>>()?;
+        Ok(parked)
+    }
+
+    fn dead(&self, plugin: i64) -> Result<Vec<(Seq, Incarnation)>, Fault> {
+        let dead = self
+            .prepare(
+                "SELECT parked.seq, begun.incarnation
+                 FROM parked LEFT JOIN ends ON ends.seq = parked.seq
+                     JOIN starts AS begun ON begun.seq = coalesce(ends.start_seq, parked.seq)
+                 WHERE parked.plugin = ?1 AND parked.dead
+                 ORDER BY parked.seq",
+            )?
+            .query_map([plugin], |row| {
+                let incarnation = Incarnation::from_uuid(row.get::<_, Uuid>(1)?);
+                Ok((row.get(0)?, incarnation))
+            })?
+            .collect::<Result<_, _>>()?;
+        Ok(dead)
+    }
+
+    /// Records how far `plugin` has got.
+    pub(super) fn advance(&mut self, plugin: Arc<str>, progress: &Progress) -> Result<(), Fault> {
+        let number: i64 = self
+            .prepare("SELECT number FROM plugins WHERE name = ?1")?
+            .query_row([&plugin], |row| row.get(0))
+            .optional()?
+            .ok_or_else(|| Fault::Refused(format!("plugin `{plugin}` is unknown")))?;
+        for parked in &progress.park {
+            self.prepare(
+                "INSERT OR REPLACE INTO parked (plugin, seq, attempts, not_before, dead, error)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            )?
+            .execute(params![
+                number,
+                parked.event.recorded_seq(),
+                parked.attempts,
+                Millis(parked.not_before),
+                parked.dead,
+                parked.error
+            ])?;
+        }
+        for seq in &progress.unpark {
+            self.prepare("DELETE FROM parked WHERE plugin = ?1 AND seq = ?2")?
+                .execute(params![number, seq])?;
+        }
+        if let Some(cursor) = progress.cursor {
+            self.prepare("UPDATE plugins SET cursor = ?2 WHERE number = ?1")?
+                .execute(params![number, cursor])?;
+            self.effects.push(Effect::Moved(plugin, cursor));
+        }
+        Ok(())
+    }
+
+    /// Notes since when plugins other than those `configured` are not.
+    pub(super) fn detach_others(
+        &mut self,
+        configured: Arc<[Arc<str>]>,
+        now: Timestamp,
+    ) -> Result<(), Fault> {
+        let names = to_json(&configured)?;
+        self.prepare(
+            "UPDATE plugins SET detached_at = CASE
+                 WHEN name IN (SELECT value FROM json_each(?1)) THEN NULL
+                 ELSE coalesce(detached_at, ?2) END
+             WHERE name IS NOT NULL",
+        )?
+        .execute(params![names, Millis(now)])?;
+        self.effects.push(Effect::Configured(configured));
+        Ok(())
+    }
+}
+
+impl Drop for Records<'_> {
+    fn drop(&mut self) {
+        // Not if it was committed, or if SQLite has taken it back itself.
+        if !self.connection.is_autocommit()
+            && let Err(error) = execute(self.connection, "ROLLBACK")
+        {
+            tracing::error!(error = %error, "the ledger could not take a transaction back");
+        }
+    }
+}
+
+fn execute(connection: &Connection, sql: &str) -> Result<(), rusqlite::Error> {
+    connection.prepare_cached(sql)?.execute([]).map(drop)
+}
+
+fn not_active(id: &str) -> Fault {
+    Fault::Refused(format!("session `{id}` is not active in it"))
+}
+
+/// The statements of an append: a million ends of a drain go through them.
+struct Inserts<'a> {
+    start: CachedStatement<'a>,
+    open: CachedStatement<'a>,
+    close: CachedStatement<'a>,
+    end: CachedStatement<'a>,
+}
+
+impl<'a> Inserts<'a> {
+    fn new(connection: &'a Connection) -> Result<Self, rusqlite::Error> {
+        let prepare = |sql| connection.prepare_cached(sql);
+        Ok(Self {
+            start: prepare(
+                "INSERT INTO starts (seq, at, instance, id, incarnation, session)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            )?,
+            open: prepare("INSERT INTO open (start_seq) VALUES (?1)")?,
+            close: prepare("DELETE FROM open WHERE start_seq = ?1")?,
+            end: prepare(
+                "INSERT INTO ends (seq, start_seq, detected_at, ended_at, instance, reason, details)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            )?,
+        })
+    }
+
+    fn insert(&mut self, event: &Event, run: i64) -> Result<(), Fault> {
+        let seq = event.recorded_seq();
+        let Some(session) = event.session() else {
+            let problem = format!("a {} is no part of the log", event.hook());
+            return Err(Fault::Refused(problem));
+        };
+        let Some(end) = event.how_ended() else {
+            self.start.execute(params![
+                seq,
+                Millis(event.timestamp()),
+                run,
+                session.id.as_str(),
+                session.incarnation.as_uuid(),
+                to_json(session)?
+            ])?;
+            self.open.execute([seq])?;
+            return Ok(());
+        };
+        if self.close.execute([event.start_seq()])? == 0 {
+            return Err(not_active(session.id.as_str()));
+        }
+        let is_plain = end.details == EndDetails::default();
+        let details = (!is_plain).then(|| to_json(&end.details)).transpose()?;
+        self.end.execute(params![
+            seq,
+            event.start_seq(),
+            Millis(end.detected_at),
+            (end.ended_at != end.detected_at).then_some(Millis(end.ended_at)),
+            run,
+            end.reason,
+            details
+        ])?;
+        Ok(())
+    }
+}

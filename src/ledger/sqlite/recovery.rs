@@ -1,0 +1,140 @@
+//! Runs of supervisors: how one begins, lives and stops, and what becomes of the sessions that the
+//! one before has left active.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rusqlite::{OptionalExtension as _, Row, named_params, params};
+use uuid::Uuid;
+
+use super::fault::Fault;
+use super::records::Records;
+use super::rows::Millis;
+use super::shared::Effect;
+use crate::event::{InstanceId, Seq};
+use crate::ledger::{Intent, Predecessor, Recovery};
+use crate::session::EndReason;
+
+/// Ends what is open, in the order of the starts, after the place `:head`. Those that ended before
+/// they were recorded to have started did so at their start: clocks jump.
+///
+/// Sessions that a program with a living lease holds are to be exempt one day; that is a condition
+/// here, and the same one where `open` is emptied.
+const END_OPEN: &str = "
+    INSERT INTO ends (seq, start_seq, detected_at, ended_at, instance, reason)
+    SELECT :head + row_number() OVER (ORDER BY open.start_seq), open.start_seq, :now,
+        nullif(max(:ended_at, begun.at), :now), :run, :reason
+    FROM open JOIN starts AS begun ON begun.seq = open.start_seq
+    ORDER BY open.start_seq";
+
+/// The last run, for [`predecessor`].
+pub(super) const LAST_RUN: &str = r#"
+    SELECT id, started_at, alive_at, reason, restart_expected_ms, "trigger", asked_at,
+        stopped_at IS NOT NULL AS stopped
+    FROM instances ORDER BY number DESC LIMIT 1"#;
+
+impl Records<'_> {
+    /// Begins the run `instance`, and ends what the run before has left active.
+    pub(super) fn recover(
+        &mut self,
+        instance: InstanceId,
+        now: Timestamp,
+    ) -> Result<Recovery, Fault> {
+        let predecessor = self.last_run()?;
+        let run = self.insert_run(instance, now)?;
+        self.state.run = Some(run);
+
+        let intent = predecessor.as_ref().and_then(|run| run.intent.as_ref());
+        let (reason, ended_at) = match (intent, &predecessor) {
+            (Some(intent), _) => (intent.reason, intent.asked_at),
+            (None, Some(run)) => (EndReason::Crash, run.alive_at),
+            (None, None) => (EndReason::Crash, now),
+        };
+        let found = self.prepare(END_OPEN)?.execute(named_params! {
+            ":head": self.state.head,
+            ":now": Millis(now),
+            ":ended_at": Millis(ended_at),
+            ":run": run,
+            ":reason": reason,
+        })? as Seq;
+        if found > 0 {
+            self.prepare("DELETE FROM open")?.execute([])?;
+            self.state.head += found;
+            self.effects.push(Effect::Grew(self.state.head));
+        }
+        Ok(Recovery {
+            predecessor,
+            found,
+            reason: (found > 0).then_some(reason),
+        })
+    }
+
+    fn last_run(&self) -> Result<Option<Predecessor>, Fault> {
+        let last = self
+            .prepare(LAST_RUN)?
+            .query_row([], predecessor)
+            .optional()?;
+        Ok(last)
+    }
+
+    pub(super) fn keep_alive(&self, now: Timestamp) -> Result<(), Fault> {
+        self.prepare("UPDATE instances SET alive_at = max(alive_at, ?2) WHERE number = ?1")?
+            .execute(params![self.run()?, Millis(now)])?;
+        Ok(())
+    }
+
+    pub(super) fn intend(&self, intent: &Intent) -> Result<(), Fault> {
+        let expected = intent.restart_expected.map(|downtime| {
+            // Longer than a database has numbers for is for ever.
+            i64::try_from(downtime.as_millis()).unwrap_or(i64::MAX)
+        });
+        self.prepare(
+            r#"UPDATE instances
+               SET reason = ?2, restart_expected_ms = ?3, "trigger" = ?4, asked_at = ?5,
+                   alive_at = max(alive_at, ?5)
+               WHERE number = ?1"#,
+        )?
+        .execute(params![
+            self.run()?,
+            intent.reason,
+            expected,
+            intent.trigger,
+            Millis(intent.asked_at)
+        ])?;
+        Ok(())
+    }
+
+    pub(super) fn stop(&self, now: Timestamp) -> Result<(), Fault> {
+        self.prepare(
+            "UPDATE instances SET stopped_at = ?2, alive_at = max(alive_at, ?2) WHERE number = ?1",
+        )?
+        .execute(params![self.run()?, Millis(now)])?;
+        Ok(())
+    }
+
+    fn run(&self) -> Result<i64, Fault> {
+        self.state
+            .run
+            .ok_or_else(|| Fault::Refused("no run has begun in it".into()))
+    }
+}
+
+pub(super) fn predecessor(row: &Row<'_>) -> rusqlite::Result<Predecessor> {
+    let reason: Option<EndReason> = row.get("reason")?;
+    let intent = reason.map(|reason| -> rusqlite::Result<Intent> {
+        let expected: Option<u64> = row.get("restart_expected_ms")?;
+        Ok(Intent {
+            reason,
+            restart_expected: expected.map(Duration::from_millis),
+            trigger: row.get("trigger")?,
+            asked_at: row.get::<_, Millis>("asked_at")?.0,
+        })
+    });
+    Ok(Predecessor {
+        instance: InstanceId::from_uuid(row.get::<_, Uuid>("id")?),
+        started_at: row.get::<_, Millis>("started_at")?.0,
+        alive_at: row.get::<_, Millis>("alive_at")?.0,
+        intent: intent.transpose()?,
+        stopped: row.get("stopped")?,
+    })
+}

@@ -1,0 +1,100 @@
+//! What the writer tells everybody at once, in memory: how long the log is, its newest part, and how
+//! far each plugin is.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::event::{Event, Seq};
+use crate::ledger::Page;
+use crate::ledger::tail::Tail;
+
+/// How many events are kept in memory for plugins that lag, at the most. They read what is older
+/// from the file.
+const MAX_TAIL: usize = 131_072;
+
+/// What a transaction changed, to be seen once it is committed.
+#[derive(Debug)]
+pub(super) enum Effect {
+    /// These events follow the head.
+    Appended(Arc<[Event]>),
+    /// The log has grown up to here by events that are only in the file.
+    Grew(Seq),
+    /// The plugin has got so far.
+    Moved(Arc<str>, Seq),
+    /// There are no other plugins than these.
+    Configured(Arc<[Arc<str>]>),
+    /// No event before this place is kept.
+    Reclaimed(Seq),
+}
+
+/// What is committed, as far as it is in memory.
+#[derive(Debug)]
+pub(super) struct Shared(Mutex<Seen>);
+
+#[derive(Debug, Default)]
+struct Seen {
+    tail: Tail,
+    /// The cursors of the plugins that are attached.
+    cursors: HashMap<Arc<str>, Seq>,
+    /// The place of the oldest event that is kept.
+    oldest: Seq,
+}
+
+impl Shared {
+    /// The log ends at `head` and begins at `oldest`, and nothing of it is in memory.
+    pub(super) fn new(head: Seq, oldest: Seq) -> Self {
+        let mut seen = Seen {
+            oldest,
+            ..Seen::default()
+        };
+        seen.tail.restart_at(head);
+        Self(Mutex::new(seen))
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        // A panic under the lock is a defect of ours; going on with the rest loses less.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn apply(&self, effects: Vec<Effect>) {
+        let mut seen = self.seen();
+        for effect in effects {
+            match effect {
+                Effect::Appended(chunk) => seen.tail.push(chunk),
+                Effect::Grew(head) => seen.tail.restart_at(head),
+                Effect::Moved(plugin, cursor) => {
+                    seen.cursors.insert(plugin, cursor);
+                }
+                Effect::Configured(plugins) => {
+                    seen.cursors.retain(|name, _| plugins.contains(name));
+                }
+                Effect::Reclaimed(oldest) => seen.oldest = oldest,
+            }
+        }
+        let behind = seen.cursors.values().copied().min();
+        let done = behind.unwrap_or(seen.tail.head());
+        seen.tail.trim(done, MAX_TAIL);
+    }
+
+    pub(super) fn head(&self) -> Seq {
+        self.seen().tail.head()
+    }
+
+    /// The part of the log after `after`, if it is in memory, or else the head.
+    pub(super) fn read(&self, after: Seq, limit: usize) -> Result<Page, Seq> {
+        let seen = self.seen();
+        match after.saturating_add(1) >= seen.tail.first() {
+            true => Ok(seen.tail.read(after, limit)),
+            false => Err(seen.tail.head()),
+        }
+    }
+
+    /// How much of what is kept is kept for `plugin`: from 0 to 1. None if it is not attached.
+    pub(super) fn share_of(&self, plugin: &str) -> Option<f64> {
+        let seen = self.seen();
+        let head = seen.tail.head();
+        let owed = head.saturating_sub(*seen.cursors.get(plugin)?);
+        let kept = (head + 1).saturating_sub(seen.oldest.max(1)).max(1);
+        Some((owed as f64 / kept as f64).min(1.0))
+    }
+}

@@ -1,0 +1,8 @@
+//! The ledger and its file.
+
+mod faults;
+mod files;
+mod model;
+mod reclaim;
+mod recovery;
+mod support;

@@ -1,0 +1,206 @@
+//! What the next process makes of what a dead one held.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::support::Home;
+use crate::event::{Hook, OpenSession};
+use crate::ledger::sqlite::SqliteLedger;
+use crate::ledger::tests::support::*;
+use crate::ledger::{Append, Intent, Ledger, Progress, Recovery};
+use crate::session::{EndReason, NewSession};
+
+/// A run that began in `ledger` at `now`.
+fn begin(ledger: &SqliteLedger, now: Timestamp) -> (Run, Recovery) {
+    let run = Run::new();
+    (run, get(ledger.recover(run.instance, now)))
+}
+
+fn intent(reason: EndReason, asked_at: Timestamp) -> Intent {
+    Intent {
+        reason,
+        restart_expected: (reason == EndReason::Restart).then_some(Duration::from_millis(1500)),
+        trigger: "SIGTERM".into(),
+        asked_at,
+    }
+}
+
+#[test]
+fn the_first_run_has_no_predecessor_and_nothing_to_end() {
+    let home = Home::new();
+    let (_, recovery) = begin(&home.open(), at(0));
+    assert_eq!(recovery, Recovery::default());
+}
+
+#[test]
+fn what_a_process_held_that_died_ends_with_crash_when_it_was_last_known_alive() {
+    let home = Home::new();
+    let ledger = home.open();
+    let (run, _) = begin(&ledger, at(0));
+    get(ledger.attach("audit"));
+    let long = run.start(&ledger, "long", at(1));
+    let ended = run.start(&ledger, "ended", at(2));
+    run.end(&ledger, &ended, EndReason::Completed, at(3));
+    get(ledger.keep_alive(at(10)));
+    get(ledger.keep_alive(at(9)));
+    // Started after the last sign of life.
+    let short = run.start(&ledger, "short", at(11));
+    let next = home.killed();
+    drop(ledger);
+
+    let ledger = next.open();
+    let (successor, recovery) = begin(&ledger, at(100));
+    let predecessor = recovery.predecessor.unwrap();
+    assert_eq!(predecessor.instance, run.instance);
+    assert_eq!(
+        (predecessor.started_at, predecessor.alive_at),
+        (at(0), at(10))
+    );
+    assert_eq!((predecessor.intent, predecessor.stopped), (None, false));
+    assert_eq!(
+        (recovery.found, recovery.reason),
+        (2, Some(EndReason::Crash))
+    );
+    assert_eq!(ledger.head(), 6);
+
+    let events = get(ledger.read(4, 10)).events;
+    for (event, open, ended_at) in [(&events[0], &long, at(10)), (&events[1], &short, at(11))] {
+        assert_eq!(
+            (event.hook(), event.start_seq()),
+            (Hook::SessionEnd, open.start_seq)
+        );
+        assert_eq!(event.session(), Some(&open.session));
+        assert_eq!(
+            (event.timestamp(), event.instance()),
+            (at(100), successor.instance)
+        );
+        let end = event.how_ended().unwrap();
+        assert_eq!(end.reason, EndReason::Crash);
+        assert_eq!((end.ended_at, end.detected_at), (ended_at, at(100)));
+        let id = &open.session.id;
+        assert_eq!(get(ledger.last_ended(id)).unwrap().end.unwrap().0, *end);
+    }
+    assert_eq!(
+        get(ledger.attach("audit")).cursor,
+        0,
+        "it is owed all of them"
+    );
+
+    // Nothing of it is found again, and the log goes on.
+    let again = next.killed();
+    drop(ledger);
+    let ledger = again.open();
+    let (run, recovery) = begin(&ledger, at(200));
+    assert_eq!((recovery.found, recovery.reason), (0, None));
+    assert_eq!(run.start(&ledger, "long", at(201)).start_seq, 7);
+}
+
+#[test]
+fn what_a_process_held_that_was_about_to_stop_ends_with_the_reason_of_the_stop() {
+    for reason in [EndReason::Shutdown, EndReason::Restart] {
+        let home = Home::new();
+        let ledger = home.open();
+        let (run, _) = begin(&ledger, at(0));
+        run.start(&ledger, "before", at(1));
+        get(ledger.intend(intent(reason, at(5))));
+        // Recorded while the door closed.
+        run.start(&ledger, "after", at(6));
+        get(ledger.keep_alive(at(7)));
+        let next = home.killed();
+        drop(ledger);
+
+        let ledger = next.open();
+        let (_, recovery) = begin(&ledger, at(100));
+        let predecessor = recovery.predecessor.unwrap();
+        assert_eq!(predecessor.intent, Some(intent(reason, at(5))));
+        assert_eq!(predecessor.alive_at, at(7));
+        assert!(!predecessor.stopped);
+        assert_eq!((recovery.found, recovery.reason), (2, Some(reason)));
+        let ends: Vec<_> = get(ledger.read(2, 10))
+            .events
+            .iter()
+            .map(|event| event.how_ended().unwrap().ended_at)
+            .collect();
+        assert_eq!(ends, [at(5), at(6)]);
+    }
+}
+
+#[test]
+fn a_process_that_came_to_the_end_of_its_stop_is_known_to_have() {
+    let home = Home::new();
+    let ledger = home.open();
+    begin(&ledger, at(0));
+    get(ledger.intend(intent(EndReason::Shutdown, at(5))));
+    get(ledger.stop(at(6)));
+    ledger.close();
+    let (_, recovery) = begin(&home.open(), at(7));
+    let predecessor = recovery.predecessor.unwrap();
+    assert!(predecessor.stopped);
+    assert_eq!((predecessor.alive_at, recovery.found), (at(6), 0));
+}
+
+#[test]
+fn nothing_is_noted_of_a_run_that_has_not_begun() {
+    let home = Home::new();
+    let ledger = home.open();
+    ask(ledger.keep_alive(at(0))).unwrap_err();
+    ask(ledger.intend(intent(EndReason::Shutdown, at(0)))).unwrap_err();
+    ask(ledger.stop(at(0))).unwrap_err();
+}
+
+#[test]
+fn an_end_by_recovery_has_the_details_that_the_session_had_last_and_its_start_those_of_then() {
+    let home = Home::new();
+    let ledger = home.open();
+    let (run, _) = begin(&ledger, at(0));
+    let open = run.start(&ledger, "a", at(1));
+    let mut new = NewSession::new(id("a"));
+    new.agent_id = Some("main".into());
+    let session = Arc::new(open.session.replace_details(new));
+    let amended = OpenSession::new(Arc::clone(&session), open.start_seq);
+    get(ledger.append(Append {
+        events: Vec::new(),
+        amended: Some(amended),
+    }));
+    let next = home.killed();
+    let ledger = next.open();
+    begin(&ledger, at(10));
+    let (events, _) = read_all(&ledger, 10);
+    assert_eq!(events[0].session, open.session);
+    assert_eq!(events[1].session, session);
+    let listed = get(ledger.ended(&Default::default(), at(10), 0, 10));
+    assert_eq!(listed[0].session, session);
+}
+
+#[test]
+fn parked_events_and_cursors_outlive_the_process() {
+    let home = Home::new();
+    let ledger = home.open();
+    let (run, _) = begin(&ledger, at(0));
+    get(ledger.attach("audit"));
+    run.start(&ledger, "a", at(1));
+    run.start(&ledger, "b", at(1));
+    let events = get(ledger.read(0, 2)).events;
+    let progress = Progress {
+        cursor: Some(2),
+        park: vec![parked(&events[0], 2, false), parked(&events[1], 5, true)],
+        unpark: Vec::new(),
+    };
+    get(ledger.advance("audit", progress));
+    let next = home.killed();
+    let ledger = next.open();
+    begin(&ledger, at(10));
+    let position = get(ledger.attach("audit"));
+    assert_eq!((position.since, position.cursor), (0, 2));
+    assert_eq!(position.parked.len(), 1);
+    assert_eq!(told(&position.parked[0].event), told(&events[0]));
+    assert_eq!(position.parked[0].attempts, 2);
+    assert_eq!(
+        position.dead,
+        [(2, events[1].session().unwrap().incarnation)]
+    );
+    let dead = get(ledger.dead_letters("audit", 0, 10));
+    assert_eq!(told(&dead[0].event), told(&events[1]));
+}

@@ -1,0 +1,202 @@
+//! The thread that writes: it takes what waits, carries it out in one transaction, and answers.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+
+use futures_util::FutureExt as _;
+use rusqlite::Connection;
+use tokio::sync::oneshot;
+
+use super::fault::Fault;
+use super::records::{Records, State};
+use super::shared::Shared;
+use crate::ledger::{LedgerError, LedgerFuture};
+
+/// How many requests may wait. Whoever asks is never blocked: past it, requests are refused.
+const MAX_WAITING: usize = 16_384;
+
+/// A transaction takes in no more requests once it has so many rows.
+const MAX_ROWS: usize = 8192;
+
+/// A request that can be run once and must be answered.
+trait Job: Send {
+    /// How many rows it is likely to write.
+    fn rows(&self) -> usize;
+
+    fn run(&mut self, records: &mut Records<'_>) -> Result<(), Fault>;
+
+    fn answer(self: Box<Self>, outcome: Result<(), LedgerError>);
+}
+
+struct Request<W, T> {
+    work: Option<W>,
+    rows: usize,
+    done: Option<T>,
+    asker: oneshot::Sender<Result<T, LedgerError>>,
+}
+
+impl<W, T> Job for Request<W, T>
+where
+    W: FnOnce(&mut Records<'_>) -> Result<T, Fault> + Send,
+    T: Send,
+{
+    fn rows(&self) -> usize {
+        self.rows
+    }
+
+    fn run(&mut self, records: &mut Records<'_>) -> Result<(), Fault> {
+        if let Some(work) = self.work.take() {
+            self.done = Some(work(records)?);
+        }
+        Ok(())
+    }
+
+    fn answer(self: Box<Self>, outcome: Result<(), LedgerError>) {
+        let answer = match (outcome, self.done) {
+            (Ok(()), Some(done)) => Ok(done),
+            (Ok(()), None) => Err(LedgerError::new("the request was not carried out")),
+            (Err(error), _) => Err(error),
+        };
+        // Nobody may be waiting any more; it is recorded all the same.
+        let _ = self.asker.send(answer);
+    }
+}
+
+/// The way to the thread that writes.
+pub(super) struct Writer {
+    jobs: SyncSender<Box<dyn Job>>,
+    thread: JoinHandle<()>,
+}
+
+impl fmt::Debug for Writer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Writer")
+    }
+}
+
+impl Writer {
+    /// Starts the thread, which goes on with the log after `state`.
+    pub(super) fn spawn(
+        connection: Connection,
+        path: PathBuf,
+        state: State,
+        shared: Arc<Shared>,
+    ) -> io::Result<Self> {
+        let (jobs, waiting) = sync_channel(MAX_WAITING);
+        let mut worker = Worker {
+            connection,
+            path,
+            state,
+            shared,
+        };
+        let thread = std::thread::Builder::new()
+            .name("ledger-writer".into())
+            .spawn(move || worker.work_off(&waiting))?;
+        Ok(Self { jobs, thread })
+    }
+
+    /// Has `work`, which writes about so many `rows`, carried out in its turn, in one step.
+    pub(super) fn ask<T: Send + 'static>(
+        &self,
+        rows: usize,
+        work: impl FnOnce(&mut Records<'_>) -> Result<T, Fault> + Send + 'static,
+    ) -> LedgerFuture<T> {
+        let (asker, answer) = oneshot::channel();
+        let request = Request {
+            work: Some(work),
+            rows,
+            done: None,
+            asker,
+        };
+        let job: Box<dyn Job> = Box::new(request);
+        submit(&self.jobs, job, answer)
+    }
+
+    /// Waits until what was asked for is done and the files are closed.
+    pub(super) fn close(self) {
+        drop(self.jobs);
+        // A panic has said so itself.
+        let _ = self.thread.join();
+    }
+}
+
+/// Puts `job` into `queue`, which is never waited for; the future is its `answer`.
+pub(super) fn submit<J, T: Send + 'static>(
+    queue: &SyncSender<J>,
+    job: J,
+    answer: oneshot::Receiver<Result<T, LedgerError>>,
+) -> LedgerFuture<T> {
+    let stopped = || LedgerError::new("its thread has stopped");
+    let refused = match queue.try_send(job) {
+        Ok(()) => {
+            let answer = answer.map(move |answer| answer.unwrap_or_else(|_| Err(stopped())));
+            return answer.boxed();
+        }
+        Err(TrySendError::Full(_)) => LedgerError::new("too many requests wait for it"),
+        Err(TrySendError::Disconnected(_)) => stopped(),
+    };
+    std::future::ready(Err(refused)).boxed()
+}
+
+struct Worker {
+    connection: Connection,
+    path: PathBuf,
+    state: State,
+    shared: Arc<Shared>,
+}
+
+impl Worker {
+    fn work_off(&mut self, waiting: &Receiver<Box<dyn Job>>) {
+        while let Ok(first) = waiting.recv() {
+            let mut rows = first.rows();
+            let mut group = vec![first];
+            // What came in during the commit before shares this one.
+            while rows < MAX_ROWS
+                && let Ok(next) = waiting.try_recv()
+            {
+                rows += next.rows();
+                group.push(next);
+            }
+            self.carry_out(group);
+        }
+    }
+
+    /// Carries out a group in one transaction. A request that can't be met fails alone; what ails
+    /// the disk fails all of them, and the next group tries again.
+    fn carry_out(&mut self, mut group: Vec<Box<dyn Job>>) {
+        let outcomes = self.run(&mut group);
+        let failed = outcomes
+            .as_ref()
+            .err()
+            .map(|fault| fault.explain(&self.path));
+        let mut outcomes = outcomes.unwrap_or_default().into_iter();
+        for job in group {
+            let outcome = match &failed {
+                Some(error) => Err(error.clone()),
+                None => outcomes.next().unwrap_or(Ok(())),
+            };
+            job.answer(outcome);
+        }
+    }
+
+    fn run(&mut self, group: &mut [Box<dyn Job>]) -> Result<Vec<Result<(), LedgerError>>, Fault> {
+        let mut state = self.state;
+        let mut records = Records::begin(&self.connection, &mut state)?;
+        let outcomes = group
+            .iter_mut()
+            .map(|job| match records.step(|records| job.run(records)) {
+                Ok(()) => Ok(Ok(())),
+                Err(fault) if fault.is_of_the_request() => Ok(Err(fault.explain(&self.path))),
+                Err(fault) => Err(fault),
+            })
+            .collect::<Result<_, Fault>>()?;
+        let effects = records.commit()?;
+        self.state = state;
+        self.shared.apply(effects);
+        Ok(outcomes)
+    }
+}

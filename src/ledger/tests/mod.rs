@@ -1,0 +1,4 @@
+//! What holds of every ledger.
+
+mod contract;
+pub(super) mod support;

@@ -1,0 +1,166 @@
+//! The state directory: what one run of a supervisor leaves to the next. One process has it at a time.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Read as _, Seek as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The file whose lock says that a process has the directory.
+const LOCK: &str = "lock";
+
+/// The longest content of the lock file that can be a process's number.
+const MAX_PID: u64 = 20;
+
+/// A state directory that this process alone has, until the last clone is dropped or the process
+/// ends, however it ends.
+#[derive(Debug, Clone)]
+pub struct StateDir {
+    path: Arc<Path>,
+    /// Held for its lock.
+    _lock: Arc<File>,
+}
+
+/// Why a state directory can't be had.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StateDirError {
+    /// Another process has it.
+    #[error(
+        "{} is in use by {}: stop that one first, or use another state directory",
+        path.display(),
+        pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
+    )]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+        /// Which process, if it says.
+        pid: Option<u32>,
+    },
+    /// It can't be made or written.
+    #[error("{} can't be used as a state directory: {error}", path.display())]
+    Io {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+}
+
+impl StateDir {
+    /// The name of the ledger in a state directory.
+    pub(crate) const LEDGER: &str = "ledger.db";
+
+    /// Takes the directory at `path`, which is made, readable by its owner alone, if there is none.
+    ///
+    /// A lock that a process left when it was killed is none: the operating system let go of it.
+    ///
+    /// # Errors
+    ///
+    /// [`StateDirError::InUse`] when another process, or this one, has it already;
+    /// [`StateDirError::Io`] when it can't be made or written.
+    pub fn open(path: impl Into<PathBuf>) -> Result<Self, StateDirError> {
+        let path = path.into();
+        match take(&path) {
+            Ok(Taken::Now(lock)) => Ok(Self {
+                path: path.into(),
+                _lock: Arc::new(lock),
+            }),
+            Ok(Taken::Before(pid)) => Err(StateDirError::InUse { path, pid }),
+            Err(error) => Err(StateDirError::Io { path, error }),
+        }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where the ledger of this directory is kept.
+    pub fn ledger_path(&self) -> PathBuf {
+        self.path.join(Self::LEDGER)
+    }
+}
+
+/// Who has the lock.
+enum Taken {
+    Now(File),
+    /// Another, and its process if it says.
+    Before(Option<u32>),
+}
+
+fn take(path: &Path) -> io::Result<Taken> {
+    let mut builder = DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(path)?;
+    // Not truncated: it may say who has the lock.
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut lock = options.open(path.join(LOCK))?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut text = String::new();
+            lock.take(MAX_PID).read_to_string(&mut text)?;
+            return Ok(Taken::Before(text.trim().parse().ok()));
+        }
+        Err(TryLockError::Error(error)) => return Err(error),
+    }
+    lock.set_len(0)?;
+    lock.rewind()?;
+    writeln!(lock, "{}", std::process::id())?;
+    // Whoever can write the lock may still lack the right to make files.
+    let probe = path.join(".writable");
+    fs::write(&probe, "")?;
+    fs::remove_file(&probe)?;
+    Ok(Taken::Now(lock))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_is_had_once_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a/state");
+        let first = StateDir::open(&path).unwrap();
+        assert_eq!(first.path(), path);
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt as _;
+            let mode = fs::metadata(&path).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o700, "made for its owner alone");
+        }
+        let refused = StateDir::open(&path).unwrap_err();
+        let pid = std::process::id();
+        assert!(matches!(refused, StateDirError::InUse { pid: Some(by), .. } if by == pid));
+        assert!(
+            refused
+                .to_string()
+                .contains(&format!("in use by process {pid}: ")),
+            "{refused}"
+        );
+
+        let second = first.clone();
+        drop(first);
+        assert!(StateDir::open(&path).is_err(), "a clone has it still");
+        drop(second);
+        StateDir::open(&path).unwrap();
+    }
+
+    #[test]
+    fn what_is_no_directory_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        fs::write(&path, "").unwrap();
+        let refused = StateDir::open(&path).unwrap_err().to_string();
+        assert!(
+            refused.contains("file can't be used as a state directory: "),
+            "{refused}"
+        );
+    }
+}

@@ -1,0 +1,116 @@
+//! What is asked to see each answer that the description has.
+
+/// A request that the description allows, and the status of its answer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Case(
+    pub(super) &'static str,
+    pub(super) &'static str,
+    pub(super) &'static str,
+    pub(super) u16,
+);
+
+/// One after the other on a new gateway: what each request is for, in all its forms.
+pub(super) const CASES: &[Case] = &[
+    Case("GET", "/healthz", "", 200),
+    Case("GET", "/readyz", "", 200),
+    Case("GET", "/openapi.json", "", 200),
+    Case("POST", "/v1/sessions", r#"{"id": "a"}"#, 201),
+    Case("POST", "/v1/sessions", WHOLE_START, 200),
+    Case(
+        "POST",
+        "/v1/sessions",
+        r#"{"id": "b/\u00e4", "key": "k"}"#,
+        201,
+    ),
+    Case("GET", "/v1/sessions", "", 200),
+    Case(
+        "GET",
+        "/v1/sessions?state=active&key=k&key_prefix=k&limit=1",
+        "",
+        200,
+    ),
+    Case(
+        "GET",
+        "/v1/sessions?agent_id=main&holder=h&idle_for_ms=0&older_than_ms=0",
+        "",
+        200,
+    ),
+    Case("GET", "/v1/sessions?limit=1000&cursor=s1", "", 200),
+    Case("GET", "/v1/sessions/b%2F%C3%A4", "", 200),
+    Case("POST", "/v1/sessions/b%2F%C3%A4/touch", "", 204),
+    Case("POST", "/v1/sessions/b%2F%C3%A4/end", WHOLE_END, 200),
+    Case("POST", "/v1/sessions/a/end", "", 200),
+    Case("GET", "/v1/sessions/a", "", 200),
+    Case("GET", "/v1/sessions?state=ended", "", 200),
+    Case(
+        "POST",
+        "/v1/bulk-end",
+        r#"{"all": true, "reason": "closed", "dry_run": true}"#,
+        200,
+    ),
+    Case("POST", "/v1/bulk-end", WHOLE_FILTER, 200),
+    Case("GET", "/v1/plugins", "", 200),
+    Case("POST", "/v1/plugins/p/test", "", 200),
+    Case("POST", "/v1/plugins/p/resume", "{}", 200),
+    Case("GET", "/v1/plugins/p/dead-letters?limit=1", "", 200),
+    Case("GET", "/v1/plugins/p/dead-letters?cursor=s1", "", 200),
+    Case("POST", "/v1/plugins/p/redeliver", ONE_EVENT, 200),
+    Case("POST", "/v1/plugins/p/redeliver", "", 200),
+    Case("DELETE", DELETE_ONE, "", 200),
+    Case("DELETE", "/v1/plugins/p/dead-letters", "", 200),
+    Case("POST", "/v1/plugins/reload", "", 200),
+    Case(
+        "POST",
+        "/v1/shutdown",
+        r#"{"reason": "restart", "dry_run": true}"#,
+        200,
+    ),
+    Case("POST", "/v1/shutdown", r#"{"restart_expected_ms": 0}"#, 202),
+    Case("GET", "/v1/reports/last", "", 200),
+];
+
+const WHOLE_START: &str = r#"{
+    "id": "a", "key": "k", "agent_id": "main", "store_path": "/s", "session_file": "/f",
+    "resumed_from": "z", "started_at": "2026-11-22T10:00:00Z", "metadata": {"channel": [1]}
+}"#;
+
+const WHOLE_END: &str = r#"{
+    "reason": "completed", "detail": "done", "next_session_id": "c", "next_key": "k",
+    "message_count": 3, "transcript_archived": true
+}"#;
+
+const ONE_EVENT: &str = r#"{"event_id": "01a204900045717497ca18a91bfdcc7e-session_end"}"#;
+
+const DELETE_ONE: &str = "/v1/plugins/p/dead-letters?\
+                          event_id=01a204900045717497ca18a91bfdcc7e-session_end";
+
+const WHOLE_FILTER: &str = r#"{
+    "key": "k", "key_prefix": "k", "agent_id": "main", "holder": "h", "idle_for_ms": 0,
+    "older_than_ms": 0, "all": false, "reason": "closed", "dry_run": false
+}"#;
+
+/// Refusals of what a request means.
+pub(super) const REFUSED: &[Case] = &[
+    Case("GET", "/v1/sessions/unknown", "", 404),
+    Case("POST", "/v1/sessions/unknown/touch", "", 404),
+    Case("POST", "/v1/sessions/unknown/end", "", 404),
+    Case("GET", "/v1/reports/last", "", 404),
+    Case("POST", "/v1/plugins/unknown/test", "", 404),
+    Case("POST", "/v1/plugins/unknown/resume", "", 404),
+    Case("GET", "/v1/plugins/unknown/dead-letters", "", 404),
+    Case("DELETE", "/v1/plugins/unknown/dead-letters", "", 404),
+    Case("POST", "/v1/plugins/unknown/redeliver", "", 404),
+];
+
+/// Requests that need a ledger which works, while `a` is active and `p` has a dead letter.
+pub(super) const RECORDED: &[Case] = &[
+    Case("POST", "/v1/sessions", r#"{"id": "b"}"#, 503),
+    Case("GET", "/v1/sessions?state=ended", "", 503),
+    Case("GET", "/v1/sessions/b", "", 503),
+    Case("POST", "/v1/sessions/a/end", "{}", 503),
+    Case("POST", "/v1/bulk-end", r#"{"all": true}"#, 503),
+    Case("GET", "/v1/plugins/p/dead-letters", "", 503),
+    Case("DELETE", "/v1/plugins/p/dead-letters", "", 503),
+    Case("POST", "/v1/plugins/p/redeliver", "", 503),
+    Case("POST", "/v1/plugins/reload", "", 503),
+];
