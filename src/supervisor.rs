@@ -8,7 +8,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use actix_rt::Arbiter;
 use jiff::Timestamp;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -19,12 +19,13 @@ use crate::bus::{
 };
 use crate::clock::WallClock;
 use crate::error::Error;
-use crate::event::{Hook, InstanceId, Lifecycle};
+use crate::event::{Hook, InstanceId, Lifecycle, Seq};
 use crate::ledger::{Ledger, LedgerHealth, MemoryLedger, Recovery, SessionRecord, Upkeep};
+use crate::monitor::{Counts, Monitor, Watcher, Watching};
 use crate::place::Place;
 use crate::plugin::PluginSpec;
 use crate::registry::{
-    Door, EndMatching, Ended, EndedMatching, EndedSession, Expiry, Find, ListSessions,
+    CountActive, Door, EndMatching, Ended, EndedMatching, EndedSession, Expiry, Find, ListSessions,
     RegistrySettings, SessionRegistry, Snapshot, Started, StartedSession, Touch,
 };
 use crate::session::{NewSession, Session, SessionId};
@@ -308,10 +309,18 @@ impl Builder {
                 Place::Current
             }
         };
+        let (monitor, head) = (Monitor::new(), watch::Sender::new(ledger.head()));
+        let watching = Watching {
+            monitor: monitor.clone(),
+            ledger: Arc::clone(&ledger),
+            head: head.subscribe(),
+        };
         let bus_settings = BusSettings {
             instance,
             clock: self.clock.clone(),
             own_threads: owns_system,
+            head,
+            monitor: monitor.clone(),
         };
         let bus_ledger = Arc::clone(&ledger);
         let bus_place = place();
@@ -332,6 +341,7 @@ impl Builder {
             door: door.clone(),
             max_active: self.max_active,
             expiry: self.expiry,
+            monitor,
         };
         let (registry_bus, registry_ledger) = (bus.clone(), Arc::clone(&ledger));
         let registry = place()
@@ -384,6 +394,7 @@ impl Builder {
             recovery: Arc::new(recovery),
             archive,
             reports,
+            watching,
         })
     }
 }
@@ -416,6 +427,7 @@ pub struct SessionSupervisor {
     recovery: Arc<Recovery>,
     archive: Option<ReportArchive>,
     reports: ReportWatch,
+    watching: Watching,
 }
 
 impl SessionSupervisor {
@@ -482,6 +494,15 @@ impl SessionSupervisor {
         Ok(self.registry.send(Snapshot).await?)
     }
 
+    /// How many sessions are active.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Stopped`].
+    pub async fn active_sessions(&self) -> Result<usize, Error> {
+        Ok(self.registry.send(CountActive).await?)
+    }
+
     /// Sessions that meet a filter, in the order of their starts, a page at a time.
     ///
     /// # Errors
@@ -530,6 +551,22 @@ impl SessionSupervisor {
     /// [`Error::Stopped`].
     pub async fn plugins(&self) -> Result<Vec<PluginStatus>, Error> {
         Ok(self.bus.send(PluginStatuses).await?)
+    }
+
+    /// Watches what happens to sessions and deliveries: from now on, or from the place `after` in the
+    /// log on, such as the [`seq`](crate::Event::seq) of the last event that an earlier watcher saw.
+    pub fn watch(&self, after: Option<Seq>) -> Watcher {
+        self.watching.watch(after)
+    }
+
+    /// What was counted since the start.
+    pub fn counts(&self) -> Counts {
+        self.watching.monitor.counts()
+    }
+
+    /// Whether a shutdown was asked for.
+    pub fn is_stopping(&self) -> bool {
+        !self.door.is_open()
     }
 
     /// Whether new sessions are taken: false from the moment that a shutdown is asked for, and while

@@ -20,13 +20,17 @@ mod access;
 mod body;
 mod bulk;
 mod connection;
+mod events;
+mod exposition;
 mod guard;
 mod health;
+mod metrics;
 mod openapi;
 mod page;
 mod plugins;
 mod pointer;
 mod problem;
+mod process;
 mod refusals;
 mod route;
 mod schema;
@@ -38,10 +42,21 @@ mod target;
 use actix_web::web::{self, Data, ServiceConfig};
 
 pub use self::access::{Access, InvalidSecret, Scope, Secret, Token};
+use self::events::Streams;
+use self::metrics::LastShutdown;
 use self::problem::{Kind, Problem};
 use self::route::{Endpoint, get, post};
 pub use self::server::Gateway;
 use crate::supervisor::SessionSupervisor;
+
+/// What the handlers work with.
+#[derive(Debug, Clone)]
+struct Served {
+    supervisor: SessionSupervisor,
+    access: Access,
+    streams: Streams,
+    last_shutdown: LastShutdown,
+}
 
 /// Every request that the gateway answers. [`openapi`] describes the same.
 fn endpoints() -> Vec<Endpoint> {
@@ -56,15 +71,19 @@ fn endpoints() -> Vec<Endpoint> {
         post("/v1/sessions/{id}/end", sessions::end),
         post("/v1/bulk-end", bulk::end),
         get("/v1/plugins", plugins::list),
+        get("/v1/events", events::follow),
+        get("/metrics", metrics::scrape),
         post("/v1/shutdown", stop::shut_down),
         get("/v1/reports/last", stop::last_report),
     ]
 }
 
-fn routes(config: &mut ServiceConfig, supervisor: SessionSupervisor, access: Access) {
+fn routes(config: &mut ServiceConfig, served: Served) {
     config
-        .app_data(Data::new(supervisor))
-        .app_data(Data::new(access))
+        .app_data(Data::new(served.supervisor))
+        .app_data(Data::new(served.access))
+        .app_data(Data::new(served.streams))
+        .app_data(Data::new(served.last_shutdown))
         .default_service(web::to(not_found));
     route::register(config, endpoints());
 }

@@ -16,10 +16,10 @@ use utoipa::{Modify, OpenApi as _, ToResponse};
 use super::problem::{Document, Problem};
 use super::refusals::{
     Full, Inactive, Invalid, InvalidOrReserved, Malformed, NoJson, NoToken, NotAllowed, Stopping,
-    TooLarge, Unavailable, Unknown,
+    TooLarge, TooManyOpen, Unavailable, Unknown,
 };
 use super::target::query;
-use super::{bulk, health, plugins, sessions, stop};
+use super::{bulk, events, health, metrics, plugins, sessions, stop};
 
 /// What the whole description begins with.
 const INTRODUCTION: &str = "\
@@ -50,6 +50,8 @@ fields that you don't know.";
         sessions::end,
         bulk::end,
         plugins::list,
+        events::follow,
+        metrics::scrape,
         stop::shut_down,
         stop::last_report,
     ),
@@ -57,7 +59,7 @@ fields that you don't know.";
         schemas(Document),
         responses(
             Full, Inactive, Invalid, InvalidOrReserved, Malformed, NoJson, NoToken, NotAllowed,
-            Stopping, TooLarge, Unavailable, Unknown,
+            Stopping, TooLarge, TooManyOpen, Unavailable, Unknown,
         )
     ),
     modifiers(&Common)
