@@ -564,6 +564,11 @@ impl SessionSupervisor {
         self.watching.monitor.counts()
     }
 
+    /// How many bytes the ledger takes on disk, if it is on one.
+    pub fn ledger_size_bytes(&self) -> Option<u64> {
+        self.watching.ledger.size_bytes()
+    }
+
     /// Whether a shutdown was asked for.
     pub fn is_stopping(&self) -> bool {
         !self.door.is_open()

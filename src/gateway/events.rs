@@ -284,3 +284,41 @@ pub(super) async fn follow(
     }
     Ok(response.streaming(streams.open(watcher, types)?.into_body()))
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::session::{NewSession, SessionId};
+    use crate::supervisor::Threads;
+
+    #[actix_web::test]
+    async fn a_silent_stream_says_that_it_is_still_there() {
+        tokio::time::pause();
+        let builder = SessionSupervisor::builder().threads(Threads::Current);
+        let supervisor = builder.start().await.unwrap();
+        let closing = CancellationToken::new();
+        let streams = Streams::new(closing.clone());
+        let mut stream = streams.open(supervisor.watch(None), Types::ALL).unwrap();
+        assert_eq!(stream.next().await.as_deref(), Some(HELLO));
+        for _ in 0..3 {
+            let began = Instant::now();
+            assert_eq!(stream.next().await.as_deref(), Some(COMMENT));
+            assert!(began.elapsed() >= KEEP_ALIVE, "{:?}", began.elapsed());
+            assert!(began.elapsed() < KEEP_ALIVE * 2, "{:?}", began.elapsed());
+        }
+        let session = NewSession::new(SessionId::new("A").unwrap());
+        supervisor.started(session).await.unwrap();
+        let frame = stream.next().await.unwrap();
+        assert!(frame.starts_with(b"event: session_start\nid: 1\ndata: {"));
+        assert!(frame.ends_with(b"}\n\n"));
+
+        closing.cancel();
+        assert_eq!(stream.next().await, None);
+        let all_closed = tokio::time::timeout(KEEP_ALIVE, streams.closed());
+        assert!(all_closed.await.is_err(), "one is open");
+        drop(stream);
+        streams.closed().await;
+    }
+}

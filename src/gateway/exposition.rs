@@ -23,6 +23,7 @@ pub(super) struct SupervisorMetrics {
     pub(super) counts: Counts,
     pub(super) sessions_active: usize,
     pub(super) plugins: Vec<PluginStatus>,
+    pub(super) ledger_size_bytes: Option<u64>,
     pub(super) is_draining: bool,
     /// The stop of the process before.
     pub(super) last_shutdown: Option<Arc<ShutdownReport>>,
@@ -134,6 +135,10 @@ impl SupervisorMetrics {
     fn encode_ledger(&self, to: &mut Writer<'_>) -> Result<(), Error> {
         let help = "Calls of the ledger that failed or were not answered in time";
         to.counters("ledger_errors", help, [(NONE, self.counts.ledger_errors)])?;
+        if let Some(bytes) = self.ledger_size_bytes {
+            let help = "What the ledger takes on disk";
+            to.gauge("ledger_size_bytes", help, bytes)?;
+        }
         let help = "How long it took to record starts and ends";
         let commits = [(NONE, &self.counts.commits)];
         to.histograms("ledger_commit_duration_seconds", help, commits)

@@ -16,3 +16,4 @@ mod outage;
 mod shutdown;
 mod support;
 mod tracker;
+mod watching;
