@@ -9,6 +9,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use futures_util::stream::{self, Stream};
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::problem::{Kind, Problem};
@@ -24,6 +25,11 @@ const MAX_STREAMS: u32 = 64;
 /// After how long a silent stream says that it is still there: often enough for what stands between
 /// it and the client, and to find out that the client has gone.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+/// How long a stream that is to end goes on with what has happened by then, and how long nothing
+/// must come before that is taken for all. Less than the server waits before it cuts streams off.
+const LAST_WORDS: Duration = Duration::from_millis(50);
+const LAST_SILENCE: Duration = Duration::from_millis(10);
 
 /// What a stream begins with: a client whose stream breaks off comes back after a second.
 const HELLO: &[u8] = b"retry: 1000\n\n";
@@ -65,6 +71,7 @@ impl Streams {
             watcher,
             types,
             has_begun: false,
+            ends_at: None,
             closing: self.closing.clone(),
             _place: place,
         })
@@ -133,6 +140,8 @@ struct EventStream {
     watcher: Watcher,
     types: Types,
     has_begun: bool,
+    /// When it ends at the latest, once it is to end.
+    ends_at: Option<Instant>,
     closing: CancellationToken,
     _place: OwnedSemaphorePermit,
 }
@@ -151,13 +160,20 @@ impl EventStream {
                 }
             }
         };
-        tokio::select! {
-            biased;
-            () = self.closing.cancelled() => None,
-            seen = tokio::time::timeout(KEEP_ALIVE, seen()) => {
-                seen.unwrap_or_else(|_| Some(Bytes::from_static(COMMENT)))
+        if self.ends_at.is_none() {
+            tokio::select! {
+                biased;
+                () = self.closing.cancelled() => {}
+                seen = timeout(KEEP_ALIVE, seen()) => {
+                    return seen.unwrap_or_else(|_| Some(Bytes::from_static(COMMENT)));
+                }
             }
         }
+        // The last progress of a drain comes right before the stream is to end.
+        let now = Instant::now();
+        let ends_at = *self.ends_at.get_or_insert(now + LAST_WORDS);
+        let quiet_at = ends_at.min(now + LAST_SILENCE);
+        timeout_at(quiet_at, seen()).await.ok().flatten()
     }
 
     fn into_body(self) -> impl Stream<Item = Result<Bytes, actix_web::Error>> {
@@ -287,8 +303,6 @@ pub(super) async fn follow(
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::Instant;
-
     use super::*;
     use crate::session::{NewSession, SessionId};
     use crate::supervisor::Threads;
