@@ -174,3 +174,20 @@ fn a_stop_announces_the_downtime() {
     let report = gateway.wait().report();
     assert_eq!(report["restart_expected_ms"], 1500);
 }
+
+#[test]
+fn g9_what_a_plugin_did_not_take_is_in_the_log_with_plugin_session_and_error() {
+    let mut gateway = start();
+    let database = Connection::open(gateway.path("app.db")).unwrap();
+    let full = "CREATE TRIGGER full BEFORE INSERT ON ends BEGIN SELECT RAISE(FAIL, 'full'); END";
+    database.execute_batch(full).unwrap();
+    gateway.begin("A");
+    gateway.run(&["sessions", "end", "A"]).done();
+    let line: Value = serde_json::from_str(&gateway.wait_for_log("event rejected")).unwrap();
+    assert_eq!(line["level"], "WARN");
+    assert_eq!(line["fields"]["session"], "A");
+    let error = line["fields"]["error"].as_str().unwrap();
+    assert!(error.contains("full"), "{line}");
+    let spans = line["spans"].as_array().unwrap();
+    assert!(spans.iter().any(|span| span["plugin"] == "db"), "{line}");
+}

@@ -234,6 +234,39 @@ fn progress_counts_what_was_acknowledged_and_nothing_else() {
     });
 }
 
+#[test]
+fn progress_does_not_count_what_is_still_under_way() {
+    in_virtual_time(async {
+        let (slow, _) = per_session("slow", |event: Event| async move {
+            let id: u32 = event.session().unwrap().id.as_str().parse()?;
+            if event.hook() == Hook::SessionEnd {
+                sleep(id * SECOND / 10).await;
+            }
+            Ok(())
+        });
+        let mut policy = slow.policy().clone();
+        (policy.max_batch, policy.max_in_flight) = (1, 3);
+        let supervisor = start(builder().plugin(slow.with_policy(policy))).await;
+        for id in ["1", "2", "3"] {
+            supervisor.begin(id).await;
+        }
+        sleep(SECOND).await;
+        let mut watcher = supervisor.watch(None).without_sessions();
+        supervisor.shutdown(Shutdown::now()).await.unwrap();
+        let mut drain = Vec::new();
+        while drain
+            .last()
+            .is_none_or(|last: &String| !last.ends_with("done"))
+        {
+            drain.push(next(&mut watcher).await);
+            drain.retain(|seen| seen.starts_with("drain"));
+        }
+        drain.dedup();
+        let expected = ["0/3", "1/3", "2/3", "3/3", "3/3 done"];
+        assert_eq!(drain, expected.map(|count| format!("drain slow {count}")));
+    });
+}
+
 /// Plugins that fail in each way there is, by the outcome that this is.
 fn failing() -> Vec<(DeliveryOutcome, PluginSpec)> {
     let rejects = per_session("rejects", |_| async { anyhow::bail!("no such customer") });
@@ -393,7 +426,7 @@ fn what_is_owed_has_the_age_of_the_oldest() {
         let (began, epoch) = (Instant::now(), Timestamp::UNIX_EPOCH);
         let clock = move || epoch + SignedDuration::try_from(began.elapsed()).unwrap();
         let mut policy = plugin.policy().clone();
-        policy.timeout = 3600 * SECOND;
+        (policy.timeout, policy.max_in_flight) = (3600 * SECOND, 4);
         let builder = builder().plugin(plugin.with_policy(policy));
         let supervisor = Arc::new(start(builder.wall_clock(clock)).await);
         let age = async || supervisor.plugins().await.unwrap()[0].oldest_owed_age_ms;

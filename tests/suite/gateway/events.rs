@@ -15,6 +15,9 @@ use super::client::{Request, TestGateway};
 /// How many streams may be open.
 const MAX_STREAMS: usize = 64;
 
+/// How long an event may take to come.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// A stream that is followed.
 struct Followed(BufReader<TcpStream>);
 
@@ -68,7 +71,10 @@ impl Followed {
     /// The next event. Lines that are none of its fields are the sizes of chunks.
     fn next(&mut self) -> Event {
         let (mut name, mut id) = (String::new(), None);
+        let until = Instant::now() + PATIENCE;
         loop {
+            // Comments come for ever.
+            assert!(Instant::now() < until, "no event comes");
             let line = self.line().expect("an event");
             match line.split_once(": ") {
                 Some(("event", value)) => name = value.to_owned(),
@@ -297,7 +303,7 @@ async fn one_stream_too_many_is_refused_until_another_is_closed() {
     closed.shutdown(Close::Both).unwrap();
     drop(closed);
     // What is written next finds out that the client has gone.
-    let until = Instant::now() + Duration::from_secs(20);
+    let until = Instant::now() + PATIENCE;
     for n in 0.. {
         gateway.start_session(&n.to_string());
         let mut connection = gateway.connect();
