@@ -25,7 +25,7 @@ use tracing::{Instrument as _, info_span, warn};
 use self::delivery::PluginHost;
 pub(crate) use self::lane::LaneTally;
 use self::lane::{Lane, Now};
-use self::runner::{Command, LaneRunner};
+use self::runner::{Command, LaneRunner, Ties};
 pub(crate) use self::unrecorded::ToldUnrecorded;
 use crate::clock::WallClock;
 use crate::error::Error;
@@ -289,16 +289,15 @@ impl PluginBus {
         let host = Rc::new(PluginHost::new(plugin, self.settings.own_threads));
         let (commands, command_receiver) = mpsc::unbounded_channel();
         let (status_sender, status) = watch::channel(status);
-        let runner = LaneRunner::new(
-            lane,
-            Rc::clone(&host),
-            Arc::clone(&self.ledger),
-            self.settings.clock.clone(),
-            self.head.subscribe(),
-            command_receiver,
-            status_sender,
-            self.settings.monitor.lane(name),
-        );
+        let ties = Ties {
+            ledger: Arc::clone(&self.ledger),
+            clock: self.settings.clock.clone(),
+            head: self.head.subscribe(),
+            commands: command_receiver,
+            status: status_sender,
+            monitor: self.settings.monitor.lane(name),
+        };
+        let runner = LaneRunner::new(lane, Rc::clone(&host), ties);
         let span = info_span!("lane", plugin = host.spec().name());
         actix_rt::spawn(runner.run().instrument(span));
         LaneHandle {

@@ -77,6 +77,16 @@ struct Flying {
     departed: Instant,
 }
 
+/// What ties a lane to the others.
+pub(super) struct Ties {
+    pub(super) ledger: Arc<dyn Ledger>,
+    pub(super) clock: WallClock,
+    pub(super) head: watch::Receiver<Seq>,
+    pub(super) commands: mpsc::UnboundedReceiver<Command>,
+    pub(super) status: watch::Sender<PluginStatus>,
+    pub(super) monitor: LaneMonitor,
+}
+
 /// A lane with what it needs to carry out its decisions.
 pub(super) struct LaneRunner {
     pub(super) lane: Lane,
@@ -103,25 +113,16 @@ pub(super) struct LaneRunner {
 }
 
 impl LaneRunner {
-    pub(super) fn new(
-        lane: Lane,
-        host: Rc<PluginHost>,
-        ledger: Arc<dyn Ledger>,
-        clock: WallClock,
-        head: watch::Receiver<Seq>,
-        commands: mpsc::UnboundedReceiver<Command>,
-        status: watch::Sender<PluginStatus>,
-        monitor: LaneMonitor,
-    ) -> Self {
+    pub(super) fn new(lane: Lane, host: Rc<PluginHost>, ties: Ties) -> Self {
         Self {
             lane,
             host,
-            ledger,
-            clock,
-            head,
-            commands,
-            status,
-            monitor,
+            ledger: ties.ledger,
+            clock: ties.clock,
+            head: ties.head,
+            commands: ties.commands,
+            status: ties.status,
+            monitor: ties.monitor,
             tasks: FuturesUnordered::new(),
             flying: Vec::new(),
             recording: false,
