@@ -43,7 +43,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(75);
 
 /// How long streams may take to end before their connections are cut off: one that nobody reads
 /// does not notice.
-const STREAMS_TIMEOUT: Duration = Duration::from_millis(100);
+const STREAMS_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// How long a client that was refused may go on sending before its connection is closed.
 const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
