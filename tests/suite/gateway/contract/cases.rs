@@ -50,6 +50,9 @@ pub(super) const CASES: &[Case] = &[
     ),
     Case("POST", "/v1/bulk-end", WHOLE_FILTER, 200),
     Case("GET", "/v1/plugins", "", 200),
+    Case("GET", "/v1/events", "", 200),
+    Case("GET", "/v1/events?types=session_end,drain", "", 200),
+    Case("GET", "/metrics", "", 200),
     Case(
         "POST",
         "/v1/shutdown",
