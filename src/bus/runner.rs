@@ -96,7 +96,7 @@ pub(super) struct LaneRunner {
     head: watch::Receiver<Seq>,
     commands: mpsc::UnboundedReceiver<Command>,
     status: watch::Sender<PluginStatus>,
-    monitor: LaneMonitor,
+    pub(super) monitor: LaneMonitor,
     tasks: FuturesUnordered<LocalBoxFuture<'static, Done>>,
     flying: Vec<Flying>,
     recording: bool,

@@ -11,7 +11,9 @@ use prometheus_client::metrics::MetricType;
 
 use super::process::ProcessStats;
 use crate::bus::{PluginState, PluginStatus};
+use crate::ledger::Recovery;
 use crate::monitor::{Counts, HistogramCounts};
+use crate::session::EndReason;
 use crate::shutdown::ShutdownReport;
 
 /// No label.
@@ -23,6 +25,8 @@ pub(super) struct SupervisorMetrics {
     pub(super) counts: Counts,
     pub(super) sessions_active: usize,
     pub(super) plugins: Vec<PluginStatus>,
+    /// What was found of the run before.
+    pub(super) recovery: Recovery,
     pub(super) ledger_size_bytes: Option<u64>,
     pub(super) is_draining: bool,
     /// The stop of the process before.
@@ -126,6 +130,14 @@ impl SupervisorMetrics {
             "Sessions that ended, by the reason",
             ended,
         )?;
+        let recovered = [EndReason::Crash, EndReason::Restart, EndReason::Shutdown];
+        let recovered = recovered.map(|reason| {
+            let is_it = self.recovery.reason == Some(reason);
+            let count = if is_it { self.recovery.found } else { 0 };
+            ([("reason", reason.as_str())], count)
+        });
+        let help = "Sessions that the run before had left active and the start ended";
+        to.counters("sessions_recovered", help, recovered)?;
         let refused = self.counts.refused.iter();
         let refused = refused.map(|(cause, count)| ([("cause", cause.as_str())], *count));
         let help = "Starts that were refused, by the cause";

@@ -63,6 +63,7 @@ pub(super) async fn scrape(
         counts: supervisor.counts(),
         sessions_active: supervisor.active_sessions().await?,
         plugins: supervisor.plugins().await?,
+        recovery: supervisor.recovery().clone(),
         ledger_size_bytes: supervisor.ledger_size_bytes(),
         is_draining: supervisor.is_stopping(),
         last_shutdown: last.0.clone(),

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use session_supervisor::{
-    Access, DeliveryPolicy, Down, Event, PluginSpec, SessionSupervisor, Shutdown,
+    Access, DeliveryPolicy, Down, Event, PluginSpec, SessionSupervisor, Shutdown, StateDir,
 };
 
 use super::client::TestGateway;
@@ -32,6 +32,7 @@ const NAMES: &[(&str, &str, &[&str])] = &[
     ("plugin_state", "gauge", &["plugin", "state"]),
     ("sessions_active", "gauge", &[]),
     ("sessions_ended_total", "counter", &["reason"]),
+    ("sessions_recovered_total", "counter", &["reason"]),
     ("sessions_refused_total", "counter", &["cause"]),
     ("sessions_started_total", "counter", &[]),
 ];
@@ -142,10 +143,10 @@ fn scrape_until(gateway: &TestGateway, is_so: impl Fn(&Scrape) -> bool) -> Scrap
 }
 
 /// A gateway that has stopped before, and has a plugin.
-async fn with_a_stop_before(state_dir: &std::path::Path) -> TestGateway {
+async fn with_a_stop_before(state_dir: &StateDir) -> TestGateway {
     let builder = || {
         let plugin = per_session("audit", |_| async { Ok(()) });
-        let builder = SessionSupervisor::builder().state_dir(state_dir);
+        let builder = SessionSupervisor::builder().state_dir(state_dir.clone());
         builder.plugin(plugin)
     };
     let before = builder().start().await.unwrap();
@@ -155,8 +156,9 @@ async fn with_a_stop_before(state_dir: &std::path::Path) -> TestGateway {
 
 #[actix_web::test]
 async fn every_metric_has_its_name_type_labels_and_description() {
-    let state_dir = tempfile::tempdir().unwrap();
-    let gateway = with_a_stop_before(state_dir.path()).await;
+    let dir = tempfile::tempdir().unwrap();
+    let state_dir = StateDir::open(dir.path()).unwrap();
+    let gateway = with_a_stop_before(&state_dir).await;
     let scrape = Scrape::of(&gateway);
     for (name, kind, labels) in NAMES {
         let name = format!("session_supervisor_{name}");
@@ -281,9 +283,10 @@ async fn what_is_owed_has_an_age() {
 
 #[actix_web::test]
 async fn the_stop_before_is_told_of_and_not_the_one_under_way() {
-    let state_dir = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let state_dir = StateDir::open(dir.path()).unwrap();
     let first = TestGateway::start_with(
-        SessionSupervisor::builder().state_dir(state_dir.path()),
+        SessionSupervisor::builder().state_dir(state_dir.clone()),
         Access::loopback(),
     )
     .await;
@@ -291,7 +294,7 @@ async fn the_stop_before_is_told_of_and_not_the_one_under_way() {
     let of_last = |name: &&String| name.contains("last_shutdown");
     assert_eq!(scrape.samples.keys().find(of_last), None);
 
-    let gateway = with_a_stop_before(state_dir.path()).await;
+    let gateway = with_a_stop_before(&state_dir).await;
     let before = Scrape::of(&gateway);
     assert_eq!(before.value("last_shutdown_timed_out"), 0.0);
     let at = before.value("last_shutdown_timestamp_seconds");
@@ -306,7 +309,7 @@ async fn the_stop_before_is_told_of_and_not_the_one_under_way() {
 
     // The supervisor of this test is gone after its stop, and so is what a scrape asks.
     let hangs = per_session("hangs", |_| std::future::pending());
-    let builder = SessionSupervisor::builder().state_dir(state_dir.path());
+    let builder = SessionSupervisor::builder().state_dir(state_dir.clone());
     let gateway = TestGateway::start_with(builder.plugin(hangs), Access::loopback()).await;
     gateway.start_session("A");
     gateway.post("/v1/shutdown", &json!({}));
