@@ -31,6 +31,7 @@
 //! |---|---|
 //! | `session`, `event`, `filter` | what everything speaks of |
 //! | `ledger` | what has started, what has ended, and what each plugin is owed |
+//! | `monitor` | what is counted, and what those who [watch](SessionSupervisor::watch) see |
 //! | `plugin` | what a plugin is, and the built-in kinds |
 //! | `registry` | [`SessionRegistry`]: who is active, and the one place where a session ends |
 //! | `bus` | [`PluginBus`]: records events and has a lane per plugin |
@@ -53,6 +54,7 @@ mod filter;
 #[cfg(feature = "gateway")]
 mod gateway;
 mod ledger;
+mod monitor;
 mod place;
 mod plugin;
 mod registry;
@@ -82,6 +84,10 @@ pub use self::ledger::{
 };
 #[cfg(feature = "sqlite")]
 pub use self::ledger::{OpenError, SqliteLedger, Survey, SurveyedPlugin};
+pub use self::monitor::{
+    Counts, DeliveryCount, DeliveryNotice, DeliveryOutcome, DrainProgress, HistogramCounts,
+    LaneProgress, PluginCounts, Refusal, Watched, Watcher,
+};
 pub use self::plugin::{DeliveryPolicy, Down, LogPlugin, Panicked, PerSession, Plugin, PluginSpec};
 #[cfg(feature = "sqlite")]
 pub use self::plugin::{SqlPlugin, SqlSettings};

@@ -12,7 +12,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use actix_rt::Arbiter;
 use jiff::Timestamp;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -26,13 +26,14 @@ use crate::bus::{
 };
 use crate::clock::WallClock;
 use crate::error::Error;
-use crate::event::{Hook, InstanceId, Lifecycle};
+use crate::event::{Hook, InstanceId, Lifecycle, Seq};
 use crate::ledger::{Ledger, LedgerHealth, MemoryLedger, Recovery, SessionRecord, Upkeep};
+use crate::monitor::{Counts, Monitor, Watcher, Watching};
 use crate::place::Place;
 use crate::plugin::PluginSpec;
 use crate::registry::{
-    Door, EndMatching, Ended, EndedMatching, EndedSession, Find, ListSessions, RegistrySettings,
-    SessionRegistry, Snapshot, Started, StartedSession, Touch,
+    CountActive, Door, EndMatching, Ended, EndedMatching, EndedSession, Find, ListSessions,
+    RegistrySettings, SessionRegistry, Snapshot, Started, StartedSession, Touch,
 };
 use crate::session::{NewSession, Session, SessionId};
 use crate::shutdown::{
@@ -292,11 +293,19 @@ impl Builder {
                 Place::Current
             }
         };
+        let (monitor, head) = (Monitor::new(), watch::Sender::new(ledger.head()));
+        let watching = Watching {
+            monitor: monitor.clone(),
+            ledger: Arc::clone(&ledger),
+            head: head.subscribe(),
+        };
         let bus_settings = BusSettings {
             instance,
             clock: self.clock.clone(),
             own_threads: owns_system,
             listeners: listeners.clone(),
+            head,
+            monitor: monitor.clone(),
         };
         let bus_ledger = Arc::clone(&ledger);
         let bus_place = place();
@@ -316,6 +325,7 @@ impl Builder {
             clock: self.clock.clone(),
             door: door.clone(),
             limits,
+            monitor,
         };
         let (registry_bus, registry_ledger) = (bus.clone(), Arc::clone(&ledger));
         let registry = place()
@@ -372,6 +382,7 @@ impl Builder {
             archive,
             reports,
             reloader,
+            watching,
         };
         actix_rt::spawn(supervisor.clone().reload_on(hung_up));
         Ok(supervisor)
@@ -407,6 +418,7 @@ pub struct SessionSupervisor {
     archive: Option<ReportArchive>,
     reports: ReportWatch,
     reloader: Reloader,
+    watching: Watching,
 }
 
 impl SessionSupervisor {
@@ -473,6 +485,15 @@ impl SessionSupervisor {
         Ok(self.registry.send(Snapshot).await?)
     }
 
+    /// How many sessions are active.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Stopped`].
+    pub async fn active_sessions(&self) -> Result<usize, Error> {
+        Ok(self.registry.send(CountActive).await?)
+    }
+
     /// Sessions that meet a filter, in the order of their starts, a page at a time.
     ///
     /// # Errors
@@ -521,6 +542,27 @@ impl SessionSupervisor {
     /// [`Error::Stopped`].
     pub async fn plugins(&self) -> Result<Vec<PluginStatus>, Error> {
         Ok(self.bus.send(PluginStatuses).await?)
+    }
+
+    /// Watches what happens to sessions and deliveries: from now on, or from the place `after` in the
+    /// log on, such as the [`seq`](crate::Event::seq) of the last event that an earlier watcher saw.
+    pub fn watch(&self, after: Option<Seq>) -> Watcher {
+        self.watching.watch(after)
+    }
+
+    /// What was counted since the start.
+    pub fn counts(&self) -> Counts {
+        self.watching.monitor.counts()
+    }
+
+    /// How many bytes the ledger takes on disk, if it is on one.
+    pub fn ledger_size_bytes(&self) -> Option<u64> {
+        self.watching.ledger.size_bytes()
+    }
+
+    /// Whether a shutdown was asked for.
+    pub fn is_stopping(&self) -> bool {
+        !self.door.is_open()
     }
 
     /// Whether new sessions are taken: false from the moment that a shutdown is asked for, and while

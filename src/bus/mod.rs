@@ -32,12 +32,13 @@ pub(crate) use self::operations::{
 };
 pub use self::operations::{PluginTest, Redelivered, TestOutcome};
 pub(crate) use self::reload::{Listeners, PluginChanges, Reconfigure};
-use self::runner::{Command, LaneRunner};
+use self::runner::{Command, LaneRunner, Ties};
 pub(crate) use self::unrecorded::ToldUnrecorded;
 use crate::clock::WallClock;
 use crate::error::Error;
 use crate::event::{Deadline, Event, Hook, Hooks, InstanceId, Lifecycle, OpenSession, Seq};
 use crate::ledger::{Append, Ledger, LedgerError, LedgerFuture, Position, SessionRecord};
+use crate::monitor::Monitor;
 use crate::plugin::PluginSpec;
 use crate::session::{End, Session};
 
@@ -157,6 +158,20 @@ pub enum PluginState {
     Retrying,
 }
 
+impl PluginState {
+    /// Every state.
+    pub const ALL: &[Self] = &[Self::Healthy, Self::Lagging, Self::Retrying];
+
+    /// The state's name on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Lagging => "lagging",
+            Self::Retrying => "retrying",
+        }
+    }
+}
+
 /// How a plugin is and what it is owed.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
@@ -170,6 +185,8 @@ pub struct PluginStatus {
     pub hooks: Hooks,
     /// How many events it has not acknowledged, dead letters not counted.
     pub owed: u64,
+    /// How long ago the oldest of them was recorded, in milliseconds; none if there is none.
+    pub oldest_owed_age_ms: Option<u64>,
     /// How many dead letters it has.
     pub dead: u64,
     /// Why its last failed delivery failed; none after a delivery that did not.
@@ -195,6 +212,9 @@ pub(crate) struct BusSettings {
     pub(crate) own_threads: bool,
     /// Where the bus says who hears of ends.
     pub(crate) listeners: Listeners,
+    /// Where the bus announces how long the log is: at first, as long as it found it.
+    pub(crate) head: watch::Sender<Seq>,
+    pub(crate) monitor: Monitor,
 }
 
 /// A lane, as the bus sees it.
@@ -256,8 +276,8 @@ impl PluginBus {
         plugins: Vec<(PluginSpec, Position)>,
     ) -> Self {
         Self {
+            head: settings.head.clone(),
             settings,
-            head: watch::Sender::new(ledger.head()),
             ledger,
             plugins,
             lanes: Vec::new(),
@@ -271,11 +291,13 @@ impl PluginBus {
             mono: Instant::now(),
             wall: self.settings.clock.now(),
         };
+        let name = plugin.shared_name();
         let status = PluginStatus {
-            name: plugin.shared_name(),
+            name: Arc::clone(&name),
             state: PluginState::Healthy,
             hooks: plugin.hooks(),
             owed: 0,
+            oldest_owed_age_ms: None,
             dead: 0,
             last_error: None,
             latency_ms: None,
@@ -285,15 +307,15 @@ impl PluginBus {
         let host = Rc::new(PluginHost::new(plugin, self.settings.own_threads));
         let (commands, command_receiver) = mpsc::unbounded_channel();
         let (status_sender, status) = watch::channel(status);
-        let runner = LaneRunner::new(
-            lane,
-            Rc::clone(&host),
-            Arc::clone(&self.ledger),
-            self.settings.clock.clone(),
-            self.head.subscribe(),
-            command_receiver,
-            status_sender,
-        );
+        let ties = Ties {
+            ledger: Arc::clone(&self.ledger),
+            clock: self.settings.clock.clone(),
+            head: self.head.subscribe(),
+            commands: command_receiver,
+            status: status_sender,
+            monitor: self.settings.monitor.lane(name),
+        };
+        let runner = LaneRunner::new(lane, Rc::clone(&host), ties);
         let span = info_span!("lane", plugin = host.spec().name());
         actix_rt::spawn(runner.run().instrument(span));
         LaneHandle {
@@ -302,10 +324,6 @@ impl PluginBus {
             commands,
             status,
         }
-    }
-
-    fn statuses(&self) -> impl Iterator<Item = PluginStatus> {
-        self.lanes.iter().map(|lane| lane.status.borrow().clone())
     }
 }
 
@@ -330,6 +348,17 @@ fn announce(head: &watch::Sender<Seq>, seq: Seq) {
         *head = seq.max(*head);
         is_news
     });
+}
+
+/// Waits until an append is recorded, and has it counted.
+async fn counted(
+    monitor: &Monitor,
+    appended: impl Future<Output = Result<Arc<[Event]>, LedgerError>>,
+) -> Result<Arc<[Event]>, LedgerError> {
+    let began = Instant::now();
+    let outcome = appended.await;
+    monitor.appended(began.elapsed(), &outcome);
+    outcome
 }
 
 /// What a ledger answers, or that it did not answer in time.
@@ -363,12 +392,13 @@ impl Handler<SessionStart> for PluginBus {
                 .push(Event::start(session, timestamp, instance)),
         }
         let (ledger, head) = (Arc::clone(&self.ledger), self.head.clone());
+        let monitor = self.settings.monitor.clone();
         let turn = Arc::clone(&self.turn);
         Box::pin(async move {
             let turn = turn.lock().await;
             let appended = ledger.append(append);
             drop(turn);
-            let events = appended.await?;
+            let events = counted(&monitor, appended).await?;
             let last = events.last().map_or(0, Event::recorded_seq);
             announce(&head, last);
             Ok(if amends.is_none() { last } else { 0 })
@@ -382,6 +412,7 @@ impl Handler<SessionEnd> for PluginBus {
     fn handle(&mut self, message: SessionEnd, _: &mut Context<Self>) -> Self::Result {
         let instance = self.settings.instance;
         let (ledger, head) = (Arc::clone(&self.ledger), self.head.clone());
+        let monitor = self.settings.monitor.clone();
         let turn = Arc::clone(&self.turn);
         Box::pin(async move {
             let mut turn = Some(turn.lock().await);
@@ -400,7 +431,8 @@ impl Handler<SessionEnd> for PluginBus {
                 if placed == message.sessions.len() {
                     turn = None;
                 }
-                let events = match within(message.patience, appended).await {
+                let appended = within(message.patience, appended);
+                let events = match counted(&monitor, appended).await {
                     Ok(events) => events,
                     Err(error) if recorded.count == 0 => return Err(error.into()),
                     Err(error) => {
@@ -442,8 +474,12 @@ impl Handler<TellLifecycle> for PluginBus {
         let calls = listeners.map(|lane| {
             let (host, events) = (Rc::clone(&lane.host), Arc::clone(&events));
             let deadline = Deadline::at(message.deadline);
+            let lane = self.settings.monitor.lane(host.spec().shared_name());
             async move {
-                let outcome = host.attempt(events, 1, deadline).await;
+                let departed = Instant::now();
+                let outcome = host.attempt(Arc::clone(&events), 1, deadline).await;
+                let attempt = outcome.attempt(&events, 1, departed.elapsed(), false);
+                lane.delivered(&attempt);
                 let error = outcome.first_error()?;
                 warn!(plugin = host.spec().name(), %hook, %error, "hook failed");
                 Some((host.spec().shared_name(), error))
@@ -469,6 +505,11 @@ impl Handler<Drain> for PluginBus {
     type Result = ResponseFuture<Vec<(Arc<str>, LaneTally)>>;
 
     fn handle(&mut self, message: Drain, _: &mut Context<Self>) -> Self::Result {
+        let sessions = message.ends.map_or(0, |ends| ends.count as u64);
+        let specs = self.lanes.iter().map(|lane| lane.host.spec());
+        let listeners = specs.filter(|spec| spec.hooks().contains(Hook::SessionEnd));
+        let listeners = listeners.map(PluginSpec::shared_name);
+        self.settings.monitor.begin_drain(sessions, listeners);
         let ends = message.ends.map(|ends| ends.first..=ends.last);
         let (sessions, end) = message.unrecorded;
         let instance = self.settings.instance;
@@ -498,10 +539,25 @@ impl Handler<Drain> for PluginBus {
 }
 
 impl Handler<PluginStatuses> for PluginBus {
-    type Result = Vec<PluginStatus>;
+    type Result = ResponseFuture<Vec<PluginStatus>>;
 
     fn handle(&mut self, _: PluginStatuses, _: &mut Context<Self>) -> Self::Result {
-        self.statuses().collect()
+        let now = self.settings.clock.now();
+        let statuses = self.lanes.iter().map(|lane| {
+            let status = lane.status.borrow().clone();
+            let (reply, since) = oneshot::channel();
+            let _ = lane.commands.send(Command::OwedSince(reply));
+            async move {
+                let since = since.await.ok().flatten();
+                let since = since.filter(|_| status.owed > 0);
+                let age = since.map(|since| now.duration_since(since).as_millis());
+                PluginStatus {
+                    oldest_owed_age_ms: age.map(|age| u64::try_from(age).unwrap_or(0)),
+                    ..status
+                }
+            }
+        });
+        Box::pin(join_all(statuses))
     }
 }
 

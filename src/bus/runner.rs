@@ -10,6 +10,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 use tracing::{Instrument as _, debug, info, info_span, warn};
@@ -22,6 +23,7 @@ use super::{DeliveryState, PluginState, PluginStatus};
 use crate::clock::WallClock;
 use crate::event::{Deadline, Event, Seq};
 use crate::ledger::{Ledger, LedgerError, Page, Progress};
+use crate::monitor::LaneMonitor;
 
 /// How long to wait before asking a ledger again that failed.
 const LEDGER_RETRY: Duration = Duration::from_secs(1);
@@ -49,6 +51,8 @@ pub(super) enum Command {
         unrecorded: Arc<[Event]>,
         reply: oneshot::Sender<LaneTally>,
     },
+    /// Since when has the oldest event been owed, if any is?
+    OwedSince(oneshot::Sender<Option<Timestamp>>),
     /// What has become of the event at this place?
     StateOf(Seq, oneshot::Sender<DeliveryState>),
     /// An operator wants something.
@@ -76,7 +80,18 @@ struct Flying {
     /// The cut may come before it.
     deadline: Deadline,
     events: Arc<[Event]>,
+    attempt: u32,
     departed: Instant,
+}
+
+/// What ties a lane to the others.
+pub(super) struct Ties {
+    pub(super) ledger: Arc<dyn Ledger>,
+    pub(super) clock: WallClock,
+    pub(super) head: watch::Receiver<Seq>,
+    pub(super) commands: mpsc::UnboundedReceiver<Command>,
+    pub(super) status: watch::Sender<PluginStatus>,
+    pub(super) monitor: LaneMonitor,
 }
 
 /// A lane with what it needs to carry out its decisions.
@@ -88,6 +103,7 @@ pub(super) struct LaneRunner {
     head: watch::Receiver<Seq>,
     commands: mpsc::UnboundedReceiver<Command>,
     status: watch::Sender<PluginStatus>,
+    pub(super) monitor: LaneMonitor,
     tasks: FuturesUnordered<LocalBoxFuture<'static, Done>>,
     flying: Vec<Flying>,
     recording: bool,
@@ -96,34 +112,33 @@ pub(super) struct LaneRunner {
     /// Not to ask the ledger again before.
     ledger_retry_at: Option<Instant>,
     latency_ms: Option<f64>,
+    /// Since when something has been owed without a break.
+    owed_since: Option<Timestamp>,
+    /// When the last event was recorded that was read.
+    read_up_to: Option<Timestamp>,
     drained: Option<Drained>,
     operations: Operations,
 }
 
 impl LaneRunner {
-    pub(super) fn new(
-        lane: Lane,
-        host: Rc<PluginHost>,
-        ledger: Arc<dyn Ledger>,
-        clock: WallClock,
-        head: watch::Receiver<Seq>,
-        commands: mpsc::UnboundedReceiver<Command>,
-        status: watch::Sender<PluginStatus>,
-    ) -> Self {
+    pub(super) fn new(lane: Lane, host: Rc<PluginHost>, ties: Ties) -> Self {
         Self {
             lane,
             host,
-            ledger,
-            clock,
-            head,
-            commands,
-            status,
+            ledger: ties.ledger,
+            clock: ties.clock,
+            head: ties.head,
+            commands: ties.commands,
+            status: ties.status,
+            monitor: ties.monitor,
             tasks: FuturesUnordered::new(),
             flying: Vec::new(),
             recording: false,
             recording_attempts: false,
             ledger_retry_at: None,
             latency_ms: None,
+            owed_since: None,
+            read_up_to: None,
             drained: None,
             operations: Operations::default(),
         }
@@ -200,6 +215,9 @@ impl LaneRunner {
                     reply,
                 });
             }
+            Command::OwedSince(reply) => {
+                let _ = reply.send(self.owed_since());
+            }
             Command::StateOf(seq, reply) => {
                 let _ = reply.send(self.lane.state_of(seq));
             }
@@ -253,6 +271,7 @@ impl LaneRunner {
             id: flight.id,
             deadline: deadline.clone(),
             events: Arc::clone(&flight.events),
+            attempt: flight.tries.count,
             departed: Instant::now(),
         });
         let host = Rc::clone(&self.host);
@@ -276,9 +295,16 @@ impl LaneRunner {
                 if let Some(at) = self.flying.iter().position(|flying| flying.id == id) {
                     let flying = self.flying.swap_remove(at);
                     report_failure(&flying.events, &outcome);
-                    self.measure(now.mono - flying.departed);
+                    let took = now.mono - flying.departed;
+                    let is_cut = self.lane.cut().is_some_and(|cut| now.mono >= cut);
+                    let attempt = outcome.attempt(&flying.events, flying.attempt, took, is_cut);
+                    self.monitor.delivered(&attempt);
+                    self.measure(took);
                 }
                 self.lane.on_outcome(id, outcome, now);
+                if self.drained.is_some() {
+                    self.monitor.progressed(|| self.lane.drained(), false);
+                }
             }
             Done::Read(Ok(page)) if page.events.is_empty() && page.gap == 0 => {
                 self.lane.on_read_failed();
@@ -295,6 +321,7 @@ impl LaneRunner {
                 // The log can be ahead of its announcement.
                 if let Some(last) = page.events.last() {
                     self.lane.set_head(last.recorded_seq());
+                    self.read_up_to = Some(last.timestamp());
                 }
                 if let Some(flight) = self.lane.on_read(&page, now) {
                     self.deliver(flight);
@@ -318,6 +345,7 @@ impl LaneRunner {
 
     fn ledger_failed(&mut self, error: &LedgerError) {
         warn!(%error, "the lane waits for the ledger");
+        self.monitor.ledger_failed();
         self.ledger_retry_at = Some(Instant::now() + LEDGER_RETRY);
     }
 
@@ -359,6 +387,7 @@ impl LaneRunner {
         };
         let mut tally = self.lane.tally(Instant::now(), unread);
         tally.state = self.state();
+        self.monitor.progressed(|| tally.delivered, true);
         self.lane.close();
         if tally.owed + tally.dead + tally.lost + tally.owed_before > 0 || tally.timed_out {
             warn!(
@@ -418,9 +447,21 @@ impl LaneRunner {
         }
     }
 
+    /// Since when the oldest event has been owed. Of one that is not read yet only the earliest
+    /// moment is known.
+    fn owed_since(&self) -> Option<Timestamp> {
+        let owed_since = self.owed_since?;
+        let unread = self.read_up_to.map_or(owed_since, |at| at.max(owed_since));
+        Some(self.lane.oldest_in_hand().unwrap_or(unread))
+    }
+
     /// Makes the lane's state visible.
-    fn publish(&self) {
+    fn publish(&mut self) {
         let (state, owed) = (self.state(), self.lane.owed());
+        self.owed_since = match owed {
+            0 => None,
+            _ => self.owed_since.or_else(|| Some(self.clock.now())),
+        };
         let dead = self.lane.dead() as u64;
         let last_error = self.lane.last_error();
         self.status.send_if_modified(|status| {

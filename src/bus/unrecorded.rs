@@ -54,7 +54,11 @@ impl LaneRunner {
             }
             let events: Arc<[Event]> = batch.iter().map(|(_, event)| (*event).clone()).collect();
             let deadline = Deadline::at(cut.min(Instant::now() + spec.policy().timeout));
-            let outcome = self.host.attempt(events, 1, deadline).await;
+            let departed = Instant::now();
+            let outcome = self.host.attempt(Arc::clone(&events), 1, deadline).await;
+            let (took, is_cut) = (departed.elapsed(), Instant::now() >= cut);
+            self.monitor
+                .delivered(&outcome.attempt(&events, 1, took, is_cut));
             can_tell = outcome.failure.is_none() && Instant::now() < cut;
             for ((index, _), took) in batch.iter().zip(taken(&outcome)) {
                 told.count(*index, took);

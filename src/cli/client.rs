@@ -161,9 +161,11 @@ impl Client {
         self.answer(request.build().send_json(body))
     }
 
-    /// The stream of events: what comes of it ends with the gateway.
+    /// The stream of what happens in a stop: what comes of it ends with the gateway.
     pub(super) fn events(&self) -> Result<impl io::Read + Send + use<>, Failure> {
-        let mut request = self.agent.get(format!("{}/v1/events", self.url));
+        let mut request = self
+            .agent
+            .get(format!("{}/v1/events?types=delivery,drain", self.url));
         if let Some(token) = &self.token {
             request = request.header(header::AUTHORIZATION, token);
         }

@@ -21,13 +21,17 @@ mod body;
 mod bulk;
 mod connection;
 mod dead_letters;
+mod events;
+mod exposition;
 mod guard;
 mod health;
+mod metrics;
 mod openapi;
 mod page;
 mod plugins;
 mod pointer;
 mod problem;
+mod process;
 mod refusals;
 mod route;
 mod schema;
@@ -39,10 +43,21 @@ mod target;
 use actix_web::web::{self, Data, ServiceConfig};
 
 pub use self::access::{Access, InvalidSecret, Scope, Secret, Token};
+use self::events::Streams;
+use self::metrics::LastShutdown;
 use self::problem::{Kind, Problem};
 use self::route::{Endpoint, delete, get, post};
 pub use self::server::Gateway;
 use crate::supervisor::SessionSupervisor;
+
+/// What the handlers work with.
+#[derive(Debug, Clone)]
+struct Served {
+    supervisor: SessionSupervisor,
+    access: Access,
+    streams: Streams,
+    last_shutdown: LastShutdown,
+}
 
 /// Every request that the gateway answers. [`openapi`] describes the same.
 fn endpoints() -> Vec<Endpoint> {
@@ -63,15 +78,19 @@ fn endpoints() -> Vec<Endpoint> {
         get("/v1/plugins/{name}/dead-letters", dead_letters::list),
         delete("/v1/plugins/{name}/dead-letters", dead_letters::delete),
         post("/v1/plugins/{name}/redeliver", dead_letters::redeliver),
+        get("/v1/events", events::follow),
+        get("/metrics", metrics::scrape),
         post("/v1/shutdown", stop::shut_down),
         get("/v1/reports/last", stop::last_report),
     ]
 }
 
-fn routes(config: &mut ServiceConfig, supervisor: SessionSupervisor, access: Access) {
+fn routes(config: &mut ServiceConfig, served: Served) {
     config
-        .app_data(Data::new(supervisor))
-        .app_data(Data::new(access))
+        .app_data(Data::new(served.supervisor))
+        .app_data(Data::new(served.access))
+        .app_data(Data::new(served.streams))
+        .app_data(Data::new(served.last_shutdown))
         .default_service(web::to(not_found));
     route::register(config, endpoints());
 }

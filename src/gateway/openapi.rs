@@ -16,10 +16,10 @@ use utoipa::{Modify, OpenApi as _, ToResponse};
 use super::problem::{Document, Problem};
 use super::refusals::{
     Full, Inactive, Invalid, InvalidOrReserved, Malformed, NoJson, NoToken, NotAllowed, Stopping,
-    TooLarge, Unavailable, Unknown,
+    TooLarge, TooManyOpen, Unavailable, Unknown,
 };
 use super::target::query;
-use super::{bulk, dead_letters, health, plugins, sessions, stop};
+use super::{bulk, dead_letters, events, health, metrics, plugins, sessions, stop};
 
 /// What the whole description begins with.
 const INTRODUCTION: &str = "\
@@ -56,6 +56,8 @@ fields that you don't know.";
         dead_letters::list,
         dead_letters::delete,
         dead_letters::redeliver,
+        events::follow,
+        metrics::scrape,
         stop::shut_down,
         stop::last_report,
     ),
@@ -63,7 +65,7 @@ fields that you don't know.";
         schemas(Document),
         responses(
             Full, Inactive, Invalid, InvalidOrReserved, Malformed, NoJson, NoToken, NotAllowed,
-            Stopping, TooLarge, Unavailable, Unknown,
+            Stopping, TooLarge, TooManyOpen, Unavailable, Unknown,
         )
     ),
     modifiers(&Common)

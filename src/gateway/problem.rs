@@ -37,6 +37,7 @@ pub(super) enum Kind {
     InvalidField,
     ReservedReason,
     TooManySessions,
+    TooManyStreams,
     ShuttingDown,
     LedgerUnavailable,
 }
@@ -55,6 +56,7 @@ impl Kind {
             Self::InvalidField => "invalid-field",
             Self::ReservedReason => "reserved-reason",
             Self::TooManySessions => "too-many-sessions",
+            Self::TooManyStreams => "too-many-streams",
             Self::ShuttingDown => "shutting-down",
             Self::LedgerUnavailable => "ledger-unavailable",
         }
@@ -73,6 +75,7 @@ impl Kind {
             Self::InvalidField => "a field is invalid",
             Self::ReservedReason => "the reason is reserved",
             Self::TooManySessions => "too many sessions are active",
+            Self::TooManyStreams => "too many streams are open",
             Self::ShuttingDown => "shutting down",
             Self::LedgerUnavailable => "the ledger is unavailable",
         }
@@ -93,7 +96,7 @@ impl Kind {
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::InvalidField | Self::ReservedReason => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::TooManySessions => StatusCode::TOO_MANY_REQUESTS,
+            Self::TooManySessions | Self::TooManyStreams => StatusCode::TOO_MANY_REQUESTS,
             Self::ShuttingDown | Self::LedgerUnavailable => StatusCode::SERVICE_UNAVAILABLE,
         }
     }

@@ -45,6 +45,8 @@ refusals! {
     InvalidOrReserved = InvalidField | ReservedReason;
     /// As many sessions are active as may be.
     Full = TooManySessions;
+    /// As many streams are open as may be.
+    TooManyOpen = TooManyStreams;
     /// The gateway is shutting down.
     Stopping = ShuttingDown;
     /// The gateway is shutting down, or its ledger fails.

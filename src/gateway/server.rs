@@ -17,11 +17,14 @@ use actix_service::{
 use actix_web::App;
 use actix_web::dev::AppConfig;
 use actix_web::middleware::from_fn;
+use tokio_util::sync::CancellationToken;
 
 use super::access::Access;
 use super::connection::{Connection, HEAD_TIMEOUT};
+use super::events::Streams;
 use super::guard::guard;
-use super::routes;
+use super::metrics::LastShutdown;
+use super::{Served, routes};
 use crate::supervisor::SessionSupervisor;
 
 /// Threads that serve requests, at the most. They only pass messages on, so more would be idle.
@@ -37,6 +40,10 @@ const MAX_WAITING: i32 = 4096;
 
 /// How long a connection may stay open between two requests.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
+
+/// How long streams may take to end before their connections are cut off: one that nobody reads
+/// does not notice.
+const STREAMS_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// How long a client that was refused may go on sending before its connection is closed.
 const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -64,7 +71,10 @@ const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 #[must_use = "dropping a gateway stops it"]
 pub struct Gateway {
     addresses: Vec<SocketAddr>,
-    server: ServerHandle,
+    /// Fires when it is to stop.
+    closing: CancellationToken,
+    /// Fires when it has.
+    closed: CancellationToken,
 }
 
 impl Gateway {
@@ -90,15 +100,27 @@ impl Gateway {
         if !access.has_token() {
             addresses.iter().try_for_each(check_loopback)?;
         }
-        let (started, handle) = mpsc::sync_channel(1);
+        let (closing, closed) = (CancellationToken::new(), CancellationToken::new());
+        let served = Served {
+            last_shutdown: LastShutdown::read(&supervisor),
+            supervisor,
+            access,
+            streams: Streams::new(closing.clone()),
+        };
+        let (started, is_started) = mpsc::sync_channel(1);
+        let (stop_at, is_gone) = (closing.clone(), closed.clone().drop_guard());
         // A system of its own: the caller's may be blocked, or no actix system at all.
         thread::Builder::new()
             .name("gateway".to_owned())
             .spawn(move || {
+                // Fires also when this thread panics.
+                let _is_gone = is_gone;
                 actix_rt::System::new().block_on(async move {
-                    match bind(listeners, &supervisor, &access) {
+                    let streams = served.streams.clone();
+                    match bind(listeners, &served) {
                         Ok(server) => {
-                            let _ = started.send(Ok(server.handle()));
+                            let _ = started.send(Ok(()));
+                            actix_rt::spawn(stop(server.handle(), stop_at, streams));
                             if let Err(error) = server.await {
                                 tracing::error!(%error, "the gateway has failed");
                             }
@@ -110,8 +132,12 @@ impl Gateway {
                 });
             })?;
         let gone = |_| Err(io::Error::other("the thread of the gateway has died"));
-        let server = handle.recv().unwrap_or_else(gone)?;
-        Ok(Self { addresses, server })
+        is_started.recv().unwrap_or_else(gone)?;
+        Ok(Self {
+            addresses,
+            closing,
+            closed,
+        })
     }
 
     /// The addresses on which it listens.
@@ -119,17 +145,18 @@ impl Gateway {
         &self.addresses
     }
 
-    /// Stops it at once: requests that are being answered are cut off, since whatever is worth
+    /// Stops it at once: streams of events end, and requests that are being answered are cut off, since whatever is worth
     /// waiting for is over when a gateway is stopped. The future is done when the listeners are
     /// closed; stopping begins with the call, and stopping again does nothing.
     pub fn stop(&self) -> impl Future<Output = ()> + Send + use<> {
-        self.server.stop(false)
+        self.closing.cancel();
+        self.closed.clone().cancelled_owned()
     }
 }
 
 impl Drop for Gateway {
     fn drop(&mut self) {
-        drop(self.stop());
+        self.closing.cancel();
     }
 }
 
@@ -143,11 +170,15 @@ fn check_loopback(address: &SocketAddr) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::InvalidInput, problem))
 }
 
-fn bind(
-    listeners: Vec<TcpListener>,
-    supervisor: &SessionSupervisor,
-    access: &Access,
-) -> io::Result<Server> {
+/// Stops the server when `closing` fires, with the streams first: a graceful stop would wait for
+/// them, and one without grace cuts them off in the middle.
+async fn stop(server: ServerHandle, closing: CancellationToken, streams: Streams) {
+    closing.cancelled().await;
+    let _ = tokio::time::timeout(STREAMS_TIMEOUT, streams.closed()).await;
+    server.stop(false).await;
+}
+
+fn bind(listeners: Vec<TcpListener>, served: &Served) -> io::Result<Server> {
     let workers = thread::available_parallelism().map_or(1, usize::from);
     let workers = workers.min(MAX_WORKERS);
     let mut server = Server::build()
@@ -158,8 +189,8 @@ fn bind(
         // The few that wait by default are reset when a flood comes, not told to wait.
         #[cfg(unix)]
         rustix::net::listen(&listener, MAX_WAITING)?;
-        let (supervisor, access) = (supervisor.clone(), access.clone());
-        let service = move || service(&supervisor, &access);
+        let served = served.clone();
+        let service = move || service(&served);
         server = server.listen("gateway", listener, service)?;
     }
     Ok(server.run())
@@ -179,13 +210,12 @@ fn max_connections() -> usize {
 /// What serves a connection. Put together here rather than by `HttpServer`, which has no place for
 /// [`Connection`].
 fn service(
-    supervisor: &SessionSupervisor,
-    access: &Access,
+    served: &Served,
 ) -> impl ServiceFactory<TcpStream, Config = (), Response = (), Error = DispatchError, InitError = ()>
 + use<> {
     let app = App::new()
         .wrap(from_fn(guard))
-        .configure(|config| routes(config, supervisor.clone(), access.clone()))
+        .configure(|config| routes(config, served.clone()))
         .into_factory()
         .map_err(|error| error.error_response());
     let http = HttpService::build()

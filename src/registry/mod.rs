@@ -22,6 +22,7 @@ use crate::error::Error;
 use crate::event::{OpenSession, Seq};
 use crate::filter::SessionFilter;
 use crate::ledger::SessionRecord;
+use crate::monitor::Monitor;
 use crate::session::{End, EndDetails, EndReason, Incarnation, NewSession, Session, SessionId};
 
 /// A session starts, or an active one gets new details.
@@ -101,6 +102,11 @@ pub struct Touch {
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "Vec<Arc<Session>>")]
 pub struct Snapshot;
+
+/// Asks how many sessions are active.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "usize")]
+pub(crate) struct CountActive;
 
 /// Which of its lives a listed session is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
@@ -229,4 +235,5 @@ pub(crate) struct RegistrySettings {
     pub(crate) clock: WallClock,
     pub(crate) door: Door,
     pub(crate) limits: Limits,
+    pub(crate) monitor: Monitor,
 }

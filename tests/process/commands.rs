@@ -286,7 +286,7 @@ fn a_stop_is_watched_until_the_gateway_is_gone() {
     let stream = Mutex::new(None::<TcpStream>);
     let fake = Fake::start(
         move |request, mut connection, door| match request.line.as_str() {
-            "GET /v1/events" => {
+            "GET /v1/events?types=delivery,drain" => {
                 let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\
                         connection: close\r\n\r\n: welcome\n\n";
                 connection.write_all(head.as_bytes()).unwrap();

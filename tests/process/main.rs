@@ -5,6 +5,7 @@ mod commands;
 mod fake;
 mod flood;
 mod gateway;
+mod operator;
 mod plugins;
 mod readme;
 mod refusals;

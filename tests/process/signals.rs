@@ -220,10 +220,10 @@ fn locked_at_the_stop(extra: &str, exit_code: i32, outcome: &str) {
 }
 
 #[test]
-fn sighup_without_a_terminal_changes_nothing() {
+fn sighup_without_a_terminal_ends_no_session() {
     let mut gateway = start_with_11_sessions("");
     gateway.signal(Signal::SIGHUP);
-    gateway.wait_for_log("SIGHUP ignored");
+    gateway.wait_for_log("\"reloaded\"");
     gateway.begin("after");
     let ended = gateway.stop(Signal::SIGTERM);
     assert_eq!(ended.status.code(), Some(0));

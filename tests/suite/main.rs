@@ -18,3 +18,4 @@ mod reload;
 mod shutdown;
 mod support;
 mod tracker;
+mod watching;

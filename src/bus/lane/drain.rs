@@ -174,6 +174,22 @@ impl Lane {
         tally
     }
 
+    /// How many of the shutdown's ends are delivered so far.
+    pub(in crate::bus) fn drained(&self) -> u64 {
+        let drain = self.drain.as_ref();
+        let Some((drain, ends)) = drain.and_then(|it| Some((it, it.ends.clone()?))) else {
+            return 0;
+        };
+        let flying = self.log_flights().flat_map(|flight| flight.events.iter());
+        let in_hand = flying.map(Event::recorded_seq);
+        let in_hand = in_hand.chain(self.pending.iter().map(|(seq, _)| seq));
+        let in_hand = in_hand.chain(self.parked.iter().map(|(seq, _)| seq));
+        let in_hand = in_hand.filter(|seq| ends.contains(seq)).count() as u64;
+        let read = (self.read_to.min(*ends.end()) + 1).saturating_sub(*ends.start());
+        let dead = self.parked.dead().count_in(&ends) as u64;
+        read.saturating_sub(in_hand + dead + drain.lost)
+    }
+
     /// The part of the log before the shutdown's ends that this lane has not read.
     pub(in crate::bus) fn unread_before(&self) -> Option<RangeInclusive<Seq>> {
         let ends = self.drain.as_ref()?.ends.as_ref();

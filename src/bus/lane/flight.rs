@@ -1,11 +1,13 @@
 //! Deliveries as a lane sees them: on the way, and what came of them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::time::Instant;
 
 use crate::event::{Event, Seq, Verdict};
+use crate::monitor::{Attempt, DeliveryOutcome};
 
 /// A moment, by both clocks.
 #[derive(Debug, Clone, Copy)]
@@ -45,6 +47,30 @@ pub(in crate::bus) struct Outcome {
 }
 
 impl Outcome {
+    /// What the monitor is told of it. `is_cut` says that a shutdown's time was over.
+    pub(in crate::bus) fn attempt<'a>(
+        &'a self,
+        events: &'a [Event],
+        number: u32,
+        took: Duration,
+        is_cut: bool,
+    ) -> Attempt<'a> {
+        let failure = self.failure.as_ref().map(|failure| match failure {
+            _ if is_cut => DeliveryOutcome::Cut,
+            Failure::Down(_) | Failure::Error(_) => DeliveryOutcome::Error,
+            Failure::TimedOut => DeliveryOutcome::Timeout,
+            Failure::Panicked(_) => DeliveryOutcome::Panic,
+        });
+        Attempt {
+            events,
+            number,
+            verdicts: &self.verdicts,
+            failure,
+            error: self.first_error(),
+            took,
+        }
+    }
+
     /// Why the delivery failed, or the first of its events that was rejected.
     pub(in crate::bus) fn first_error(&self) -> Option<Arc<str>> {
         let rejected = self.verdicts.iter().find_map(|verdict| match verdict {

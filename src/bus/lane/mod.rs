@@ -28,6 +28,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::time::Instant;
 
 use self::drain::Drain;
@@ -156,6 +157,16 @@ impl Lane {
         let in_hand = in_flight + self.pending.len() + self.parked.live();
         let unread = self.head - self.read_to;
         in_hand as u64 + unread.saturating_sub(self.parked.count_after(self.read_to))
+    }
+
+    /// When the oldest event was recorded that was read and is neither acknowledged nor dead.
+    pub(super) fn oldest_in_hand(&self) -> Option<Timestamp> {
+        let flying = self
+            .log_flights()
+            .filter_map(|flight| flight.events.first());
+        let flying = flying.map(Event::timestamp).min();
+        let waiting = [self.pending.oldest(), self.parked.oldest_live()];
+        waiting.into_iter().chain([flying]).flatten().min()
     }
 
     /// What has become of the event at `seq`, which this lane delivers sooner or later.

@@ -182,6 +182,8 @@ impl Lane {
         if now.mono.saturating_duration_since(down_since) >= self.policy.retry_for {
             self.down_since = None;
             self.given_up_to = self.head;
+            let owed = self.owed();
+            warn!(owed, "{TOO_LONG}: what it is owed becomes dead letters");
             let rows = self.parked.kill_all(&TOO_LONG.into(), now);
             self.progress.park.extend(rows);
             for (event, tries) in self.pending.take_if(|_| true) {

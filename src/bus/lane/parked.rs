@@ -80,6 +80,12 @@ impl ParkedEvents {
             .map(|(&seq, entry)| (seq, entry.tries.count > 0))
     }
 
+    /// When the oldest of those that are not dead was recorded.
+    pub(super) fn oldest_live(&self) -> Option<Timestamp> {
+        let oldest = self.entries.first_key_value();
+        oldest.map(|(_, entry)| entry.event.timestamp())
+    }
+
     /// Whether the event at this place is parked, dead or not.
     pub(super) fn contains(&self, seq: Seq) -> bool {
         self.is_live(seq) || self.dead.contains(seq)

@@ -2,6 +2,8 @@
 
 use std::collections::{HashSet, VecDeque};
 
+use jiff::Timestamp;
+
 use super::flight::{Flight, Tries};
 use super::{incarnation_of, is_of};
 use crate::event::{Event, Seq};
@@ -60,6 +62,13 @@ impl PendingEvents {
     pub(super) fn iter(&self) -> impl Iterator<Item = (Seq, bool)> {
         let queue = self.queue.iter();
         queue.map(|pending| (pending.event.recorded_seq(), pending.tries.count > 0))
+    }
+
+    /// When the oldest was recorded.
+    pub(super) fn oldest(&self) -> Option<Timestamp> {
+        let events = self.queue.iter().map(|pending| &pending.event);
+        let oldest = events.min_by_key(|event| event.recorded_seq());
+        oldest.map(Event::timestamp)
     }
 
     pub(super) fn sessions(&self) -> impl Iterator<Item = SessionId> {

@@ -18,6 +18,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How long beyond its deadline a gateway is waited for: its clock may differ from ours.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long the stream of a gateway that is gone may take to end.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
 /// How long a gateway that tells no events may take until it no longer says that it is ready.
 const SETTLED: Duration = Duration::from_secs(1);
 
@@ -37,6 +40,11 @@ pub(super) fn until_gone(
         let presence = client.presence();
         let is_over = events.is_none() && (had_events || began.elapsed() > SETTLED);
         if sight.is_gone(presence, is_over) {
+            // What it told last may still be on its way.
+            let until = Instant::now() + LAST_WORDS;
+            while events.is_some() && Instant::now() < until {
+                events = show(events, &mut progress);
+            }
             progress.finish();
             note(&format!(
                 "the gateway is gone after {}",

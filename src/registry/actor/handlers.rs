@@ -7,8 +7,8 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::super::{
-    CloseDoor, ClosedDoor, EndMatching, Ended, EndedMatching, EndedSession, Find, Limits,
-    ListSessions, SessionState, Snapshot, Started, StartedSession, Touch,
+    CloseDoor, ClosedDoor, CountActive, EndMatching, Ended, EndedMatching, EndedSession, Find,
+    Limits, ListSessions, SessionState, Snapshot, Started, StartedSession, Touch,
 };
 use super::{Closing, Request, SessionRegistry};
 use crate::error::Error;
@@ -19,12 +19,19 @@ impl Handler<Started> for SessionRegistry {
     type Result = ResponseFuture<Result<StartedSession, Error>>;
 
     fn handle(&mut self, Started(new): Started, ctx: &mut Context<Self>) -> Self::Result {
-        if let Err(invalid) = new.validate() {
-            return refused(invalid);
-        }
         let (reply, answer) = oneshot::channel();
-        self.submit(Request::Start(new, reply), ctx);
-        awaited(answer)
+        match new.validate() {
+            Ok(()) => self.submit(Request::Start(new, reply), ctx),
+            Err(invalid) => super::answer(reply, Err(invalid.into())),
+        }
+        let (answer, monitor) = (awaited(answer), self.settings.monitor.clone());
+        Box::pin(async move {
+            let answer = answer.await;
+            if let Err(error) = &answer {
+                monitor.refused(error);
+            }
+            answer
+        })
     }
 }
 
@@ -77,6 +84,14 @@ impl Handler<Snapshot> for SessionRegistry {
 
     fn handle(&mut self, _: Snapshot, _: &mut Context<Self>) -> Self::Result {
         self.active.not_ending().map(|open| open.session).collect()
+    }
+}
+
+impl Handler<CountActive> for SessionRegistry {
+    type Result = usize;
+
+    fn handle(&mut self, _: CountActive, _: &mut Context<Self>) -> usize {
+        self.active.len()
     }
 }
 

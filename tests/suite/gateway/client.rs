@@ -1,7 +1,7 @@
 //! A gateway to ask, and an HTTP client that also sends what no client should.
 
 use std::fmt::{self, Write as _};
-use std::io::{Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
@@ -61,6 +61,20 @@ impl Response {
         assert_eq!(errors.as_array().map(Vec::len), Some(1), "{self:?}");
         assert!(errors[0]["detail"].is_string(), "{self:?}");
         errors[0]["pointer"].as_str().unwrap().to_owned()
+    }
+}
+
+/// Reads until the gateway closes the connection, or begins a stream of events, which has no end.
+pub(super) fn read_answer(connection: &mut TcpStream, answer: &mut Vec<u8>) -> io::Result<()> {
+    const STREAM: &[u8] = b"content-type: text/event-stream\r\n";
+    let mut buffer = [0; 16 * 1024];
+    loop {
+        let read = connection.read(&mut buffer)?;
+        answer.extend_from_slice(&buffer[..read]);
+        let has = |bytes: &[u8]| answer.windows(bytes.len()).any(|it| it == bytes);
+        if read == 0 || has(STREAM) && has(b"retry: ") {
+            return Ok(());
+        }
     }
 }
 
@@ -152,12 +166,21 @@ impl TestGateway {
         connection
     }
 
+    /// Opens a stream of events.
+    pub(super) fn follow(&self) -> TcpStream {
+        let mut connection = self.connect();
+        let request = Request::new("GET", "/v1/events").to_string();
+        connection.write_all(request.as_bytes()).unwrap();
+        read_answer(&mut connection, &mut Vec::new()).unwrap();
+        connection
+    }
+
     /// Sends `bytes` and reads until the gateway closes the connection.
     pub(super) fn send_raw(&self, bytes: &[u8]) -> Response {
         let mut connection = self.connect();
         connection.write_all(bytes).unwrap();
         let mut answer = Vec::new();
-        connection.read_to_end(&mut answer).unwrap();
+        read_answer(&mut connection, &mut answer).unwrap();
         Response::parse(&String::from_utf8(answer).unwrap())
     }
 

@@ -3,7 +3,9 @@
 mod client;
 mod contract;
 mod description;
+mod events;
 mod fuzz;
+mod metrics;
 mod operations;
 mod plugins;
 mod refusals;

@@ -59,6 +59,9 @@ pub(super) const CASES: &[Case] = &[
     Case("DELETE", DELETE_ONE, "", 200),
     Case("DELETE", "/v1/plugins/p/dead-letters", "", 200),
     Case("POST", "/v1/plugins/reload", "", 200),
+    Case("GET", "/v1/events", "", 200),
+    Case("GET", "/v1/events?types=session_end,drain", "", 200),
+    Case("GET", "/metrics", "", 200),
     Case(
         "POST",
         "/v1/shutdown",

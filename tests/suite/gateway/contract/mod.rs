@@ -165,6 +165,11 @@ impl Contract {
             &gateway,
             &Case("POST", "/v1/sessions", r#"{"id": "b"}"#, 429),
         );
+        let events = ("GET", "/v1/events", "");
+        let streams: Vec<_> = (0..64).map(|_| gateway.follow()).collect();
+        let refused = self.send(&gateway, events, |request| request);
+        assert_eq!(refused.status, 429, "{refused:?}");
+        drop(streams);
         let reserved = r#"{"reason": "crash", "all": true}"#;
         self.send(&gateway, ("POST", "/v1/bulk-end", reserved), |it| it);
         let reserved = r#"{"reason": "lost"}"#;

@@ -3,7 +3,7 @@
 mod damage;
 mod plan;
 
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::net;
 
 use proptest::collection::vec;
@@ -13,7 +13,7 @@ use session_supervisor::Shutdown;
 
 use self::damage::{Damage, damage};
 use self::plan::{Plan, plan};
-use super::client::{Response, TestGateway};
+use super::client::{Response, TestGateway, read_answer};
 use super::description::Description;
 
 /// Sends `bytes` and reads what comes, which must end within the patience of the client.
@@ -25,15 +25,12 @@ fn exchange(gateway: &TestGateway, bytes: &[u8], is_all: bool) -> String {
         let _ = connection.shutdown(net::Shutdown::Write);
     }
     let mut answer = Vec::new();
-    let end = connection.read_to_end(&mut answer);
+    let end = read_answer(&mut connection, &mut answer);
     let is_hang = |error: &std::io::Error| {
         use std::io::ErrorKind::{TimedOut, WouldBlock};
         matches!(error.kind(), TimedOut | WouldBlock)
     };
-    assert!(
-        !end.is_err_and(|error| is_hang(&error)),
-        "no end of the answer"
-    );
+    assert!(!end.as_ref().is_err_and(is_hang), "no end of the answer");
     String::from_utf8(answer).expect("an answer in UTF-8")
 }
 

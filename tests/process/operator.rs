@@ -1,12 +1,9 @@
-//! The commands whose requests the gateway answers once it has them: filters, many ends at once,
-//! and a stop over HTTP.
-
-use std::time::{Duration, Instant};
+//! What an operator does to sessions and to the gateway itself, against a real one.
 
 use rusqlite::Connection;
 use serde_json::{Value, json};
 
-use crate::gateway::{Gateway, json_lines};
+use crate::gateway::Gateway;
 
 const CONFIG: &str = r#"
 state_dir = "state"
@@ -20,8 +17,6 @@ path = "audit.jsonl"
 name = "db"
 kind = "sql"
 url = "sqlite:app.db"
-backoff = "10ms"
-max_attempts = 1
 session_end = "INSERT INTO ends(id) VALUES (:session_id)"
 "#;
 
@@ -29,7 +24,7 @@ session_end = "INSERT INTO ends(id) VALUES (:session_id)"
 fn start() -> Gateway {
     let dir = tempfile::tempdir().unwrap();
     let database = Connection::open(dir.path().join("app.db")).unwrap();
-    let schema = "CREATE TABLE ends(id TEXT PRIMARY KEY CHECK (id <> 'poison'))";
+    let schema = "CREATE TABLE ends(id TEXT PRIMARY KEY)";
     database.execute_batch(schema).unwrap();
     Gateway::start_in(dir, CONFIG)
 }
@@ -178,4 +173,21 @@ fn a_stop_announces_the_downtime() {
     assert_eq!(asked["reason"], "restart");
     let report = gateway.wait().report();
     assert_eq!(report["restart_expected_ms"], 1500);
+}
+
+#[test]
+fn g9_what_a_plugin_did_not_take_is_in_the_log_with_plugin_session_and_error() {
+    let mut gateway = start();
+    let database = Connection::open(gateway.path("app.db")).unwrap();
+    let full = "CREATE TRIGGER full BEFORE INSERT ON ends BEGIN SELECT RAISE(FAIL, 'full'); END";
+    database.execute_batch(full).unwrap();
+    gateway.begin("A");
+    gateway.run(&["sessions", "end", "A"]).done();
+    let line: Value = serde_json::from_str(&gateway.wait_for_log("event rejected")).unwrap();
+    assert_eq!(line["level"], "WARN");
+    assert_eq!(line["fields"]["session"], "A");
+    let error = line["fields"]["error"].as_str().unwrap();
+    assert!(error.contains("full"), "{line}");
+    let spans = line["spans"].as_array().unwrap();
+    assert!(spans.iter().any(|span| span["plugin"] == "db"), "{line}");
 }
