@@ -187,6 +187,9 @@ pub struct PluginStatus {
     pub owed: u64,
     /// How long ago the oldest of them was recorded, in milliseconds; none if there is none.
     pub oldest_owed_age_ms: Option<u64>,
+    /// About how many bytes the ledger keeps because the plugin has not got past them; none where
+    /// the ledger is not on a disk.
+    pub held_bytes: Option<u64>,
     /// How many dead letters it has.
     pub dead: u64,
     /// Why its last failed delivery failed; none after a delivery that did not.
@@ -298,6 +301,7 @@ impl PluginBus {
             hooks: plugin.hooks(),
             owed: 0,
             oldest_owed_age_ms: None,
+            held_bytes: None,
             dead: 0,
             last_error: None,
             latency_ms: None,
@@ -544,15 +548,18 @@ impl Handler<PluginStatuses> for PluginBus {
     fn handle(&mut self, _: PluginStatuses, _: &mut Context<Self>) -> Self::Result {
         let now = self.settings.clock.now();
         let statuses = self.lanes.iter().map(|lane| {
-            let status = lane.status.borrow().clone();
+            let (status, ledger) = (lane.status.clone(), Arc::clone(&self.ledger));
             let (reply, since) = oneshot::channel();
             let _ = lane.commands.send(Command::OwedSince(reply));
             async move {
                 let since = since.await.ok().flatten();
+                // After the answer, so that a lane that has just begun has said how it is.
+                let status = status.borrow().clone();
                 let since = since.filter(|_| status.owed > 0);
                 let age = since.map(|since| now.duration_since(since).as_millis());
                 PluginStatus {
                     oldest_owed_age_ms: age.map(|age| u64::try_from(age).unwrap_or(0)),
+                    held_bytes: ledger.held_bytes(&status.name),
                     ..status
                 }
             }

@@ -474,7 +474,9 @@ impl LaneRunner {
             status.state = state;
             (status.owed, status.dead) = (owed, dead);
             status.last_error = last_error.cloned();
-            status.latency_ms = self.latency_ms;
+            // To the microsecond: more is noise.
+            let rounded = |mean: f64| (mean * 1000.0).round() / 1000.0;
+            status.latency_ms = self.latency_ms.map(rounded);
             !is_same
         });
     }

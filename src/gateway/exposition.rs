@@ -166,6 +166,15 @@ impl SupervisorMetrics {
         let help = "How long the oldest event that a plugin is owed has waited; 0 if none is owed";
         let age = |plugin: &PluginStatus| plugin.oldest_owed_age_ms.unwrap_or(0) as f64 / 1000.0;
         to.gauges("oldest_owed_age_seconds", help, each(age))?;
+        let held = self.plugins.iter().filter_map(|plugin| {
+            let bytes = plugin.held_bytes?;
+            Some(([("plugin", &*plugin.name)], bytes))
+        });
+        let held: Vec<_> = held.collect();
+        if !held.is_empty() {
+            let help = "About what the ledger keeps because a plugin has not got past it";
+            to.gauges("held_bytes", help, held)?;
+        }
         let help = "Events that a plugin rejected for good";
         to.gauges("dead_letters", help, each(|plugin| plugin.dead as f64))?;
         let states = self.plugins.iter().flat_map(|plugin| {

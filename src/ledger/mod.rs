@@ -280,6 +280,13 @@ pub trait Ledger: Send + Sync + fmt::Debug + 'static {
         Box::pin(std::future::ready(Ok(Reclaimed::default())))
     }
 
+    /// About how many bytes the ledger keeps because `plugin` has not got past them, if it is on a
+    /// disk.
+    fn held_bytes(&self, plugin: &str) -> Option<u64> {
+        let _ = plugin;
+        None
+    }
+
     /// How many bytes the ledger takes on disk, if it is on one.
     fn size_bytes(&self) -> Option<u64> {
         None

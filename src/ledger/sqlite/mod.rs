@@ -119,13 +119,6 @@ impl SqliteLedger {
         self.lists.close();
         self.writer.close();
     }
-
-    /// About how many bytes are kept because `plugin` has not got past them: its share of the events
-    /// in the log, as if all were of one size. None if it is not attached.
-    pub fn held_bytes(&self, plugin: &str) -> Option<u64> {
-        let bytes = self.size_bytes()? as f64 * self.shared.share_of(plugin)?;
-        Some(bytes as u64)
-    }
 }
 
 impl Ledger for SqliteLedger {
@@ -217,6 +210,12 @@ impl Ledger for SqliteLedger {
     fn reclaim(&self, now: Timestamp, retention: Duration) -> LedgerFuture<Reclaimed> {
         self.writer
             .ask(1, move |records| records.reclaim(now, retention))
+    }
+
+    /// The plugin's share of the events in the log, as if all were of one size.
+    fn held_bytes(&self, plugin: &str) -> Option<u64> {
+        let bytes = self.size_bytes()? as f64 * self.shared.share_of(plugin)?;
+        Some(bytes as u64)
     }
 
     fn size_bytes(&self) -> Option<u64> {
