@@ -61,15 +61,21 @@ impl Gateway {
 
     /// The same, with these variables in its environment.
     pub(crate) fn start_with_env(dir: TempDir, config: &str, env: &[(&str, &str)]) -> Self {
+        let mut command = Self::command_in(&dir, config);
+        command.envs(env.iter().copied());
+        Self::spawn(dir, command)
+    }
+
+    /// What starts one in `dir` with this configuration.
+    pub(crate) fn command_in(dir: &TempDir, config: &str) -> Command {
         let path = dir.path().join("config.toml");
         std::fs::write(&path, config).unwrap();
         let mut command = command();
         command
             .args(["serve", "--log-format", "json"])
             .args(["--listen", "127.0.0.1:0", "--config"])
-            .arg(&path)
-            .envs(env.iter().copied());
-        Self::spawn(dir, command)
+            .arg(&path);
+        command
     }
 
     /// The same, and it may have this many files open.
@@ -127,7 +133,12 @@ impl Gateway {
         gateway
     }
 
-    fn spawn(dir: TempDir, mut command: Command) -> Self {
+    fn spawn(dir: TempDir, command: Command) -> Self {
+        Self::launch(dir, command).unwrap_or_else(|ended| panic!("it ended:\n{}", ended.log))
+    }
+
+    /// Starts one in `dir`, unless it ends before it listens.
+    pub(crate) fn launch(dir: TempDir, mut command: Command) -> Result<Self, Ended> {
         let mut child = command.spawn().expect("the binary starts");
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let (lines, log) = mpsc::channel();
@@ -145,28 +156,37 @@ impl Gateway {
             log,
             logged: Vec::new(),
         };
-        let listening = gateway.wait_for_log("\"listening\"");
+        let Some(listening) = gateway.seek_in_log("\"listening\"") else {
+            return Err(gateway.wait());
+        };
         let listening: Value = serde_json::from_str(&listening).unwrap();
         let address = listening["fields"]["address"].as_str().unwrap();
         gateway.url = format!("http://{address}");
-        gateway
+        Ok(gateway)
     }
 
     /// The first log line from here on that contains `text`.
     pub(crate) fn wait_for_log(&mut self, text: &str) -> String {
-        let until = Instant::now() + PATIENCE;
         let from = self.logged.len();
+        self.seek_in_log(text).unwrap_or_else(|| {
+            let seen = self.logged[from..].join("\n");
+            panic!("no line with `{text}` in the log:\n{seen}")
+        })
+    }
+
+    /// The same; none if the log ends without it.
+    fn seek_in_log(&mut self, text: &str) -> Option<String> {
+        let until = Instant::now() + PATIENCE;
         while let Ok(line) = self
             .log
             .recv_timeout(until.saturating_duration_since(Instant::now()))
         {
             self.logged.push(line);
             if let Some(line) = self.logged.last().filter(|line| line.contains(text)) {
-                return line.clone();
+                return Some(line.clone());
             }
         }
-        let seen = self.logged[from..].join("\n");
-        panic!("no line with `{text}` in the log:\n{seen}");
+        None
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -187,12 +207,26 @@ impl Gateway {
 
     /// A request with a JSON body. Answers the status and the JSON of the answer, null for none.
     pub(crate) fn post(&self, path: &str, body: &Value) -> (u16, Value) {
-        let request = agent().post(format!("{}{path}", self.url));
-        read(request.send_json(body))
+        self.try_post(path, body).expect("an answer")
+    }
+
+    /// The same; none if it does not answer.
+    pub(crate) fn try_post(&self, path: &str, body: &Value) -> Option<(u16, Value)> {
+        post(&agent(), &format!("{}{path}", self.url), body)
     }
 
     pub(crate) fn get(&self, path: &str) -> (u16, Value) {
+        self.try_get(path).expect("an answer")
+    }
+
+    /// The same; none if it does not answer.
+    pub(crate) fn try_get(&self, path: &str) -> Option<(u16, Value)> {
         read(agent().get(format!("{}{path}", self.url)).call())
+    }
+
+    /// The number of its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// The memory that its process has in use.
@@ -319,11 +353,16 @@ pub(crate) fn agent() -> ureq::Agent {
     config.build().into()
 }
 
-fn read(answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> (u16, Value) {
-    let mut answer = answer.expect("an answer");
+/// Sends JSON. Answers the status and the JSON of the answer, or none without one.
+pub(crate) fn post(agent: &ureq::Agent, url: &str, body: &Value) -> Option<(u16, Value)> {
+    read(agent.post(url).send_json(body))
+}
+
+fn read(answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Option<(u16, Value)> {
+    let mut answer = answer.ok()?;
     let status = answer.status().as_u16();
-    let text = answer.body_mut().read_to_string().unwrap();
-    (status, serde_json::from_str(&text).unwrap_or(Value::Null))
+    let text = answer.body_mut().read_to_string().ok()?;
+    Some((status, serde_json::from_str(&text).unwrap_or(Value::Null)))
 }
 
 /// The lines of a JSON lines file.

@@ -3,6 +3,7 @@
 mod browser;
 mod commands;
 mod fake;
+mod faults;
 mod flood;
 mod gateway;
 mod operator;
