@@ -527,6 +527,21 @@ impl End {
             details,
         }
     }
+
+    /// `end`, of a session that started at `started_at`. Clocks jump, but no session ends before its
+    /// start, and no end is noticed before it happens.
+    pub(crate) fn no_earlier_than(end: Arc<Self>, started_at: Timestamp) -> Arc<Self> {
+        let ended_at = end.ended_at.max(started_at);
+        let detected_at = end.detected_at.max(ended_at);
+        if (ended_at, detected_at) == (end.ended_at, end.detected_at) {
+            return end;
+        }
+        Arc::new(Self {
+            ended_at,
+            detected_at,
+            ..(*end).clone()
+        })
+    }
 }
 
 #[cfg(test)]

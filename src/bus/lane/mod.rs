@@ -103,7 +103,6 @@ impl Lane {
         Self {
             hooks,
             batch_limit: policy.max_batch,
-            policy,
             head: position.cursor,
             read_to: position.cursor,
             reading: false,

@@ -47,14 +47,22 @@ pub(super) struct ParkedEvents {
 }
 
 impl ParkedEvents {
-    /// Takes over what the ledger has parked: events, and the places of dead letters.
-    pub(super) fn load(rows: Vec<Parked>, dead: Vec<(Seq, Incarnation)>, now: Now) -> Self {
+    /// Takes over what the ledger has parked: events, and the places of dead letters. No event waits
+    /// for longer than `longest`: the clock may have gone back since it was parked.
+    pub(super) fn load(
+        rows: Vec<Parked>,
+        dead: Vec<(Seq, Incarnation)>,
+        longest: Duration,
+        now: Now,
+    ) -> Self {
         let mut parked = Self {
             dead: dead.into_iter().collect(),
             ..Self::default()
         };
         for row in rows {
-            parked.insert(Entry::load(row, now));
+            let mut entry = Entry::load(row, now);
+            entry.due = entry.due.min(now.mono + longest);
+            parked.insert(entry);
         }
         parked
     }
