@@ -376,7 +376,11 @@ impl LaneRunner {
             return self.drained.take();
         }
         let waits_past_cut = wake_at.is_none_or(|at| at >= cut);
-        let is_over = self.tasks.is_empty() && waits_past_cut;
+        // A ledger that does not record the ends may not record acknowledgements either, and what
+        // it left unrecorded has to be told before the cut.
+        let is_stalled = |drained: &Drained| self.recording && !drained.unrecorded.is_empty();
+        let for_ledger = usize::from(self.drained.as_ref().is_some_and(is_stalled));
+        let is_over = self.tasks.len() == for_ledger && waits_past_cut;
         is_over.then(|| self.drained.take()).flatten()
     }
 
