@@ -1,5 +1,6 @@
 //! `serve`: the gateway, until a signal.
 
+use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -108,9 +109,20 @@ struct Running {
 /// Takes the state directory for this process; if that can't be, says why and answers the exit code.
 fn open_state_dir(config: &Config) -> Result<StateDir, ExitCode> {
     StateDir::open(&config.state_dir).map_err(|problem| match problem {
+        // No fault of the configuration: a service manager may try again.
+        StateDirError::Io { ref error, .. } if is_want_of_space(error) => {
+            fail(COULD_NOT_START, &format_args!("can't start: {problem}"))
+        }
         StateDirError::Io { error, .. } => fail(CONFIGURATION, &config.state_dir_error(&error)),
         in_use => fail(COULD_NOT_START, &format_args!("can't start: {in_use}")),
     })
+}
+
+fn is_want_of_space(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded
+    )
 }
 
 /// Starts the gateway that `config` describes.
