@@ -274,15 +274,16 @@ impl Builder {
         let ledger = self.ledger;
         let listeners = Listeners::new(&self.live.plugins);
 
-        // What a run before left open is ended before anything else is recorded.
-        let recovery = ledger.recover(instance, self.clock.now()).await?;
-        let state_dir = self.state_dir.as_ref();
-        let archive = state_dir.map(|dir| ReportArchive::new(dir.path()));
-        report_recovery(&recovery, archive.as_ref(), budget.cap);
+        // A new plugin hears of what happens from its coming on: the ends of what a run before left
+        // open are part of that. They are recorded before any other event.
         let plugins = self.live.plugins;
         let configured: Vec<_> = plugins.iter().map(PluginSpec::shared_name).collect();
         ledger.detach_others(&configured, self.clock.now()).await?;
         let plugins = PluginBus::attach(plugins, &*ledger).await?;
+        let recovery = ledger.recover(instance, self.clock.now()).await?;
+        let state_dir = self.state_dir.as_ref();
+        let archive = state_dir.map(|dir| ReportArchive::new(dir.path()));
+        report_recovery(&recovery, archive.as_ref(), budget.cap);
 
         // Each has a thread, since none must wait for another: the registry for the lanes' work,
         // the coordinator for anybody. This thread is left for teardown steps.

@@ -6,7 +6,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::problem::{Kind, Problem};
-use super::refusals::Stopping;
+use super::refusals::Unavailable;
 use crate::supervisor::SessionSupervisor;
 
 /// How the gateway is.
@@ -36,16 +36,21 @@ pub(super) async fn alive() -> HttpResponse {
     security(()),
     responses(
         (status = 200, description = "It does.", body = Health),
-        (status = 503, response = Stopping),
+        (status = 503, response = Unavailable),
     )
 )]
 pub(super) async fn ready(supervisor: Data<SessionSupervisor>) -> Result<HttpResponse, Problem> {
     if supervisor.is_ready() {
         Ok(HttpResponse::Ok().json(Health { status: "ready" }))
-    } else {
+    } else if supervisor.is_stopping() {
         Err(Problem::new(
             Kind::ShuttingDown,
             "not ready for new sessions",
+        ))
+    } else {
+        Err(Problem::new(
+            Kind::LedgerUnavailable,
+            "not ready for new sessions: the ledger can't write",
         ))
     }
 }

@@ -20,6 +20,7 @@ pub(crate) enum Call {
     Intend,
     Attach,
     DeadLetters,
+    KeepAlive,
 }
 
 /// What becomes of it.
@@ -154,6 +155,10 @@ impl Ledger for FaultyLedger {
 
     fn detach_others(&self, configured: &[Arc<str>], now: jiff::Timestamp) -> LedgerFuture<()> {
         self.inner.detach_others(configured, now)
+    }
+
+    fn keep_alive(&self, now: jiff::Timestamp) -> LedgerFuture<()> {
+        self.answer(Call::KeepAlive, |inner| inner.keep_alive(now))
     }
 
     fn intend(&self, intent: Intent) -> LedgerFuture<()> {

@@ -177,7 +177,8 @@ impl Contract {
     }
 
     async fn refusals_of_a_ledger_that_fails(&mut self) {
-        let ledger = FaultyLedger::new();
+        let ledger = FaultyLedger::durable();
+        ledger.breaks(Call::KeepAlive, 0, Fault::Fails);
         let gateway = start(with_plugin().ledger(ledger.clone())).await;
         gateway.start_session("a");
         let deadline = Instant::now() + PATIENCE;
@@ -185,6 +186,11 @@ impl Contract {
             assert!(Instant::now() < deadline, "no dead letter");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+        while gateway.supervisor.is_ready() {
+            assert!(Instant::now() < deadline, "ready with a ledger that fails");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        self.expect(&gateway, &Case("GET", "/readyz", "", 503));
         for call in [
             Call::Append,
             Call::LastEnded,
