@@ -121,6 +121,9 @@ pub(in crate::bus) struct Flight {
     pub(in crate::bus) deadline: Instant,
     pub(in crate::bus) departed: Instant,
     pub(in crate::bus) parked: bool,
+    /// Whether it was made of as many events as the lane took at a time, those not for its plugin
+    /// included.
+    pub(in crate::bus) is_full: bool,
 }
 
 /// What a lane does next.

@@ -97,12 +97,14 @@ pub(super) struct Lane {
 
 impl Lane {
     pub(super) fn new(hooks: Hooks, policy: DeliveryPolicy, position: Position, now: Now) -> Self {
-        let mut parked = ParkedEvents::load(position.parked, position.dead, now);
+        let mut parked =
+            ParkedEvents::load(position.parked, position.dead, policy.backoff_max, now);
         // The plugin may have listened to more when they were parked.
         let unheard = parked.forget(|event| !hooks.contains(event.hook()));
         Self {
             hooks,
             batch_limit: policy.max_batch,
+            policy,
             head: position.cursor,
             read_to: position.cursor,
             reading: false,
@@ -286,6 +288,19 @@ impl Lane {
 
     /// Makes a delivery of `events`, which were tried as `tries` says.
     fn depart(&mut self, events: Arc<[Event]>, tries: Tries, parked: bool, now: Instant) -> Flight {
+        let taken = events.len();
+        self.depart_of(taken, events, tries, parked, now)
+    }
+
+    /// The same, of the `taken` ones that `events` are for this plugin.
+    fn depart_of(
+        &mut self,
+        taken: usize,
+        events: Arc<[Event]>,
+        tries: Tries,
+        parked: bool,
+        now: Instant,
+    ) -> Flight {
         let timeout = now + self.policy.timeout;
         let flight = Flight {
             id: self.next_flight,
@@ -294,6 +309,7 @@ impl Lane {
             deadline: self.cut.map_or(timeout, |cut| cut.min(timeout)),
             departed: now,
             parked,
+            is_full: taken >= self.batch_limit,
         };
         self.next_flight += 1;
         self.tried_parked = parked;
@@ -322,7 +338,8 @@ impl Lane {
         if batch.is_empty() {
             return None;
         }
-        Some(self.depart(batch, Tries::default(), false, now.mono))
+        let taken = page.events.len();
+        Some(self.depart_of(taken, batch, Tries::default(), false, now.mono))
     }
 
     /// The log could not be read.

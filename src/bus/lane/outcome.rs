@@ -52,7 +52,7 @@ impl Lane {
         }
         if rejected.is_empty() && failure.is_none() {
             self.last_error = None;
-            if flight.events.len() >= self.batch_limit {
+            if flight.is_full {
                 self.batch_limit = (self.batch_limit * 2).min(self.policy.max_batch);
             }
         }

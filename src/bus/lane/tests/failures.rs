@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::bench::Bench;
 use super::plugin::{Takes, batches_of, name, policy, takes};
 use crate::bus::lane::{Failure, MAX_PARKED, Outcome};
-use crate::event::Verdict;
+use crate::event::{Hook, Hooks, Verdict};
 use crate::plugin::DeliveryPolicy;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -280,6 +280,27 @@ fn what_is_in_flight_when_the_plugin_is_given_up_stays_dead_when_it_is_rejected(
     bench.plugin = takes([]);
     bench.run();
     assert_eq!(bench.dead(), ["P+", "A+"]);
+}
+
+#[test]
+fn a_plugin_that_hears_of_a_part_of_the_log_gets_large_batches_again_once_it_is_fast() {
+    let ends_only = Hooks::NONE.with(Hook::SessionEnd);
+    let mut bench = Bench::with_hooks(batches_of(64), ends_only);
+    bench.plugin = Box::new(|_| Takes::Hangs);
+    for id in 0..400 {
+        bench.start(&id.to_string());
+        bench.end(&id.to_string());
+    }
+    bench.wait(3600 * SECOND);
+    bench.plugin = takes([]);
+    bench.deliveries.clear();
+    bench.run();
+    bench.assert_all_settled();
+    let sizes = bench
+        .deliveries
+        .iter()
+        .map(|names| names.split(' ').count());
+    assert_eq!(sizes.max(), Some(32), "half of the log is for it");
 }
 
 #[test]
