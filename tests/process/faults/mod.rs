@@ -2,6 +2,8 @@
 //! in ruins, its clock jumps. The binary is the real one; see `shim.c`.
 
 mod books;
+mod clocks;
+mod disk;
 mod kills;
 mod sweep;
 
