@@ -1,0 +1,98 @@
+//! The bus's messages.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::Message;
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::lane::LaneTally;
+use super::status::{DeliveryState, PluginStatus};
+use crate::error::Error;
+use crate::event::{Lifecycle, OpenSession, Seq};
+use crate::ledger::SessionRecord;
+use crate::session::{End, Session};
+
+/// A session starts, or an active one has new details. The answer is the start's place in the
+/// log, or 0 where nothing started, once it is recorded.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<Seq, Error>")]
+#[non_exhaustive]
+pub struct SessionStart {
+    /// The session as it is now.
+    pub session: Arc<Session>,
+    /// The place of its start, if it is active already; none for a new incarnation, which plugins
+    /// are told of.
+    pub amends: Option<Seq>,
+    /// The session that this one puts an end to, and how. Recorded in the same step.
+    pub displaced: Option<(OpenSession, Arc<End>)>,
+    /// When.
+    pub timestamp: Timestamp,
+}
+
+/// Sessions end, all in the same way: one, or a million in a drain. The answer comes once all are
+/// recorded; delivery has begun by then. Many are recorded in several steps, in their order. If
+/// one of these fails, the answer counts those before it; an error if there are none.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<RecordedEnds, Error>")]
+#[non_exhaustive]
+pub struct SessionEnd {
+    /// Which.
+    pub sessions: Arc<[OpenSession]>,
+    /// How.
+    pub end: Arc<End>,
+    /// How long a ledger may take for one step before it counts as failed; for ever if none.
+    pub(crate) patience: Option<Duration>,
+}
+
+/// The places of recorded ends in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct RecordedEnds {
+    /// Of the first.
+    pub first: Seq,
+    /// Of the last.
+    pub last: Seq,
+    /// How many there are: fewer than were to be recorded if the ledger failed on the way.
+    pub count: usize,
+}
+
+/// Tells a `gateway_…` hook to those who listen to it, side by side, once.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Vec<(Arc<str>, Arc<str>)>")]
+pub(crate) struct TellLifecycle {
+    pub(crate) lifecycle: Lifecycle,
+    pub(crate) deadline: Instant,
+}
+
+/// A shutdown was asked for: no delivery takes longer than until then.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub(crate) struct CutAt(pub(crate) Instant);
+
+/// Delivers everything that is owed, until the cut. The lanes deliver nothing after that. Those
+/// that have not answered in time are not in the answer.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Vec<(Arc<str>, LaneTally)>")]
+pub(crate) struct Drain {
+    /// When the backlog is counted no further.
+    pub(crate) count_by: Instant,
+    /// When the answer is due: a moment after the cut.
+    pub(crate) answer_by: Instant,
+    /// What the shutdown recorded, if it ended any session.
+    pub(crate) ends: Option<RecordedEnds>,
+    /// The sessions whose ends it could not record, and how they ended.
+    pub(crate) unrecorded: (Arc<[OpenSession]>, Arc<End>),
+}
+
+/// Asks how the plugins are, in the order of their registration.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Vec<PluginStatus>")]
+pub(crate) struct PluginStatuses;
+
+/// Asks what has become of the last event of a session, per plugin that hears of it: not those
+/// that are newer than the event.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Vec<(Arc<str>, DeliveryState)>")]
+pub(crate) struct DeliveryStates(pub(crate) SessionRecord);

@@ -1,0 +1,137 @@
+//! What is told is recorded first: starts and ends get their places in the log.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tracing::warn;
+
+use super::PluginBus;
+use super::messages::{RecordedEnds, SessionEnd, SessionStart};
+use crate::error::Error;
+use crate::event::{Event, OpenSession, Seq};
+use crate::ledger::{Append, LedgerError, LedgerFuture};
+use crate::monitor::Monitor;
+
+/// How many ends are recorded in one step: a drain's first deliveries leave while the rest is
+/// still being recorded.
+pub(crate) const MAX_ENDS_AT_ONCE: usize = 4096;
+
+/// Tells the lanes how long the log is by now.
+fn announce(head: &watch::Sender<Seq>, seq: Seq) {
+    head.send_if_modified(|head| {
+        let is_news = seq > *head;
+        *head = seq.max(*head);
+        is_news
+    });
+}
+
+/// Waits until an append is recorded, and has it counted.
+async fn counted(
+    monitor: &Monitor,
+    appended: impl Future<Output = Result<Arc<[Event]>, LedgerError>>,
+) -> Result<Arc<[Event]>, LedgerError> {
+    let began = Instant::now();
+    let outcome = appended.await;
+    monitor.appended(began.elapsed(), &outcome);
+    outcome
+}
+
+/// What a ledger answers, or that it did not answer in time.
+async fn within<T>(patience: Option<Duration>, answer: LedgerFuture<T>) -> Result<T, LedgerError> {
+    let Some(patience) = patience else {
+        return answer.await;
+    };
+    let answered = tokio::time::timeout(patience, answer).await;
+    answered.unwrap_or_else(|_| Err(LedgerError::late()))
+}
+
+impl Handler<SessionStart> for PluginBus {
+    type Result = ResponseFuture<Result<Seq, Error>>;
+
+    fn handle(&mut self, message: SessionStart, _: &mut Context<Self>) -> Self::Result {
+        let instance = self.settings.instance;
+        let SessionStart {
+            session,
+            amends,
+            displaced,
+            timestamp,
+        } = message;
+        let mut append = Append::default();
+        if let Some((displaced, end)) = displaced {
+            append.events.push(Event::end(displaced, end, instance));
+        }
+        match amends {
+            Some(start_seq) => append.amended = Some(OpenSession::new(session, start_seq)),
+            None => append
+                .events
+                .push(Event::start(session, timestamp, instance)),
+        }
+        let (ledger, head) = (Arc::clone(&self.ledger), self.head.clone());
+        let monitor = self.settings.monitor.clone();
+        let turn = Arc::clone(&self.turn);
+        Box::pin(async move {
+            let turn = turn.lock().await;
+            let appended = ledger.append(append);
+            drop(turn);
+            let events = counted(&monitor, appended).await?;
+            let last = events.last().map_or(0, Event::recorded_seq);
+            announce(&head, last);
+            Ok(if amends.is_none() { last } else { 0 })
+        })
+    }
+}
+
+impl Handler<SessionEnd> for PluginBus {
+    type Result = ResponseFuture<Result<RecordedEnds, Error>>;
+
+    fn handle(&mut self, message: SessionEnd, _: &mut Context<Self>) -> Self::Result {
+        let instance = self.settings.instance;
+        let (ledger, head) = (Arc::clone(&self.ledger), self.head.clone());
+        let monitor = self.settings.monitor.clone();
+        let turn = Arc::clone(&self.turn);
+        Box::pin(async move {
+            let mut turn = Some(turn.lock().await);
+            let mut placed = 0;
+            let mut recorded = RecordedEnds::default();
+            for sessions in message.sessions.chunks(MAX_ENDS_AT_ONCE) {
+                let ends = sessions
+                    .iter()
+                    .map(|open| Event::end(open.clone(), Arc::clone(&message.end), instance));
+                let append = Append {
+                    events: ends.collect(),
+                    amended: None,
+                };
+                let appended = ledger.append(append);
+                placed += sessions.len();
+                if placed == message.sessions.len() {
+                    turn = None;
+                }
+                let appended = within(message.patience, appended);
+                let events = match counted(&monitor, appended).await {
+                    Ok(events) => events,
+                    Err(error) if recorded.count == 0 => return Err(error.into()),
+                    Err(error) => {
+                        let left = message.sessions.len() - recorded.count;
+                        warn!(left, %error, "only a part of the ends is recorded");
+                        return Ok(recorded);
+                    }
+                };
+                if let (Some(first), Some(last)) = (events.first(), events.last()) {
+                    if recorded.count == 0 {
+                        recorded.first = first.recorded_seq();
+                    }
+                    recorded.last = last.recorded_seq();
+                    recorded.count += events.len();
+                    announce(&head, recorded.last);
+                }
+                // Lets the lanes of this thread take what is there already.
+                tokio::task::yield_now().await;
+            }
+            drop(turn);
+            Ok(recorded)
+        })
+    }
+}
