@@ -40,11 +40,16 @@ async fn counted(
 }
 
 /// What a ledger answers, or that it did not answer in time.
-async fn within<T>(patience: Option<Duration>, answer: LedgerFuture<T>) -> Result<T, LedgerError> {
-    let Some(patience) = patience else {
+async fn within<T>(
+    patience: Option<Duration>,
+    until: Option<Instant>,
+    answer: LedgerFuture<T>,
+) -> Result<T, LedgerError> {
+    let patience = patience.map(|patience| Instant::now() + patience);
+    let Some(until) = patience.into_iter().chain(until).min() else {
         return answer.await;
     };
-    let answered = tokio::time::timeout(patience, answer).await;
+    let answered = tokio::time::timeout_at(until, answer).await;
     answered.unwrap_or_else(|_| Err(LedgerError::late()))
 }
 
@@ -109,7 +114,7 @@ impl Handler<SessionEnd> for PluginBus {
                 if placed == message.sessions.len() {
                     turn = None;
                 }
-                let appended = within(message.patience, appended);
+                let appended = within(message.patience, message.until, appended);
                 let events = match counted(&monitor, appended).await {
                     Ok(events) => events,
                     Err(error) if recorded.count == 0 => return Err(error.into()),

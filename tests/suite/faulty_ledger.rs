@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use session_supervisor::{
     Append, Event, Intent, Ledger, LedgerError, LedgerFuture, MemoryLedger, Page, Parked, Position,
@@ -32,6 +33,8 @@ pub(crate) enum Fault {
     FailsOnce,
     /// It is done, and answered when the ledger is healed.
     Hangs,
+    /// It is done, and answered after so many milliseconds.
+    Slow(u64),
 }
 
 /// The ledger. Clones share all.
@@ -96,6 +99,13 @@ impl FaultyLedger {
             None => ask(&self.inner),
             Some(Fault::Fails | Fault::FailsOnce) => {
                 Box::pin(async { Err(LedgerError::new("no space is left")) })
+            }
+            Some(Fault::Slow(millis)) => {
+                let answer = ask(&self.inner);
+                Box::pin(async move {
+                    tokio::time::sleep(Duration::from_millis(millis)).await;
+                    answer.await
+                })
             }
             Some(Fault::Hangs) => {
                 let (answer, mut healed) = (ask(&self.inner), self.healed.subscribe());

@@ -344,6 +344,7 @@ impl SessionRegistry {
                 sessions,
                 end,
                 patience: None,
+                until: None,
             };
             let recorded = bus.send(message).await??;
             Ok(Outcome {
