@@ -152,10 +152,11 @@ impl<'a> Records<'a> {
              ON CONFLICT (name) DO UPDATE SET detached_at = NULL",
         )?
         .execute(params![plugin, self.state.head])?;
-        let (number, since, cursor) = self
-            .prepare("SELECT number, since, cursor FROM plugins WHERE name = ?1")?
+        let (number, since, cursor, deaths) = self
+            .prepare("SELECT number, since, cursor, deaths FROM plugins WHERE name = ?1")?
             .query_row([plugin], |row| {
-                Ok((row.get::<_, i64>(0)?, row.get(1)?, row.get(2)?))
+                let number: i64 = row.get(0)?;
+                Ok((number, row.get(1)?, row.get(2)?, row.get(3)?))
             })?;
         self.effects.push(Effect::Moved(Arc::clone(plugin), cursor));
         Ok(Position {
@@ -163,6 +164,7 @@ impl<'a> Records<'a> {
             cursor,
             parked: self.parked(number)?,
             dead: self.dead(number)?,
+            deaths,
         })
     }
 
@@ -224,9 +226,13 @@ impl<'a> Records<'a> {
             self.prepare("DELETE FROM parked WHERE plugin = ?1 AND seq = ?2")?
                 .execute(params![number, seq])?;
         }
+        if progress.cursor.is_some() || !progress.unpark.is_empty() {
+            self.prepare(
+                "UPDATE plugins SET cursor = coalesce(?2, cursor), deaths = 0 WHERE number = ?1",
+            )?
+            .execute(params![number, progress.cursor])?;
+        }
         if let Some(cursor) = progress.cursor {
-            self.prepare("UPDATE plugins SET cursor = ?2 WHERE number = ?1")?
-                .execute(params![number, cursor])?;
             self.effects.push(Effect::Moved(plugin, cursor));
         }
         Ok(())

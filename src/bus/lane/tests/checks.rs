@@ -13,6 +13,9 @@ pub(super) fn incarnation(event: &Event) -> Incarnation {
 
 impl Bench {
     pub(super) fn record(&mut self, progress: Progress) {
+        if progress.cursor.is_some() || !progress.unpark.is_empty() {
+            self.deaths = 0;
+        }
         for row in progress.park {
             self.parked.insert(row.event.recorded_seq(), row);
         }
