@@ -10,6 +10,8 @@
 //! - what can have been in flight when run after run has died while the plugin was owed something,
 //!   and none of them got any further. It is parked for that, before anything is delivered.
 
+use std::hash::{BuildHasher as _, RandomState};
+
 use tokio::time::Instant;
 use tracing::warn;
 
@@ -46,12 +48,19 @@ pub(super) fn window(cursor: Seq, deaths: u32, policy: &DeliveryPolicy) -> Optio
 }
 
 /// Has those wait that the process died of, as after any attempt: the others get through before the
-/// process may die again.
+/// process may die again. Up to as long again they wait at random: of two plugins that had a trial
+/// when the process died one is innocent, and is not to have the next one at the same moment.
 pub(super) fn put_off(rows: &mut [Parked], policy: &DeliveryPolicy, now: Now) {
     for row in rows.iter_mut().filter(|row| &*row.error == DIED) {
-        let due = now.wall.checked_add(backoff(policy, row.attempts));
+        let wait = backoff(policy, row.attempts).mul_f64(1.0 + fraction());
+        let due = now.wall.checked_add(wait);
         row.not_before = due.map_or(row.not_before, |due| due.max(row.not_before));
     }
+}
+
+/// At random, from 0 to 1.
+fn fraction() -> f64 {
+    RandomState::new().hash_one(()) as f64 / u64::MAX as f64
 }
 
 impl Lane {
