@@ -122,7 +122,8 @@ pub struct Position {
     /// there may be very many.
     pub dead: Vec<(Seq, Incarnation)>,
     /// How many runs in a row died while the plugin was owed something of the log, without any
-    /// progress since the first of them began: what it was given may have killed them.
+    /// progress since the first of them began: what it was given may have killed them. The last run
+    /// is among them, whether the recovery has counted it yet or not.
     pub deaths: u32,
 }
 

@@ -156,7 +156,8 @@ impl<'a> Records<'a> {
             .prepare("SELECT number, since, cursor, deaths FROM plugins WHERE name = ?1")?
             .query_row([plugin], |row| {
                 let number: i64 = row.get(0)?;
-                Ok((number, row.get(1)?, row.get(2)?, row.get(3)?))
+                let deaths: u32 = row.get(3)?;
+                Ok((number, row.get(1)?, row.get(2)?, deaths))
             })?;
         self.effects.push(Effect::Moved(Arc::clone(plugin), cursor));
         Ok(Position {
@@ -164,8 +165,17 @@ impl<'a> Records<'a> {
             cursor,
             parked: self.parked(number)?,
             dead: self.dead(number)?,
-            deaths,
+            deaths: deaths + u32::from(self.died_behind(cursor)?),
         })
+    }
+
+    /// Whether the last run died while a plugin was at `cursor` and owed something, and the recovery
+    /// has yet to count that.
+    fn died_behind(&self, cursor: Seq) -> Result<bool, Fault> {
+        // What has recorded anything here is this run.
+        let has_begun = self.state.run.is_some() || self.state.known_run.is_some();
+        let may_count = !has_begun && cursor < self.state.head;
+        Ok(may_count && self.last_run()?.is_some_and(|run| !run.stopped))
     }
 
     fn parked(&self, plugin: i64) -> Result<Vec<Parked>, Fault> {

@@ -84,7 +84,7 @@ impl Records<'_> {
         Ok(())
     }
 
-    fn last_run(&self) -> Result<Option<Predecessor>, Fault> {
+    pub(super) fn last_run(&self) -> Result<Option<Predecessor>, Fault> {
         let last = self
             .prepare(LAST_RUN)?
             .query_row([], predecessor)

@@ -214,8 +214,10 @@ fn deaths_after(home: &mut Home, plugin: &str, work: impl FnOnce(&SqliteLedger, 
     *home = home.killed();
     drop(ledger);
     let ledger = home.open();
-    begin(&ledger, at(0));
+    // As a supervisor does, whose new plugins are to hear of what the recovery ends.
     let deaths = get(ledger.attach(plugin)).deaths;
+    begin(&ledger, at(0));
+    assert_eq!(get(ledger.attach(plugin)).deaths, deaths);
     get(ledger.stop(at(0)));
     ledger.close();
     deaths
