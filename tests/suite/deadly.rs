@@ -50,6 +50,28 @@ fn deadly(name: &'static str, notes: PathBuf, poison: String, gate: Gate) -> Plu
     PluginSpec::per_session(name, call).with_policy(policy())
 }
 
+/// The dead letters once nothing is owed and all of them are recorded, a line for each.
+async fn letters_in_the_end(supervisor: &SessionSupervisor) -> String {
+    loop {
+        let plugins = supervisor.plugins().await.unwrap();
+        let owed: u64 = plugins.iter().map(|plugin| plugin.owed).sum();
+        let dead: u64 = plugins.iter().map(|plugin| plugin.dead).sum();
+        let mut lines = Vec::new();
+        for plugin in &plugins {
+            let name = &plugin.name;
+            for letter in supervisor.dead_letters(name, 0, 1000).await.unwrap() {
+                let (event, attempts, error) =
+                    (line(&letter.event), letter.attempts, &letter.error);
+                lines.push(format!("{name}: {event}: {attempts}: {error}\n"));
+            }
+        }
+        if owed == 0 && lines.len() as u64 == dead {
+            return lines.concat();
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 /// A run of the child. It returns only if nothing kills it.
 async fn run(home: &Path, poison: String) {
     let is_first = !home.join("ledger.db").exists();
@@ -75,20 +97,7 @@ async fn run(home: &Path, poison: String) {
         }
     }
     gate.open();
-    let is_owed = async || {
-        let plugins = supervisor.plugins().await.unwrap();
-        plugins.iter().any(|plugin| plugin.owed > 0)
-    };
-    while is_owed().await {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    let mut letters = String::new();
-    for plugin in ["deadly", "good"] {
-        for letter in supervisor.dead_letters(plugin, 0, 1000).await.unwrap() {
-            let (event, attempts, error) = (line(&letter.event), letter.attempts, &letter.error);
-            letters += &format!("{plugin}: {event}: {attempts}: {error}\n");
-        }
-    }
+    let letters = letters_in_the_end(&supervisor).await;
     fs::write(home.join("letters"), letters).unwrap();
     let report = supervisor.shutdown(Shutdown::now()).await.unwrap();
     assert_eq!(report.exit_code, 0);
