@@ -131,6 +131,8 @@ impl State {
             cursor: rows.cursor,
             parked: parked.into_iter().cloned().collect(),
             dead: dead.into_iter().filter_map(place).collect(),
+            // It has seen no run but this one.
+            deaths: 0,
         }
     }
 }

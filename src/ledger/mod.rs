@@ -121,6 +121,10 @@ pub struct Position {
     /// The places of its dead letters, and whose events they are: as much as keeps the order, since
     /// there may be very many.
     pub dead: Vec<(Seq, Incarnation)>,
+    /// How many runs in a row died while the plugin was owed something of the log, without any
+    /// progress since the first of them began: what it was given may have killed them. The last run
+    /// is among them, whether the recovery has counted it yet or not.
+    pub deaths: u32,
 }
 
 /// What changed in where a plugin stands. Recorded in one step.
@@ -243,7 +247,8 @@ pub trait Ledger: Send + Sync + fmt::Debug + 'static {
     /// Where `plugin` stands. A plugin that is new to the ledger starts at the head.
     fn attach(&self, plugin: &str) -> LedgerFuture<Position>;
 
-    /// Records where `plugin` has got to.
+    /// Records where `plugin` has got to. A cursor that moves, or an event that is parked no longer,
+    /// ends the count of [`Position::deaths`].
     fn advance(&self, plugin: &str, progress: Progress) -> LedgerFuture<()>;
 
     /// At most `limit` dead letters of `plugin` after the place `after`, in log order.
@@ -254,7 +259,8 @@ pub trait Ledger: Send + Sync + fmt::Debug + 'static {
     fn detach_others(&self, configured: &[Arc<str>], now: Timestamp) -> LedgerFuture<()>;
 
     /// Begins the run `instance`, and ends in one step whatever the run before left active: before
-    /// anything else is recorded.
+    /// anything else is recorded. If that run did not come to the end of its stop, it counts as a
+    /// death for each plugin that was behind the log; see [`Position::deaths`].
     fn recover(&self, _: InstanceId, _: Timestamp) -> LedgerFuture<Recovery> {
         Box::pin(std::future::ready(Ok(Recovery::default())))
     }

@@ -45,6 +45,9 @@ impl Records<'_> {
         let run = self.insert_run(instance, now)?;
         self.state.run = Some(run);
 
+        if predecessor.as_ref().is_some_and(|run| !run.stopped) {
+            self.count_death()?;
+        }
         let intent = predecessor.as_ref().and_then(|run| run.intent.as_ref());
         let (reason, ended_at) = match (intent, &predecessor) {
             (Some(intent), _) => (intent.reason, intent.asked_at),
@@ -70,7 +73,18 @@ impl Records<'_> {
         })
     }
 
-    fn last_run(&self) -> Result<Option<Predecessor>, Fault> {
+    /// Counts the death of the last run for the plugins that it may have been given something for.
+    /// What it was killed with while all had been delivered is no plugin's doing.
+    fn count_death(&self) -> Result<(), Fault> {
+        self.prepare(
+            "UPDATE plugins SET deaths = deaths + 1
+             WHERE name IS NOT NULL AND detached_at IS NULL AND cursor < ?1",
+        )?
+        .execute([self.state.head])?;
+        Ok(())
+    }
+
+    pub(super) fn last_run(&self) -> Result<Option<Predecessor>, Fault> {
         let last = self
             .prepare(LAST_RUN)?
             .query_row([], predecessor)

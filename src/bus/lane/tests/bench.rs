@@ -58,6 +58,10 @@ pub(super) struct Bench {
     /// What the ledger has recorded.
     pub(super) cursor: Seq,
     pub(super) parked: BTreeMap<Seq, Parked>,
+    pub(super) deaths: u32,
+    /// How often the process has died.
+    pub(super) died: u32,
+    pub(super) kills: bool,
     /// Whether the lane hears at once of what is appended.
     pub(super) announces: bool,
     pub(super) lost: u64,
@@ -106,6 +110,9 @@ impl Bench {
             was_cut_off: false,
             cursor: 0,
             parked: BTreeMap::new(),
+            deaths: 0,
+            died: 0,
+            kills: false,
             announces: true,
             lost: 0,
             discarded: BTreeSet::new(),
@@ -124,6 +131,13 @@ impl Bench {
         }
     }
 
+    /// The process dies and another one begins.
+    pub(super) fn die(&mut self) {
+        self.died += 1;
+        self.deaths += u32::from(self.cursor < self.log.len() as Seq);
+        self.restart();
+    }
+
     /// A process later: a new lane that knows only what the ledger has recorded.
     pub(super) fn restart(&mut self) {
         let position = Position {
@@ -136,6 +150,7 @@ impl Bench {
                 .cloned()
                 .collect(),
             dead: self.dead_places(),
+            deaths: self.deaths,
         };
         self.lane = Lane::new(self.hooks, self.policy.clone(), position, self.now);
         self.lane.set_head(self.log.len() as Seq);
@@ -227,7 +242,11 @@ impl Bench {
                 *at = cut.min(*at);
             }
         }
+        let died = self.died;
         self.run_until(cut);
+        if self.died > died {
+            return LaneTally::default();
+        }
         assert!(!self.lane.is_flying(), "a delivery flies on after the cut");
         let unread = self.lane.unread_before().map_or(0, |range| {
             let events = self.log.iter().map(|event| (event.recorded_seq(), event));
@@ -365,7 +384,7 @@ impl Bench {
         let wake_at = loop {
             self.steps += 1;
             assert!(self.steps < MAX_STEPS, "the lane runs in circles");
-            match self.lane.next(self.now.mono, self.recording_attempts) {
+            match self.lane.next(self.now, self.recording_attempts) {
                 Step::Deliver(flight) => self.depart(flight),
                 Step::Read(after, limit) => self.read(after, limit),
                 Step::Wait(wake_at) => break wake_at,
@@ -414,6 +433,9 @@ impl Bench {
         self.tasks
             .push((landing, Task::Landing(flight.id, outcome)));
         self.flights.push(flight);
+        if std::mem::take(&mut self.kills) {
+            self.die();
+        }
     }
 
     fn settle(&mut self, task: Task) {

@@ -204,3 +204,85 @@ fn parked_events_and_cursors_outlive_the_process() {
     let dead = get(ledger.dead_letters("audit", 0, 10));
     assert_eq!(told(&dead[0].event), told(&events[1]));
 }
+
+/// The deaths of `plugin` after one more run of `home` that dies once `work` is done in it.
+fn deaths_after(home: &mut Home, plugin: &str, work: impl FnOnce(&SqliteLedger, Run)) -> u32 {
+    let ledger = home.open();
+    let (run, _) = begin(&ledger, at(0));
+    get(ledger.attach(plugin));
+    work(&ledger, run);
+    *home = home.killed();
+    drop(ledger);
+    let ledger = home.open();
+    // As a supervisor does, whose new plugins are to hear of what the recovery ends.
+    let deaths = get(ledger.attach(plugin)).deaths;
+    begin(&ledger, at(0));
+    assert_eq!(get(ledger.attach(plugin)).deaths, deaths);
+    get(ledger.stop(at(0)));
+    ledger.close();
+    deaths
+}
+
+fn to(cursor: u64) -> Progress {
+    Progress {
+        cursor: Some(cursor),
+        ..Progress::default()
+    }
+}
+
+#[test]
+fn runs_that_die_are_counted_for_plugins_that_were_owed_something_until_they_get_on() {
+    let mut home = Home::new();
+    let died = |home: &mut Home| deaths_after(home, "audit", |_, _| {});
+    let owed = deaths_after(&mut home, "audit", |ledger, run| {
+        run.start(ledger, "a", at(0));
+    });
+    assert_eq!(owed, 1);
+    assert_eq!(died(&mut home), 2, "a stop in between changes nothing");
+    assert_eq!(died(&mut home), 3);
+
+    let parks = deaths_after(&mut home, "audit", |ledger, _| {
+        let event = get(ledger.read(0, 1)).events[0].clone();
+        let park = Progress {
+            park: vec![parked(&event, 1, false)],
+            ..Progress::default()
+        };
+        get(ledger.advance("audit", park));
+    });
+    assert_eq!(parks, 4, "what is only counted is no progress");
+    let unparks = deaths_after(&mut home, "audit", |ledger, _| {
+        let unpark = Progress {
+            unpark: vec![1],
+            ..Progress::default()
+        };
+        get(ledger.advance("audit", unpark));
+    });
+    assert_eq!(unparks, 1);
+    let moves = deaths_after(&mut home, "audit", |ledger, _| {
+        get(ledger.advance("audit", to(1)));
+    });
+    assert_eq!(moves, 1, "it is behind the end of `a` still");
+    let catches_up = deaths_after(&mut home, "audit", |ledger, _| {
+        get(ledger.advance("audit", to(ledger.head())));
+    });
+    assert_eq!(catches_up, 0);
+    assert_eq!(died(&mut home), 0, "it was owed nothing");
+}
+
+#[test]
+fn a_run_that_stops_or_a_plugin_that_is_detached_has_no_deaths() {
+    let mut home = Home::new();
+    let ledger = home.open();
+    let (run, _) = begin(&ledger, at(0));
+    get(ledger.attach("audit"));
+    run.start(&ledger, "a", at(0));
+    get(ledger.stop(at(1)));
+    ledger.close();
+    let ledger = home.open();
+    begin(&ledger, at(2));
+    assert_eq!(get(ledger.attach("audit")).deaths, 0);
+    get(ledger.detach_others(&["crm".into()], at(3)));
+    ledger.close();
+    deaths_after(&mut home, "crm", |_, _| {});
+    assert_eq!(get(home.open().attach("audit")).deaths, 0);
+}
