@@ -12,7 +12,7 @@ use super::PluginBus;
 use super::messages::{RecordedEnds, SessionEnd, SessionStart};
 use crate::error::Error;
 use crate::event::{Event, OpenSession, Seq};
-use crate::ledger::{Append, LedgerError, LedgerFuture};
+use crate::ledger::{Append, Ledger, LedgerError, LedgerFuture, answer_within};
 use crate::monitor::Monitor;
 
 /// How many ends are recorded in one step: a drain's first deliveries leave while the rest is
@@ -39,14 +39,20 @@ async fn counted(
     outcome
 }
 
-/// What a ledger answers, or that it did not answer in time.
+/// What `ledger` answers, or that it did not answer in time: not by `until`, or not while it got on.
 async fn within<T>(
+    ledger: &dyn Ledger,
     patience: Option<Duration>,
     until: Option<Instant>,
     answer: LedgerFuture<T>,
 ) -> Result<T, LedgerError> {
-    let patience = patience.map(|patience| Instant::now() + patience);
-    let Some(until) = patience.into_iter().chain(until).min() else {
+    let answer = async {
+        match patience {
+            Some(patience) => answer_within(ledger, patience, answer).await,
+            None => answer.await,
+        }
+    };
+    let Some(until) = until else {
         return answer.await;
     };
     let answered = tokio::time::timeout_at(until, answer).await;
@@ -114,7 +120,7 @@ impl Handler<SessionEnd> for PluginBus {
                 if placed == message.sessions.len() {
                     turn = None;
                 }
-                let appended = within(message.patience, message.until, appended);
+                let appended = within(&*ledger, message.patience, message.until, appended);
                 let events = match counted(&monitor, appended).await {
                     Ok(events) => events,
                     Err(error) if recorded.count == 0 => return Err(error.into()),

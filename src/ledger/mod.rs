@@ -7,6 +7,7 @@
 //! mechanism.
 
 mod memory;
+mod patience;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod tail;
@@ -23,6 +24,7 @@ use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 
 pub use self::memory::MemoryLedger;
+pub(crate) use self::patience::answer_within;
 #[cfg(feature = "sqlite")]
 pub use self::sqlite::{OpenError, SqliteLedger, Survey, SurveyedPlugin};
 pub(crate) use self::upkeep::{LedgerHealth, Upkeep};
@@ -214,7 +216,9 @@ pub struct Page {
 
 /// A ledger.
 ///
-/// Implementations answer in the order of the calls, and a call returns at once: work that can
+/// Implementations answer in the order of the calls, but what tells of the run itself
+/// ([`keep_alive`](Self::keep_alive), [`intend`](Self::intend), [`stop`](Self::stop)) and
+/// [`reclaim`](Self::reclaim) may come before what waits. A call returns at once: work that can
 /// block belongs on a thread of the ledger's own. What is only of use to a later process has a
 /// default that does nothing, for ledgers that don't outlive theirs.
 pub trait Ledger: Send + Sync + fmt::Debug + 'static {
@@ -281,9 +285,15 @@ pub trait Ledger: Send + Sync + fmt::Debug + 'static {
     }
 
     /// Lets go of a part of what nobody needs any more: sessions that ended longer than
-    /// `retention` ago and that no plugin is owed, and plugins that were detached longer ago.
+    /// `retention` ago and that no plugin is owed, and plugins that were detached longer ago. Does
+    /// nothing once a stop is [intended](Self::intend).
     fn reclaim(&self, _: Timestamp, _: Duration) -> LedgerFuture<Reclaimed> {
         Box::pin(std::future::ready(Ok(Reclaimed::default())))
+    }
+
+    /// How often it has completed a write so far: one that goes on counting is slow, not stuck.
+    fn commits(&self) -> u64 {
+        0
     }
 
     /// About how many bytes the ledger keeps because `plugin` has not got past them, if it is on a

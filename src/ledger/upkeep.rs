@@ -67,9 +67,16 @@ impl Upkeep {
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             beat.tick().await;
-            let noted = self.ledger.keep_alive(self.clock.now());
-            let noted = timeout(STALLED, noted).await;
-            self.judge(noted.unwrap_or_else(|_| Err(LedgerError::late())));
+            let mut noted = self.ledger.keep_alive(self.clock.now());
+            let outcome = match timeout(STALLED, &mut noted).await {
+                Ok(outcome) => outcome,
+                Err(_) => {
+                    self.judge(Err(LedgerError::late()));
+                    // Another sign would only wait behind this one.
+                    noted.await
+                }
+            };
+            self.judge(outcome);
         }
     }
 

@@ -196,20 +196,33 @@ impl Ledger for SqliteLedger {
     }
 
     fn keep_alive(&self, now: Timestamp) -> LedgerFuture<()> {
-        self.writer.ask(1, move |records| records.keep_alive(now))
+        self.writer
+            .ask_ahead(move |records| records.keep_alive(now))
     }
 
     fn intend(&self, intent: Intent) -> LedgerFuture<()> {
-        self.writer.ask(1, move |records| records.intend(&intent))
+        self.shared.begin_stop();
+        self.writer
+            .ask_ahead(move |records| records.intend(&intent))
     }
 
     fn stop(&self, now: Timestamp) -> LedgerFuture<()> {
-        self.writer.ask(1, move |records| records.stop(now))
+        self.writer.ask_ahead(move |records| records.stop(now))
     }
 
     fn reclaim(&self, now: Timestamp, retention: Duration) -> LedgerFuture<Reclaimed> {
-        self.writer
-            .ask(1, move |records| records.reclaim(now, retention))
+        let shared = Arc::clone(&self.shared);
+        self.writer.ask_ahead(move |records| {
+            // What a stop has to record in its time comes first; the next run lets go of the rest.
+            if shared.is_stopping() {
+                return Ok(Reclaimed::default());
+            }
+            records.reclaim(now, retention)
+        })
+    }
+
+    fn commits(&self) -> u64 {
+        self.shared.commits()
     }
 
     /// The plugin's share of the events in the log, as if all were of one size.

@@ -38,6 +38,10 @@ struct Seen {
     cursors: HashMap<Arc<str>, Seq>,
     /// The place of the oldest event that is kept.
     oldest: Seq,
+    /// How many transactions were committed.
+    commits: u64,
+    /// Whether this run was asked to stop.
+    is_stopping: bool,
 }
 
 impl Shared {
@@ -71,9 +75,23 @@ impl Shared {
                 Effect::Reclaimed(oldest) => seen.oldest = oldest,
             }
         }
+        seen.commits += 1;
         let behind = seen.cursors.values().copied().min();
         let done = behind.unwrap_or(seen.tail.head());
         seen.tail.trim(done, MAX_TAIL);
+    }
+
+    pub(super) fn commits(&self) -> u64 {
+        self.seen().commits
+    }
+
+    /// From now on nothing but what a stop needs is to be done.
+    pub(super) fn begin_stop(&self) {
+        self.seen().is_stopping = true;
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.seen().is_stopping
     }
 
     pub(super) fn head(&self) -> Seq {

@@ -19,6 +19,10 @@ use crate::ledger::{LedgerError, LedgerFuture};
 /// How many requests may wait. Whoever asks is never blocked: past it, requests are refused.
 const MAX_WAITING: usize = 16_384;
 
+/// How many requests that come before the others may wait. There are few kinds of them, and who asks
+/// for one again has its answer.
+const MAX_AHEAD: usize = 64;
+
 /// A transaction takes in no more requests once it has so many rows.
 const MAX_ROWS: usize = 8192;
 
@@ -68,7 +72,9 @@ where
 
 /// The way to the thread that writes.
 pub(super) struct Writer {
-    jobs: SyncSender<Box<dyn Job>>,
+    /// None wakes the thread for what is in `ahead`.
+    jobs: SyncSender<Option<Box<dyn Job>>>,
+    ahead: SyncSender<Box<dyn Job>>,
     thread: JoinHandle<()>,
 }
 
@@ -87,6 +93,7 @@ impl Writer {
         shared: Arc<Shared>,
     ) -> io::Result<Self> {
         let (jobs, waiting) = sync_channel(MAX_WAITING);
+        let (ahead, waiting_ahead) = sync_channel(MAX_AHEAD);
         let mut worker = Worker {
             connection,
             path,
@@ -95,8 +102,12 @@ impl Writer {
         };
         let thread = std::thread::Builder::new()
             .name("ledger-writer".into())
-            .spawn(move || worker.work_off(&waiting))?;
-        Ok(Self { jobs, thread })
+            .spawn(move || worker.work_off(&waiting, &waiting_ahead))?;
+        Ok(Self {
+            jobs,
+            ahead,
+            thread,
+        })
     }
 
     /// Has `work`, which writes about so many `rows`, carried out in its turn, in one step.
@@ -105,30 +116,52 @@ impl Writer {
         rows: usize,
         work: impl FnOnce(&mut Records<'_>) -> Result<T, Fault> + Send + 'static,
     ) -> LedgerFuture<T> {
-        let (asker, answer) = oneshot::channel();
-        let request = Request {
-            work: Some(work),
-            rows,
-            done: None,
-            asker,
-        };
-        let job: Box<dyn Job> = Box::new(request);
-        submit(&self.jobs, job, answer)
+        let (job, answer) = request(rows, work);
+        submit(&self.jobs, Some(job), answer)
+    }
+
+    /// Has `work`, which is short, carried out before all that waits, in a transaction of its own:
+    /// neither fails because the other does.
+    pub(super) fn ask_ahead<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Records<'_>) -> Result<T, Fault> + Send + 'static,
+    ) -> LedgerFuture<T> {
+        let (job, answer) = request(1, work);
+        let answer = submit(&self.ahead, job, answer);
+        // Where there is no room for it, the thread is awake, and looks ahead after each group.
+        let _ = self.jobs.try_send(None);
+        answer
     }
 
     /// Waits until what was asked for is done and the files are closed.
     pub(super) fn close(self) {
-        drop(self.jobs);
+        drop((self.jobs, self.ahead));
         // A panic has said so itself.
         let _ = self.thread.join();
     }
+}
+
+type Answer<T> = oneshot::Receiver<Result<T, LedgerError>>;
+
+fn request<T: Send + 'static>(
+    rows: usize,
+    work: impl FnOnce(&mut Records<'_>) -> Result<T, Fault> + Send + 'static,
+) -> (Box<dyn Job>, Answer<T>) {
+    let (asker, answer) = oneshot::channel();
+    let request = Request {
+        work: Some(work),
+        rows,
+        done: None,
+        asker,
+    };
+    (Box::new(request), answer)
 }
 
 /// Puts `job` into `queue`, which is never waited for; the future is its `answer`.
 pub(super) fn submit<J, T: Send + 'static>(
     queue: &SyncSender<J>,
     job: J,
-    answer: oneshot::Receiver<Result<T, LedgerError>>,
+    answer: Answer<T>,
 ) -> LedgerFuture<T> {
     let stopped = || LedgerError::new("its thread has stopped");
     let refused = match queue.try_send(job) {
@@ -150,13 +183,25 @@ struct Worker {
 }
 
 impl Worker {
-    fn work_off(&mut self, waiting: &Receiver<Box<dyn Job>>) {
-        while let Ok(first) = waiting.recv() {
+    fn work_off(
+        &mut self,
+        waiting: &Receiver<Option<Box<dyn Job>>>,
+        ahead: &Receiver<Box<dyn Job>>,
+    ) {
+        loop {
+            for job in ahead.try_iter() {
+                self.carry_out(vec![job]);
+            }
+            let first = match waiting.recv() {
+                Ok(Some(first)) => first,
+                Ok(None) => continue,
+                Err(_) => return,
+            };
             let mut rows = first.rows();
             let mut group = vec![first];
             // What came in during the commit before shares this one.
             while rows < MAX_ROWS
-                && let Ok(next) = waiting.try_recv()
+                && let Ok(Some(next)) = waiting.try_recv()
             {
                 rows += next.rows();
                 group.push(next);
