@@ -39,6 +39,7 @@ use crate::durability::Durability;
 use crate::event::{Event, InstanceId, Seq};
 use crate::filter::SessionFilter;
 use crate::session::SessionId;
+use crate::state_dir::StateDir;
 
 /// The place of the last event, or 0.
 const HEAD: &str = "SELECT max(coalesce((SELECT max(seq) FROM starts), 0),
@@ -58,7 +59,8 @@ const LAST_SEQ: Seq = i64::MAX as Seq;
 /// ledger is dropped, what was asked for is still carried out, on its threads; [`close`](Self::close)
 /// waits for it.
 ///
-/// One process at a time may have it open. It does not see to that itself.
+/// One process at a time may have it open. [`open_in`](Self::open_in) sees to that;
+/// [`open`](Self::open) leaves it to its caller.
 #[derive(Debug)]
 pub struct SqliteLedger {
     path: PathBuf,
@@ -78,13 +80,26 @@ impl SqliteLedger {
     /// When the file is something else, damaged, from a later release, or can't be written. It is then
     /// left as it was.
     pub fn open(path: impl AsRef<Path>, durability: Durability) -> Result<Self, OpenError> {
-        Self::open_with(path.as_ref(), durability, schema::MIGRATIONS)
+        Self::open_with(path.as_ref(), durability, schema::MIGRATIONS, None)
+    }
+
+    /// Opens the ledger of a state directory like [`open`](Self::open). The directory stays this
+    /// process's until all that was asked of the ledger is done, though every other clone of
+    /// `state_dir` be dropped before.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`open`](Self::open).
+    pub fn open_in(state_dir: &StateDir, durability: Durability) -> Result<Self, OpenError> {
+        let (path, guard) = (state_dir.ledger_path(), state_dir.clone());
+        Self::open_with(&path, durability, schema::MIGRATIONS, Some(guard))
     }
 
     fn open_with(
         path: &Path,
         durability: Durability,
         migrations: &[&str],
+        guard: Option<StateDir>,
     ) -> Result<Self, OpenError> {
         let in_io = |error: std::io::Error| OpenError::io(path, &error);
         // SQLite takes some relative paths for something else, such as `:memory:`.
@@ -102,7 +117,7 @@ impl SqliteLedger {
         };
         let (lookups, lists) = (reader("ledger-lookups")?, reader("ledger-lists")?);
         let state = State::new(head);
-        let writer = Writer::spawn(connection, path.clone(), state, Arc::clone(&shared));
+        let writer = Writer::spawn(connection, path.clone(), state, Arc::clone(&shared), guard);
         Ok(Self {
             path: path.clone(),
             shared,

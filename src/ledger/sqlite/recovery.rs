@@ -41,6 +41,7 @@ impl Records<'_> {
         instance: InstanceId,
         now: Timestamp,
     ) -> Result<Recovery, Fault> {
+        self.recount()?;
         let predecessor = self.last_run()?;
         let run = self.insert_run(instance, now)?;
         self.state.run = Some(run);
@@ -71,6 +72,17 @@ impl Records<'_> {
             found,
             reason: (found > 0).then_some(reason),
         })
+    }
+
+    /// Goes on where the log ends by now: whoever had the file before may have been writing still
+    /// when it was opened.
+    fn recount(&mut self) -> Result<(), Fault> {
+        let head = self.prepare(super::HEAD)?.query_row([], |row| row.get(0))?;
+        if head != self.state.head {
+            self.state.head = head;
+            self.effects.push(Effect::Grew(head));
+        }
+        Ok(())
     }
 
     /// Counts the death of the last run for the plugins that it may have been given something for.

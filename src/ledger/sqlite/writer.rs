@@ -15,6 +15,7 @@ use super::fault::Fault;
 use super::records::{Records, State};
 use super::shared::Shared;
 use crate::ledger::{LedgerError, LedgerFuture};
+use crate::state_dir::StateDir;
 
 /// How many requests may wait. Whoever asks is never blocked: past it, requests are refused.
 const MAX_WAITING: usize = 16_384;
@@ -85,12 +86,14 @@ impl fmt::Debug for Writer {
 }
 
 impl Writer {
-    /// Starts the thread, which goes on with the log after `state`.
+    /// Starts the thread, which goes on with the log after `state`, and keeps `guard` until it has
+    /// closed the file.
     pub(super) fn spawn(
         connection: Connection,
         path: PathBuf,
         state: State,
         shared: Arc<Shared>,
+        guard: Option<StateDir>,
     ) -> io::Result<Self> {
         let (jobs, waiting) = sync_channel(MAX_WAITING);
         let (ahead, waiting_ahead) = sync_channel(MAX_AHEAD);
@@ -99,6 +102,7 @@ impl Writer {
             path,
             state,
             shared,
+            _guard: guard,
         };
         let thread = std::thread::Builder::new()
             .name("ledger-writer".into())
@@ -180,6 +184,8 @@ struct Worker {
     path: PathBuf,
     state: State,
     shared: Arc<Shared>,
+    /// After the connection, for what is dropped last.
+    _guard: Option<StateDir>,
 }
 
 impl Worker {

@@ -98,6 +98,20 @@ fn what_a_process_held_that_died_ends_with_crash_when_it_was_last_known_alive() 
 }
 
 #[test]
+fn what_was_written_since_the_file_was_opened_is_ended_too_and_no_place_comes_twice() {
+    let home = Home::new();
+    let ledger = home.open();
+    begin(&ledger, at(0));
+    let next = home.open();
+    let run = Run::new();
+    run.start(&ledger, "late", at(1));
+    let (_, recovery) = begin(&next, at(10));
+    assert_eq!((recovery.found, next.head()), (1, 2));
+    assert_eq!(run.start(&next, "new", at(11)).start_seq, 3);
+    assert_eq!(read_all(&next, 10).0.len(), 3);
+}
+
+#[test]
 fn what_a_process_held_that_was_about_to_stop_ends_with_the_reason_of_the_stop() {
     for reason in [EndReason::Shutdown, EndReason::Restart] {
         let home = Home::new();
