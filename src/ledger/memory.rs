@@ -72,7 +72,7 @@ impl EndedSessions {
 impl State {
     fn append(&mut self, events: Vec<Event>) -> Arc<[Event]> {
         let chunk = place(events, self.log.head() + 1);
-        self.log.push(Arc::clone(&chunk));
+        self.log.push(Arc::clone(&chunk), 0);
         for event in chunk.iter() {
             if let (Some(session), Some(end)) = (event.session(), event.how_ended()) {
                 let seq = event.recorded_seq();
@@ -91,7 +91,7 @@ impl State {
     fn trim(&mut self) {
         let behind = self.plugins.values().map(|rows| rows.cursor).min();
         let done = behind.unwrap_or(self.log.head());
-        self.log.trim(done, MAX_LOG_EVENTS);
+        self.log.trim(done, MAX_LOG_EVENTS, usize::MAX);
     }
 
     fn advance(&mut self, plugin: &str, progress: Progress) -> Result<(), LedgerError> {

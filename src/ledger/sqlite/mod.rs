@@ -16,6 +16,7 @@ mod shared;
 mod survey;
 #[cfg(test)]
 mod tests;
+mod weight;
 mod writer;
 
 use std::path::{Path, PathBuf};

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::fault::Fault;
 use super::rows::{EventReader, Millis, events_query, to_json};
 use super::shared::Effect;
+use super::weight::weigh;
 use crate::event::{Event, InstanceId, OpenSession, Seq};
 use crate::ledger::tail::place;
 use crate::ledger::{Append, Parked, Position, Progress};
@@ -101,7 +102,8 @@ impl<'a> Records<'a> {
             self.amend(&amended)?;
         }
         self.state.head += chunk.len() as Seq;
-        self.effects.push(Effect::Appended(Arc::clone(&chunk)));
+        self.effects
+            .push(Effect::Appended(Arc::clone(&chunk), weigh(&chunk)));
         Ok(chunk)
     }
 

@@ -12,11 +12,14 @@ use crate::ledger::tail::Tail;
 /// from the file.
 const MAX_TAIL: usize = 131_072;
 
+/// How many bytes their details may take: beside the events themselves, and what those have in common.
+const MAX_TAIL_BYTES: usize = 64 << 20;
+
 /// What a transaction changed, to be seen once it is committed.
 #[derive(Debug)]
 pub(super) enum Effect {
-    /// These events follow the head.
-    Appended(Arc<[Event]>),
+    /// These events follow the head. Their details weigh so many bytes.
+    Appended(Arc<[Event]>, usize),
     /// The log has grown up to here by events that are only in the file.
     Grew(Seq),
     /// The plugin has got so far.
@@ -64,7 +67,7 @@ impl Shared {
         let mut seen = self.seen();
         for effect in effects {
             match effect {
-                Effect::Appended(chunk) => seen.tail.push(chunk),
+                Effect::Appended(events, bytes) => seen.tail.push(events, bytes),
                 Effect::Grew(head) => seen.tail.restart_at(head),
                 Effect::Moved(plugin, cursor) => {
                     seen.cursors.insert(plugin, cursor);
@@ -78,7 +81,7 @@ impl Shared {
         seen.commits += 1;
         let behind = seen.cursors.values().copied().min();
         let done = behind.unwrap_or(seen.tail.head());
-        seen.tail.trim(done, MAX_TAIL);
+        seen.tail.trim(done, MAX_TAIL, MAX_TAIL_BYTES);
     }
 
     pub(super) fn commits(&self) -> u64 {
@@ -114,5 +117,36 @@ impl Shared {
         let owed = head.saturating_sub(*seen.cursors.get(plugin)?);
         let kept = (head + 1).saturating_sub(seen.oldest.max(1)).max(1);
         Some((owed as f64 / kept as f64).min(1.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::tail::place;
+    use crate::ledger::tests::support::*;
+    use crate::session::NewSession;
+
+    #[test]
+    fn the_newest_part_in_memory_is_limited_by_the_weight_of_its_details_too() {
+        let shared = Shared::new(0, 0);
+        shared.apply(vec![Effect::Moved("slow".into(), 0)]);
+        let run = Run::new();
+        let append = |first: Seq, bytes| {
+            let event = || run.start_event(NewSession::new(id("a")), at(0));
+            let events = place((0..10).map(|_| event()).collect(), first);
+            shared.apply(vec![Effect::Appended(events, bytes)]);
+        };
+        append(1, MAX_TAIL_BYTES / 2);
+        append(11, MAX_TAIL_BYTES / 2);
+        assert_eq!(shared.read(0, 100).unwrap().events.len(), 20);
+        append(21, 1);
+        // The file has the oldest ones.
+        assert_eq!(shared.read(0, 100).unwrap_err(), 30);
+        assert_eq!(shared.read(10, 100).unwrap().events.len(), 20);
+        append(31, MAX_TAIL_BYTES + 1);
+        assert_eq!(shared.read(30, 100).unwrap_err(), 40);
+        append(41, 0);
+        assert_eq!(shared.read(40, 100).unwrap().events.len(), 10);
     }
 }
