@@ -528,17 +528,16 @@ impl End {
         }
     }
 
-    /// `end`, of a session that started at `started_at`. Clocks jump, but no session ends before its
-    /// start, and no end is noticed before it happens.
-    pub(crate) fn no_earlier_than(end: Arc<Self>, started_at: Timestamp) -> Arc<Self> {
-        let ended_at = end.ended_at.max(started_at);
-        let detected_at = end.detected_at.max(ended_at);
-        if (ended_at, detected_at) == (end.ended_at, end.detected_at) {
+    /// `end`, of a session that started at `started_at`. Clocks jump, and a client says of a start what
+    /// it likes; but no session ends after its end was noticed, or, unless it starts later than that,
+    /// before its start.
+    pub(crate) fn within_life(end: Arc<Self>, started_at: Timestamp) -> Arc<Self> {
+        let ended_at = end.ended_at.max(started_at).min(end.detected_at);
+        if ended_at == end.ended_at {
             return end;
         }
         Arc::new(Self {
             ended_at,
-            detected_at,
             ..(*end).clone()
         })
     }

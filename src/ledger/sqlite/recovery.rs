@@ -17,14 +17,15 @@ use crate::session::EndReason;
 
 /// Ends what is open, in the order of the starts, after the place `:head`: the first end is told its
 /// place, and each further one gets the next from SQLite, which costs half as much as counting them.
-/// What began after `:ended_at`, or does so by a clock that jumped, ended when it began.
+/// What began after `:ended_at`, or does so by a clock that jumped, ended when it began, but by a clock
+/// that jumped back no later than now.
 ///
 /// Sessions that a program with a living lease holds are to be exempt one day: that is a condition
 /// here, on the first place too, and where `open` is emptied.
 const END_OPEN: &str = "
     INSERT INTO ends (seq, start_seq, detected_at, ended_at, instance, reason)
     SELECT CASE open.start_seq WHEN (SELECT min(start_seq) FROM open) THEN :head + 1 END,
-        open.start_seq, :now, nullif(max(:ended_at, begun.at), :now), :run, :reason
+        open.start_seq, :now, nullif(min(max(:ended_at, begun.at), :now), :now), :run, :reason
     FROM open JOIN starts AS begun ON begun.seq = open.start_seq
     ORDER BY open.start_seq";
 

@@ -112,6 +112,63 @@ fn what_was_written_since_the_file_was_opened_is_ended_too_and_no_place_comes_tw
 }
 
 #[test]
+fn a_clock_that_jumped_ahead_and_back_puts_no_end_after_the_moment_it_is_noticed() {
+    let home = Home::new();
+    let ledger = home.open();
+    let (run, _) = begin(&ledger, at(0));
+    run.start(&ledger, "before", at(1));
+    get(ledger.keep_alive(at(3600)));
+    run.start(&ledger, "ahead", at(3601));
+    run.start(&ledger, "after", at(2));
+    let next = home.killed();
+    let ledger = next.open();
+    begin(&ledger, at(10));
+    assert_eq!(
+        next.number("SELECT count(*) FROM ends WHERE ended_at IS NOT NULL"),
+        0
+    );
+    for event in get(ledger.read(3, 10)).events.iter() {
+        let end = event.how_ended().unwrap();
+        assert_eq!(
+            (event.timestamp(), end.detected_at, end.ended_at),
+            (at(10), at(10), at(10))
+        );
+        let id = &event.session().unwrap().id;
+        let ended = get(ledger.last_ended(id)).unwrap().end.unwrap();
+        assert_eq!(ended.0, *end, "what is looked up is what is told");
+    }
+}
+
+#[test]
+fn a_session_that_starts_in_the_future_ends_when_that_is_noticed_and_is_let_go_of() {
+    let home = Home::new();
+    let ledger = home.open();
+    let (run, _) = begin(&ledger, at(0));
+    let far = at(1_000_000_000);
+    let starts = ["a", "b", "c"].map(|name| {
+        let mut new = NewSession::new(id(name));
+        new.started_at = Some(far);
+        run.start_event(new, at(1))
+    });
+    let starts = append(&ledger, starts.into());
+    let end = run.end(&ledger, &open(&starts[0]), EndReason::Completed, at(2));
+    assert_eq!((end.timestamp(), end.duration_ms()), (at(2), Some(0)));
+    let next = home.killed();
+    let ledger = next.open();
+    begin(&ledger, at(10));
+    let (events, _) = read_all(&ledger, 10);
+    for told in events.iter().filter(|told| told.end.is_some()) {
+        let end = told.end.as_ref().unwrap();
+        assert!(end.ended_at == end.detected_at && end.detected_at == told.timestamp);
+        assert!(told.timestamp <= at(10), "{told:?}");
+        let ended = get(ledger.last_ended(&told.session.id)).unwrap();
+        assert_eq!(Some(ended.end.unwrap().0), told.end);
+    }
+    get(ledger.reclaim(at(5000), Duration::from_secs(1000)));
+    assert_eq!(next.number("SELECT count(*) FROM starts"), 1, "the newest");
+}
+
+#[test]
 fn what_a_process_held_that_was_about_to_stop_ends_with_the_reason_of_the_stop() {
     for reason in [EndReason::Shutdown, EndReason::Restart] {
         let home = Home::new();
