@@ -279,7 +279,9 @@ impl Lane {
     fn read_limit(&self) -> Option<usize> {
         let is_full =
             self.parked.live() >= MAX_PARKED && self.parked.count_after(self.read_to) == 0;
-        if self.reading || self.held_up || self.read_to >= self.head || is_full {
+        // What is parked at once (a backlog that is given up, say) is in memory until it is recorded.
+        let is_ahead = self.progress.park.len() > 2 * self.policy.max_batch;
+        if self.reading || self.held_up || self.read_to >= self.head || is_full || is_ahead {
             return None;
         }
         if self.pending.is_empty() {

@@ -45,6 +45,8 @@ pub(super) struct Bench {
     pub(super) call_time: Duration,
     /// How long the ledger takes for an answer.
     pub(super) ledger_time: Duration,
+    /// How much longer it takes to record something.
+    pub(super) recording_time: Duration,
     /// Whether the ledger fails its next request.
     pub(super) ledger_fails: Box<dyn FnMut() -> bool>,
     /// The deliveries so far, such as `"A+ B+ A-"` for the starts of A and B and the end of A.
@@ -102,6 +104,7 @@ impl Bench {
             acks_singly: false,
             call_time: Duration::from_millis(1),
             ledger_time: Duration::ZERO,
+            recording_time: Duration::ZERO,
             ledger_fails: Box::new(|| false),
             deliveries: Vec::new(),
             log: Vec::new(),
@@ -402,7 +405,8 @@ impl Bench {
                 true => Task::RecordingFailed(progress),
                 false => Task::Recorded(progress),
             };
-            self.tasks.push((self.now.mono + self.ledger_time, done));
+            let recorded_at = self.now.mono + self.ledger_time + self.recording_time;
+            self.tasks.push((recorded_at, done));
         }
         wake_at
     }
