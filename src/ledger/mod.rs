@@ -14,7 +14,6 @@ mod tail;
 mod tests;
 mod upkeep;
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -76,22 +75,6 @@ impl SessionRecord {
             end: None,
         }
     }
-}
-
-/// The first `limit` of `records` after the place `after`, in the order of their starts.
-pub(crate) fn page_by_start(
-    records: impl Iterator<Item = SessionRecord>,
-    after: Seq,
-    limit: usize,
-) -> Vec<SessionRecord> {
-    let mut page = BTreeMap::new();
-    for record in records.filter(|record| record.start_seq > after) {
-        page.insert(record.start_seq, record);
-        if page.len() > limit {
-            page.pop_last();
-        }
-    }
-    page.into_values().collect()
 }
 
 /// An event that one plugin did not take and that its lane went past.
