@@ -20,7 +20,7 @@ use actix_web::middleware::from_fn;
 use tokio_util::sync::CancellationToken;
 
 use super::access::Access;
-use super::connection::{Connection, HEAD_TIMEOUT};
+use super::connection::{Connection, HEAD_TIMEOUT, WRITE_TIMEOUT};
 use super::events::Streams;
 use super::guard::guard;
 use super::metrics::LastShutdown;
@@ -227,7 +227,7 @@ fn service(
         // Answers are small and written at once: waiting for more to send only delays them.
         let _ = stream.set_nodelay(true);
         let peer = stream.peer_addr().ok();
-        Ok((Connection::new(stream), peer))
+        Ok((Connection::new(stream, WRITE_TIMEOUT), peer))
     })
     .and_then(http)
 }
