@@ -214,6 +214,12 @@ pub trait Ledger: Send + Sync + fmt::Debug + 'static {
     /// At most `limit` events of the log after the place `after`.
     fn read(&self, after: Seq, limit: usize) -> LedgerFuture<Page>;
 
+    /// As [`read`](Self::read), for those that only watch: neither plugins nor starts should wait for
+    /// it, however many watchers replay the log.
+    fn replay(&self, after: Seq, limit: usize) -> LedgerFuture<Page> {
+        self.read(after, limit)
+    }
+
     /// The newest incarnation of `id` that has ended and is still kept, if any.
     fn last_ended(&self, id: &SessionId) -> LedgerFuture<Option<SessionRecord>>;
 

@@ -1,5 +1,5 @@
-//! What the writer tells everybody at once, in memory: how long the log is, its newest part, and how
-//! far each plugin is.
+//! What the writer tells everybody at once, in memory: how long the log is, its newest part, how far
+//! each plugin is, and how large the files are.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -38,13 +38,17 @@ struct Seen {
     cursors: HashMap<Arc<str>, Seq>,
     /// The place of the oldest event that is kept.
     oldest: Seq,
+    /// How many bytes the files take.
+    size: u64,
 }
 
 impl Shared {
-    /// The log ends at `head` and begins at `oldest`, and nothing of it is in memory.
-    pub(super) fn new(head: Seq, oldest: Seq) -> Self {
+    /// The log ends at `head` and begins at `oldest`, nothing of it is in memory, and the files take
+    /// `size` bytes.
+    pub(super) fn new(head: Seq, oldest: Seq, size: u64) -> Self {
         let mut seen = Seen {
             oldest,
+            size,
             ..Seen::default()
         };
         seen.tail.restart_at(head);
@@ -56,8 +60,10 @@ impl Shared {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn apply(&self, effects: Vec<Effect>) {
+    /// A transaction had these effects, and the files take `size` bytes after it.
+    pub(super) fn apply(&self, effects: Vec<Effect>, size: u64) {
         let mut seen = self.seen();
+        seen.size = size;
         for effect in effects {
             match effect {
                 Effect::Appended(chunk) => seen.tail.push(chunk),
@@ -78,6 +84,11 @@ impl Shared {
 
     pub(super) fn head(&self) -> Seq {
         self.seen().tail.head()
+    }
+
+    /// How many bytes the files take.
+    pub(super) fn size(&self) -> u64 {
+        self.seen().size
     }
 
     /// The part of the log after `after`, if it is in memory, or else the head.
