@@ -221,7 +221,8 @@ impl TestGateway {
         started.json()
     }
 
-    pub(super) async fn stop(&self) {
-        self.gateway.stop().await;
+    /// Stops it, which begins with the call.
+    pub(super) fn stop(&self) -> impl Future<Output = ()> + use<> {
+        self.gateway.stop()
     }
 }
