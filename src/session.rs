@@ -452,7 +452,9 @@ impl std::str::FromStr for EndReason {
     fn from_str(text: &str) -> Result<Self, InvalidField> {
         let found = Self::ALL.iter().find(|reason| reason.as_str() == text);
         found.copied().ok_or_else(|| {
-            let names: Vec<_> = Self::ALL.iter().map(|reason| reason.as_str()).collect();
+            // Not those that nobody may give, which only a record can have.
+            let given = Self::ALL.iter().filter(|reason| !reason.is_reserved());
+            let names: Vec<_> = given.map(|reason| reason.as_str()).collect();
             InvalidField::new("reason", format!("must be one of {}", names.join(", ")))
         })
     }

@@ -9,7 +9,6 @@ use jiff::Timestamp;
 use super::tail::{Tail, place};
 use super::{
     Append, Ledger, LedgerError, LedgerFuture, Page, Parked, Position, Progress, SessionRecord,
-    page_by_start,
 };
 use crate::event::{Event, Seq};
 use crate::filter::SessionFilter;
@@ -213,4 +212,20 @@ impl Ledger for MemoryLedger {
         state.trim();
         answer(Ok(()))
     }
+}
+
+/// The first `limit` of `records` after the place `after`, in the order of their starts.
+fn page_by_start(
+    records: impl Iterator<Item = SessionRecord>,
+    after: Seq,
+    limit: usize,
+) -> Vec<SessionRecord> {
+    let mut page = BTreeMap::new();
+    for record in records.filter(|record| record.start_seq > after) {
+        page.insert(record.start_seq, record);
+        if page.len() > limit {
+            page.pop_last();
+        }
+    }
+    page.into_values().collect()
 }

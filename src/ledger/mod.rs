@@ -15,7 +15,6 @@ mod tail;
 mod tests;
 mod upkeep;
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -78,22 +77,6 @@ impl SessionRecord {
             end: None,
         }
     }
-}
-
-/// The first `limit` of `records` after the place `after`, in the order of their starts.
-pub(crate) fn page_by_start(
-    records: impl Iterator<Item = SessionRecord>,
-    after: Seq,
-    limit: usize,
-) -> Vec<SessionRecord> {
-    let mut page = BTreeMap::new();
-    for record in records.filter(|record| record.start_seq > after) {
-        page.insert(record.start_seq, record);
-        if page.len() > limit {
-            page.pop_last();
-        }
-    }
-    page.into_values().collect()
 }
 
 /// An event that one plugin did not take and that its lane went past.
@@ -234,6 +217,12 @@ pub trait Ledger: Send + Sync + fmt::Debug + 'static {
 
     /// At most `limit` events of the log after the place `after`.
     fn read(&self, after: Seq, limit: usize) -> LedgerFuture<Page>;
+
+    /// As [`read`](Self::read), for those that only watch: neither plugins nor starts should wait for
+    /// it, however many watchers replay the log.
+    fn replay(&self, after: Seq, limit: usize) -> LedgerFuture<Page> {
+        self.read(after, limit)
+    }
 
     /// The newest incarnation of `id` that has ended and is still kept, if any.
     fn last_ended(&self, id: &SessionId) -> LedgerFuture<Option<SessionRecord>>;

@@ -2,8 +2,9 @@
 //!
 //! One thread writes. It takes all requests that wait, carries them out in one transaction, commits,
 //! and answers; so the cost of a commit is shared by those who came in during the one before. Two
-//! threads read: one what lanes and starts wait for, the other lists, which may take long. The newest
-//! part of the log is in memory, and plugins that keep up are served from there.
+//! threads read: one what lanes and starts wait for, the other lists and what watchers replay, which
+//! may take long. The newest part of the log is in memory, and plugins that keep up are served from
+//! there.
 
 mod fault;
 mod reader;
@@ -19,7 +20,7 @@ mod tests;
 mod weight;
 mod writer;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,7 +32,7 @@ use self::reader::Reader;
 use self::records::State;
 use self::shared::Shared;
 pub use self::survey::{Survey, SurveyedPlugin};
-use self::writer::Writer;
+use self::writer::{Writer, size_on_disk};
 use super::{
     Append, Intent, Ledger, LedgerFuture, Page, Parked, Position, Progress, Reclaimed, Recovery,
     SessionRecord,
@@ -64,7 +65,6 @@ const LAST_SEQ: Seq = i64::MAX as Seq;
 /// [`open`](Self::open) leaves it to its caller.
 #[derive(Debug)]
 pub struct SqliteLedger {
-    path: PathBuf,
     shared: Arc<Shared>,
     writer: Writer,
     lookups: Reader,
@@ -110,7 +110,7 @@ impl SqliteLedger {
         let in_sql = |error: rusqlite::Error| OpenError::sql(path, &error);
         let head: Seq = place(HEAD).map_err(in_sql)?;
         let oldest: Seq = place(OLDEST).map_err(in_sql)?;
-        let shared = Arc::new(Shared::new(head, oldest));
+        let shared = Arc::new(Shared::new(head, oldest, size_on_disk(path)));
 
         let reader = |name| {
             let connection = schema::open_to_read(path)?;
@@ -120,7 +120,6 @@ impl SqliteLedger {
         let state = State::new(head);
         let writer = Writer::spawn(connection, path.clone(), state, Arc::clone(&shared), guard);
         Ok(Self {
-            path: path.clone(),
             shared,
             writer: writer.map_err(in_io)?,
             lookups,
@@ -134,6 +133,16 @@ impl SqliteLedger {
         self.lookups.close();
         self.lists.close();
         self.writer.close();
+    }
+}
+
+impl SqliteLedger {
+    /// A part of the log: from memory, or by `reader` if it is older.
+    fn read_by(&self, reader: &Reader, after: Seq, limit: usize) -> LedgerFuture<Page> {
+        match self.shared.read(after, limit) {
+            Ok(page) => std::future::ready(Ok(page)).boxed(),
+            Err(head) => reader.ask(move |connection| reader::page(connection, after, head, limit)),
+        }
     }
 }
 
@@ -152,12 +161,11 @@ impl Ledger for SqliteLedger {
     }
 
     fn read(&self, after: Seq, limit: usize) -> LedgerFuture<Page> {
-        match self.shared.read(after, limit) {
-            Ok(page) => std::future::ready(Ok(page)).boxed(),
-            Err(head) => self
-                .lookups
-                .ask(move |connection| reader::page(connection, after, head, limit)),
-        }
+        self.read_by(&self.lookups, after, limit)
+    }
+
+    fn replay(&self, after: Seq, limit: usize) -> LedgerFuture<Page> {
+        self.read_by(&self.lists, after, limit)
     }
 
     fn last_ended(&self, id: &SessionId) -> LedgerFuture<Option<SessionRecord>> {
@@ -243,13 +251,12 @@ impl Ledger for SqliteLedger {
 
     /// The plugin's share of the events in the log, as if all were of one size.
     fn held_bytes(&self, plugin: &str) -> Option<u64> {
-        let bytes = self.size_bytes()? as f64 * self.shared.share_of(plugin)?;
+        let bytes = self.shared.size() as f64 * self.shared.share_of(plugin)?;
         Some(bytes as u64)
     }
 
+    /// As of the last commit.
     fn size_bytes(&self) -> Option<u64> {
-        let size = |path: &Path| path.metadata().map(|metadata| metadata.len());
-        let wal = size(&schema::beside(&self.path, "-wal"));
-        Some(size(&self.path).ok()? + wal.unwrap_or(0))
+        Some(self.shared.size())
     }
 }

@@ -1,5 +1,5 @@
-//! What the writer tells everybody at once, in memory: how long the log is, its newest part, and how
-//! far each plugin is.
+//! What the writer tells everybody at once, in memory: how long the log is, its newest part, how far
+//! each plugin is, and how large the files are.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -45,13 +45,17 @@ struct Seen {
     commits: u64,
     /// Whether this run was asked to stop.
     is_stopping: bool,
+    /// How many bytes the files take.
+    size: u64,
 }
 
 impl Shared {
-    /// The log ends at `head` and begins at `oldest`, and nothing of it is in memory.
-    pub(super) fn new(head: Seq, oldest: Seq) -> Self {
+    /// The log ends at `head` and begins at `oldest`, nothing of it is in memory, and the files take
+    /// `size` bytes.
+    pub(super) fn new(head: Seq, oldest: Seq, size: u64) -> Self {
         let mut seen = Seen {
             oldest,
+            size,
             ..Seen::default()
         };
         seen.tail.restart_at(head);
@@ -63,8 +67,10 @@ impl Shared {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn apply(&self, effects: Vec<Effect>) {
+    /// A transaction had these effects, and the files take `size` bytes after it.
+    pub(super) fn apply(&self, effects: Vec<Effect>, size: u64) {
         let mut seen = self.seen();
+        seen.size = size;
         for effect in effects {
             match effect {
                 Effect::Appended(events, bytes) => seen.tail.push(events, bytes),
@@ -101,6 +107,11 @@ impl Shared {
         self.seen().tail.head()
     }
 
+    /// How many bytes the files take.
+    pub(super) fn size(&self) -> u64 {
+        self.seen().size
+    }
+
     /// The part of the log after `after`, if it is in memory, or else the head.
     pub(super) fn read(&self, after: Seq, limit: usize) -> Result<Page, Seq> {
         let seen = self.seen();
@@ -129,13 +140,13 @@ mod tests {
 
     #[test]
     fn the_newest_part_in_memory_is_limited_by_the_weight_of_its_details_too() {
-        let shared = Shared::new(0, 0);
-        shared.apply(vec![Effect::Moved("slow".into(), 0)]);
+        let shared = Shared::new(0, 0, 0);
+        shared.apply(vec![Effect::Moved("slow".into(), 0)], 0);
         let run = Run::new();
         let append = |first: Seq, bytes| {
             let event = || run.start_event(NewSession::new(id("a")), at(0));
             let events = place((0..10).map(|_| event()).collect(), first);
-            shared.apply(vec![Effect::Appended(events, bytes)]);
+            shared.apply(vec![Effect::Appended(events, bytes)], 0);
         };
         append(1, MAX_TAIL_BYTES / 2);
         append(11, MAX_TAIL_BYTES / 2);

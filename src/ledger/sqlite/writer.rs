@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 
 use super::fault::Fault;
 use super::records::{Records, State};
+use super::schema;
 use super::shared::Shared;
 use crate::ledger::{LedgerError, LedgerFuture};
 use crate::state_dir::StateDir;
@@ -247,7 +248,15 @@ impl Worker {
             .collect::<Result<_, Fault>>()?;
         let effects = records.commit()?;
         self.state = state;
-        self.shared.apply(effects);
+        // Here, since others that ask for it must not wait for the disk.
+        self.shared.apply(effects, size_on_disk(&self.path));
         Ok(outcomes)
     }
+}
+
+/// How many bytes the database at `path` and its journal take; what can't be looked at counts as
+/// nothing.
+pub(super) fn size_on_disk(path: &Path) -> u64 {
+    let size = |path: &Path| path.metadata().map_or(0, |metadata| metadata.len());
+    size(path) + size(&schema::beside(path, "-wal"))
 }

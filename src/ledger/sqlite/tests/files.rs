@@ -5,6 +5,8 @@ use std::sync::mpsc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt as _;
+
 use super::support::{Home, SmallDisk};
 use crate::durability::Durability;
 use crate::ledger::sqlite::schema::MIGRATIONS;
@@ -51,7 +53,26 @@ fn a_new_ledger_is_for_its_owner_alone() {
         let mode = path.metadata().unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{}", path.display());
     }
-    assert!(ledger.size_bytes().unwrap() > 0);
+    let on_disk = [home.path(), home.wal()].map(|path| path.metadata().unwrap().len());
+    assert_eq!(ledger.size_bytes(), Some(on_disk.iter().sum()));
+}
+
+#[test]
+fn who_watches_an_old_part_of_the_log_holds_up_no_start() {
+    let home = used();
+    let ledger = home.open();
+    let (release, is_released) = std::sync::mpsc::channel::<()>();
+    let list = ledger.lists.ask(move |_| {
+        let _ = is_released.recv();
+        Ok(())
+    });
+    let mut replayed = ledger.replay(0, 64);
+    assert!(get(ledger.last_ended(&id("a"))).is_some());
+    assert_eq!(get(ledger.read(0, 64)).events.len(), 3);
+    assert!((&mut replayed).now_or_never().is_none());
+    drop(release);
+    get(list);
+    assert_eq!(get(replayed).events.len(), 3);
 }
 
 #[test]
