@@ -5,6 +5,8 @@ use std::io::{self, Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::file_id::FileInUse;
+
 /// The file whose lock says that a process has the directory.
 const LOCK: &str = "lock";
 
@@ -16,6 +18,7 @@ const MAX_PID: u64 = 20;
 #[derive(Debug, Clone)]
 pub struct StateDir {
     path: Arc<Path>,
+    lock_file: FileInUse,
     /// Held for its lock.
     _lock: Arc<File>,
 }
@@ -61,8 +64,9 @@ impl StateDir {
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, StateDirError> {
         let path = path.into();
         match take(&path) {
-            Ok(Taken::Now(lock)) => Ok(Self {
+            Ok(Taken::Now(lock, lock_file)) => Ok(Self {
                 path: path.into(),
+                lock_file,
                 _lock: Arc::new(lock),
             }),
             Ok(Taken::Before(pid)) => Err(StateDirError::InUse { path, pid }),
@@ -75,6 +79,11 @@ impl StateDir {
         &self.path
     }
 
+    /// The file whose lock says that this process has it.
+    pub(crate) fn lock_file(&self) -> &FileInUse {
+        &self.lock_file
+    }
+
     /// Where the ledger of this directory is kept.
     pub fn ledger_path(&self) -> PathBuf {
         self.path.join(Self::LEDGER)
@@ -83,7 +92,7 @@ impl StateDir {
 
 /// Who has the lock.
 enum Taken {
-    Now(File),
+    Now(File, FileInUse),
     /// Another, and its process if it says.
     Before(Option<u32>),
 }
@@ -109,6 +118,7 @@ fn take(path: &Path) -> io::Result<Taken> {
         }
         Err(TryLockError::Error(error)) => return Err(error),
     }
+    let lock_file = FileInUse::opened(path.join(LOCK), &lock)?;
     lock.set_len(0)?;
     lock.rewind()?;
     writeln!(lock, "{}", std::process::id())?;
@@ -116,7 +126,7 @@ fn take(path: &Path) -> io::Result<Taken> {
     let probe = path.join(".writable");
     fs::write(&probe, "")?;
     fs::remove_file(&probe)?;
-    Ok(Taken::Now(lock))
+    Ok(Taken::Now(lock, lock_file))
 }
 
 #[cfg(test)]

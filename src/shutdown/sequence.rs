@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use actix_rt::Arbiter;
-use futures_util::future::join;
+use futures_util::future::{join, join3};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -19,15 +19,16 @@ use super::report::{PluginReport, ShutdownReport, StepOutcome, millis};
 use super::settings::CoordinatorSettings;
 use crate::bus::{CutAt, Drain, RecordedEnds, SessionEnd, TellLifecycle};
 use crate::event::{Hook, Lifecycle, OpenSession};
-use crate::ledger::{Intent, LedgerError, LedgerFuture};
+use crate::ledger::{Intent, LedgerError, LedgerFuture, check_files};
 use crate::registry::{CloseDoor, ClosedDoor};
 use crate::session::{End, EndDetails};
 
 /// The name of the drain among the steps and warnings.
 const DRAIN_STEP: &str = "session-end-drain";
 
-/// How long the last report may take to be written, whatever is left of the budget.
-const REPORT_PATIENCE: Duration = Duration::from_millis(50);
+/// How long the end of the stop may take to be noted and its report to be written, whatever is left
+/// of the budget.
+const END_PATIENCE: Duration = Duration::from_millis(50);
 
 /// The name of the ledger among the warnings.
 const LEDGER_WARNING: &str = "ledger";
@@ -67,7 +68,7 @@ impl Sequence {
         self.settings.bus.do_send(CutAt(cut));
         self.writer.write_soon(&self.report.borrow());
         // The reason is on record before anybody is told of it.
-        let (closed, ()) = join(self.close_door(), self.intend()).await;
+        let (closed, (), ()) = join3(self.close_door(), self.intend(), self.look_at_files()).await;
         self.tell(Hook::GatewayShutdown, closed.sessions.len())
             .await;
         if self.request.restart_expected.is_some() {
@@ -100,8 +101,25 @@ impl Sequence {
         };
         let recorded = self.settings.ledger.intend(intent);
         if let Err(error) = self.ledger_answer(recorded).await {
+            self.settings.monitor.ledger_failed();
             error!(%error, "the reason of the stop is not recorded");
             self.report.borrow_mut().warn(LEDGER_WARNING);
+        }
+    }
+
+    /// Looks once more whether the ledger has its files: what is recorded in others is lost.
+    async fn look_at_files(&self) {
+        let settings = &self.settings;
+        if !settings.is_durable() || settings.health.lost().is_some() {
+            return;
+        }
+        let ledger = Arc::clone(&settings.ledger);
+        let lock = settings.state_dir.as_ref();
+        let lock = lock.map(|dir| dir.lock_file().clone());
+        let looked = tokio::task::spawn_blocking(move || check_files(&*ledger, lock.as_ref()));
+        let looked = timeout(settings.budget.ledger_patience(), looked).await;
+        if let Ok(Ok(Err(error))) = looked {
+            settings.health.lose(error);
         }
     }
 
@@ -277,30 +295,38 @@ impl Sequence {
         self.settings.upkeep.cancel();
         let noted = self.settings.ledger.stop(self.settings.clock.now());
         if let Err(error) = self.ledger_answer(noted).await {
+            self.settings.monitor.ledger_failed();
             warn!(%error, "the end of the stop is not recorded");
         }
     }
 
+    /// Writes the report. One that was forced is there already, and is the last word.
+    async fn write_last(&self, report: &ShutdownReport) {
+        if !self.settings.reports.is_filled() {
+            self.writer.write(report).await;
+        }
+    }
+
     async fn finish(self) {
-        self.note_end().await;
         let report = {
             let mut report = self.report.borrow_mut();
             let took = self.request.asked_at.elapsed();
+            if self.settings.health.lost().is_some() {
+                report.warn(LEDGER_WARNING);
+                self.all_recorded.set(false);
+            }
             report.finish(self.settings.clock.now(), took, self.settings.is_durable());
             if !self.all_recorded.get() {
                 report.set_lost();
             }
             report.clone()
         };
-        // A report that was forced is there already, and is the last word.
-        if !self.settings.reports.is_filled() {
-            let written = self.writer.write(&report);
-            // A process that was frozen past its budget still says how it went.
-            let end = self.settings.budget.end(self.request.asked_at);
-            let end = end.max(Instant::now() + REPORT_PATIENCE);
-            if timeout_at(end, written).await.is_err() {
-                warn!("the report could not be written in time");
-            }
+        // A process that was frozen past its budget still says how it went.
+        let end = self.settings.budget.end(self.request.asked_at);
+        let end = end.max(Instant::now() + END_PATIENCE);
+        let ended = join(self.note_end(), self.write_last(&report));
+        if timeout_at(end, ended).await.is_err() {
+            warn!("the end of the stop could not be recorded, or its report written, in time");
         }
         info!(
             outcome = ?report.outcome,

@@ -18,4 +18,5 @@ mod reload;
 mod shutdown;
 mod support;
 mod tracker;
+mod upkeep;
 mod watching;
