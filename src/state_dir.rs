@@ -53,6 +53,9 @@ impl StateDir {
     /// The name of the ledger in a state directory.
     pub(crate) const LEDGER: &str = "ledger.db";
 
+    /// The name of the folder in which the reports of stops are kept.
+    pub(crate) const REPORTS: &str = "reports";
+
     /// Takes the directory at `path`, which is made, readable by its owner alone, if there is none.
     ///
     /// A lock that a process left when it was killed is none: the operating system let go of it.
@@ -123,9 +126,13 @@ fn take(path: &Path) -> io::Result<Taken> {
     lock.rewind()?;
     writeln!(lock, "{}", std::process::id())?;
     // Whoever can write the lock may still lack the right to make files.
-    let probe = path.join(".writable");
-    fs::write(&probe, "")?;
-    fs::remove_file(&probe)?;
+    let reports = path.join(StateDir::REPORTS);
+    builder.create(&reports)?;
+    for folder in [path, &reports] {
+        let probe = folder.join(".writable");
+        fs::write(&probe, "")?;
+        fs::remove_file(&probe)?;
+    }
     Ok(Taken::Now(lock, lock_file))
 }
 
@@ -160,6 +167,14 @@ mod tests {
         assert!(StateDir::open(&path).is_err(), "a clone has it still");
         drop(second);
         StateDir::open(&path).unwrap();
+    }
+
+    #[test]
+    fn a_directory_that_can_not_keep_reports_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("reports"), "").unwrap();
+        let refused = StateDir::open(dir.path()).unwrap_err();
+        assert!(matches!(refused, StateDirError::Io { .. }), "{refused}");
     }
 
     #[test]
