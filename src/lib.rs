@@ -50,6 +50,7 @@ mod config;
 mod durability;
 mod error;
 mod event;
+mod file_id;
 mod filter;
 #[cfg(feature = "gateway")]
 mod gateway;

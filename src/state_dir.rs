@@ -5,6 +5,8 @@ use std::io::{self, Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::file_id::FileInUse;
+
 /// The file whose lock says that a process has the directory.
 const LOCK: &str = "lock";
 
@@ -16,6 +18,7 @@ const MAX_PID: u64 = 20;
 #[derive(Debug, Clone)]
 pub struct StateDir {
     path: Arc<Path>,
+    lock_file: FileInUse,
     /// Held for its lock.
     _lock: Arc<File>,
 }
@@ -50,6 +53,9 @@ impl StateDir {
     /// The name of the ledger in a state directory.
     pub(crate) const LEDGER: &str = "ledger.db";
 
+    /// The name of the folder in which the reports of stops are kept.
+    pub(crate) const REPORTS: &str = "reports";
+
     /// Takes the directory at `path`, which is made, readable by its owner alone, if there is none.
     ///
     /// A lock that a process left when it was killed is none: the operating system let go of it.
@@ -61,8 +67,9 @@ impl StateDir {
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, StateDirError> {
         let path = path.into();
         match take(&path) {
-            Ok(Taken::Now(lock)) => Ok(Self {
+            Ok(Taken::Now(lock, lock_file)) => Ok(Self {
                 path: path.into(),
+                lock_file,
                 _lock: Arc::new(lock),
             }),
             Ok(Taken::Before(pid)) => Err(StateDirError::InUse { path, pid }),
@@ -75,6 +82,11 @@ impl StateDir {
         &self.path
     }
 
+    /// The file whose lock says that this process has it.
+    pub(crate) fn lock_file(&self) -> &FileInUse {
+        &self.lock_file
+    }
+
     /// Where the ledger of this directory is kept.
     pub fn ledger_path(&self) -> PathBuf {
         self.path.join(Self::LEDGER)
@@ -83,7 +95,7 @@ impl StateDir {
 
 /// Who has the lock.
 enum Taken {
-    Now(File),
+    Now(File, FileInUse),
     /// Another, and its process if it says.
     Before(Option<u32>),
 }
@@ -109,14 +121,19 @@ fn take(path: &Path) -> io::Result<Taken> {
         }
         Err(TryLockError::Error(error)) => return Err(error),
     }
+    let lock_file = FileInUse::opened(path.join(LOCK), &lock)?;
     lock.set_len(0)?;
     lock.rewind()?;
     writeln!(lock, "{}", std::process::id())?;
     // Whoever can write the lock may still lack the right to make files.
-    let probe = path.join(".writable");
-    fs::write(&probe, "")?;
-    fs::remove_file(&probe)?;
-    Ok(Taken::Now(lock))
+    let reports = path.join(StateDir::REPORTS);
+    builder.create(&reports)?;
+    for folder in [path, &reports] {
+        let probe = folder.join(".writable");
+        fs::write(&probe, "")?;
+        fs::remove_file(&probe)?;
+    }
+    Ok(Taken::Now(lock, lock_file))
 }
 
 #[cfg(test)]
@@ -150,6 +167,14 @@ mod tests {
         assert!(StateDir::open(&path).is_err(), "a clone has it still");
         drop(second);
         StateDir::open(&path).unwrap();
+    }
+
+    #[test]
+    fn a_directory_that_can_not_keep_reports_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("reports"), "").unwrap();
+        let refused = StateDir::open(dir.path()).unwrap_err();
+        assert!(matches!(refused, StateDirError::Io { .. }), "{refused}");
     }
 
     #[test]

@@ -40,7 +40,7 @@ pub use self::status::{DeliveryState, PluginState, PluginStatus};
 pub(crate) use self::unrecorded::ToldUnrecorded;
 use crate::clock::WallClock;
 use crate::event::{Deadline, Event, Hook, InstanceId, Seq};
-use crate::ledger::{Ledger, LedgerError, Position};
+use crate::ledger::{Ledger, LedgerError, LedgerHealth, Position};
 use crate::monitor::Monitor;
 use crate::plugin::PluginSpec;
 
@@ -56,6 +56,8 @@ pub(crate) struct BusSettings {
     /// Where the bus announces how long the log is: at first, as long as it found it.
     pub(crate) head: watch::Sender<Seq>,
     pub(crate) monitor: Monitor,
+    /// Told of appends that fail.
+    pub(crate) health: LedgerHealth,
 }
 
 /// A lane, as the bus sees it.

@@ -12,7 +12,7 @@ use super::PluginBus;
 use super::messages::{RecordedEnds, SessionEnd, SessionStart};
 use crate::error::Error;
 use crate::event::{Event, OpenSession, Seq};
-use crate::ledger::{Append, Ledger, LedgerError, LedgerFuture, answer_within};
+use crate::ledger::{Append, Ledger, LedgerError, LedgerFuture, LedgerHealth, answer_within};
 use crate::monitor::Monitor;
 
 /// How many ends are recorded in one step: a drain's first deliveries leave while the rest is
@@ -28,15 +28,41 @@ fn announce(head: &watch::Sender<Seq>, seq: Seq) {
     });
 }
 
-/// Waits until an append is recorded, and has it counted.
-async fn counted(
-    monitor: &Monitor,
-    appended: impl Future<Output = Result<Arc<[Event]>, LedgerError>>,
-) -> Result<Arc<[Event]>, LedgerError> {
-    let began = Instant::now();
-    let outcome = appended.await;
-    monitor.appended(began.elapsed(), &outcome);
-    outcome
+/// Records, and has it seen how that goes.
+#[derive(Clone)]
+struct Recorder {
+    ledger: Arc<dyn Ledger>,
+    monitor: Monitor,
+    health: LedgerHealth,
+}
+
+impl Recorder {
+    /// Places an append in the log. One that would be found by nobody is refused.
+    fn append(&self, append: Append) -> LedgerFuture<Arc<[Event]>> {
+        match self.health.lost() {
+            Some(error) => Box::pin(std::future::ready(Err(error.clone()))),
+            None => self.ledger.append(append),
+        }
+    }
+
+    /// Waits until an append is recorded, and has it counted.
+    async fn counted(
+        &self,
+        appended: impl Future<Output = Result<Arc<[Event]>, LedgerError>>,
+    ) -> Result<Arc<[Event]>, LedgerError> {
+        let began = Instant::now();
+        let outcome = appended.await;
+        // What was being recorded when the files were found gone may not be in them.
+        let outcome = outcome.and_then(|events| match self.health.lost() {
+            Some(error) => Err(error.clone()),
+            None => Ok(events),
+        });
+        self.monitor.appended(began.elapsed(), &outcome);
+        if let Err(error) = &outcome {
+            self.health.append_failed(error);
+        }
+        outcome
+    }
 }
 
 /// What `ledger` answers, or that it did not answer in time: not by `until`, or not while it got on.
@@ -57,6 +83,16 @@ async fn within<T>(
     };
     let answered = tokio::time::timeout_at(until, answer).await;
     answered.unwrap_or_else(|_| Err(LedgerError::late()))
+}
+
+impl PluginBus {
+    fn recorder(&self) -> Recorder {
+        Recorder {
+            ledger: Arc::clone(&self.ledger),
+            monitor: self.settings.monitor.clone(),
+            health: self.settings.health.clone(),
+        }
+    }
 }
 
 impl Handler<SessionStart> for PluginBus {
@@ -80,14 +116,13 @@ impl Handler<SessionStart> for PluginBus {
                 .events
                 .push(Event::start(session, timestamp, instance)),
         }
-        let (ledger, head) = (Arc::clone(&self.ledger), self.head.clone());
-        let monitor = self.settings.monitor.clone();
+        let (recorder, head) = (self.recorder(), self.head.clone());
         let turn = Arc::clone(&self.turn);
         Box::pin(async move {
             let turn = turn.lock().await;
-            let appended = ledger.append(append);
+            let appended = recorder.append(append);
             drop(turn);
-            let events = counted(&monitor, appended).await?;
+            let events = recorder.counted(appended).await?;
             let last = events.last().map_or(0, Event::recorded_seq);
             announce(&head, last);
             Ok(if amends.is_none() { last } else { 0 })
@@ -100,8 +135,7 @@ impl Handler<SessionEnd> for PluginBus {
 
     fn handle(&mut self, message: SessionEnd, _: &mut Context<Self>) -> Self::Result {
         let instance = self.settings.instance;
-        let (ledger, head) = (Arc::clone(&self.ledger), self.head.clone());
-        let monitor = self.settings.monitor.clone();
+        let (recorder, head) = (self.recorder(), self.head.clone());
         let turn = Arc::clone(&self.turn);
         Box::pin(async move {
             let mut turn = Some(turn.lock().await);
@@ -115,13 +149,13 @@ impl Handler<SessionEnd> for PluginBus {
                     events: ends.collect(),
                     amended: None,
                 };
-                let appended = ledger.append(append);
+                let appended = recorder.append(append);
                 placed += sessions.len();
                 if placed == message.sessions.len() {
                     turn = None;
                 }
-                let appended = within(&*ledger, message.patience, message.until, appended);
-                let events = match counted(&monitor, appended).await {
+                let appended = within(&*recorder.ledger, message.patience, message.until, appended);
+                let events = match recorder.counted(appended).await {
                     Ok(events) => events,
                     Err(error) if recorded.count == 0 => return Err(error.into()),
                     Err(error) => {

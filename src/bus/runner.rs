@@ -303,7 +303,10 @@ impl LaneRunner {
                 }
                 self.lane.on_outcome(id, outcome, now);
                 if self.drained.is_some() {
-                    self.monitor.progressed(|| self.lane.drained(), false);
+                    self.monitor.progressed(
+                        || self.lane.tally(now.mono, 0).standing(self.lane.first_end()),
+                        false,
+                    );
                 }
             }
             Done::Read(Ok(page)) if page.events.is_empty() && page.gap == 0 => {
@@ -392,7 +395,8 @@ impl LaneRunner {
         };
         let mut tally = self.lane.tally(Instant::now(), unread);
         tally.state = self.state();
-        self.monitor.progressed(|| tally.delivered, true);
+        let first = self.lane.first_end();
+        self.monitor.progressed(|| tally.standing(first), true);
         self.lane.close();
         if tally.owed + tally.dead + tally.lost + tally.owed_before > 0 || tally.timed_out {
             warn!(
@@ -488,7 +492,7 @@ impl LaneRunner {
 }
 
 /// Logs a delivery that failed, with the sessions of its first events.
-fn report_failure(events: &[Event], outcome: &Outcome) {
+pub(super) fn report_failure(events: &[Event], outcome: &Outcome) {
     const NAMED: usize = 5;
     let Some(failure) = &outcome.failure else {
         return;

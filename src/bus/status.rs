@@ -39,6 +39,15 @@ impl PluginState {
     /// Every state.
     pub const ALL: &[Self] = &[Self::Healthy, Self::Lagging, Self::Retrying];
 
+    /// Whether what it is owed waits for something else than the plugin's own pace, so that waiting
+    /// for it may be in vain.
+    pub(crate) fn waits(self) -> bool {
+        match self {
+            Self::Healthy | Self::Lagging => false,
+            Self::Retrying => true,
+        }
+    }
+
     /// The state's name on the wire.
     pub const fn as_str(self) -> &'static str {
         match self {

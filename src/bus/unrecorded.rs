@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::lane::Outcome;
-use super::runner::LaneRunner;
+use super::runner::{LaneRunner, report_failure};
 use crate::event::{Deadline, Event, Hook, Verdict};
 
 /// How many sessions are named that a plugin was not told of.
@@ -20,6 +20,8 @@ pub(crate) struct ToldUnrecorded {
     pub(crate) told: u64,
     /// The others, by their place among the ends, at most 1,000.
     pub(crate) untold: Vec<usize>,
+    /// Why the last of them failed that did.
+    pub(crate) last_error: Option<Arc<str>>,
 }
 
 impl ToldUnrecorded {
@@ -56,6 +58,8 @@ impl LaneRunner {
             let deadline = Deadline::at(cut.min(Instant::now() + spec.policy().timeout));
             let departed = Instant::now();
             let outcome = self.host.attempt(Arc::clone(&events), 1, deadline).await;
+            report_failure(&events, &outcome);
+            told.last_error = outcome.first_error().or(told.last_error);
             let (took, is_cut) = (departed.elapsed(), Instant::now() >= cut);
             self.monitor
                 .delivered(&outcome.attempt(&events, 1, took, is_cut));

@@ -1,5 +1,6 @@
 //! `recover`: ends and delivers what a dead process has left, with no gateway running.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -28,6 +29,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// How often to say how far they are.
 const SAY_EVERY: Duration = Duration::from_secs(1);
+
+/// How long to wait while no plugin takes anything.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(30);
 
 /// How many sessions a rehearsal names.
 const NAMED: usize = 1000;
@@ -155,21 +159,30 @@ fn recover(config: &Config, state_dir: StateDir, output: Output) -> Result<(), F
     Ok(())
 }
 
-/// Waits until each plugin has what it is owed, or is down or waits for another attempt.
+/// Waits until each plugin has what it is owed, or is down, waits for another attempt, or has taken
+/// nothing for as long as it is waited for.
 fn wait_for_plugins(
     runtime: &Runtime,
     supervisor: &SessionSupervisor,
 ) -> Result<Vec<PluginStatus>, Failure> {
-    let mut said = Instant::now();
+    let (mut said, mut progress) = (Instant::now(), Progress::default());
     loop {
         let plugins = runtime.block_on(supervisor.plugins()).map_err(failed)?;
-        let is_settled =
-            |plugin: &PluginStatus| plugin.owed == 0 || plugin.state == PluginState::Retrying;
-        if plugins.iter().all(is_settled) {
+        let is_settled = |plugin: &PluginStatus| plugin.owed == 0 || plugin.state.waits();
+        let going: Vec<_> = plugins.iter().filter(|it| !is_settled(it)).collect();
+        if going.is_empty() {
+            return Ok(plugins);
+        }
+        let owed = going.iter().map(|plugin| (&*plugin.name, plugin.owed));
+        if progress.stands_still(owed, Instant::now()) {
+            for plugin in going {
+                let (name, seconds) = (&plugin.name, GIVE_UP_AFTER.as_secs());
+                note(&format!("{name}: took nothing for {seconds} s, given up"));
+            }
             return Ok(plugins);
         }
         if said.elapsed() >= SAY_EVERY {
-            for plugin in plugins.iter().filter(|plugin| !is_settled(plugin)) {
+            for plugin in going {
                 note(&format!(
                     "{}: {} to go",
                     plugin.name,
@@ -179,6 +192,34 @@ fn wait_for_plugins(
             said = Instant::now();
         }
         sleep(LOOK_EVERY);
+    }
+}
+
+/// Sees whether what plugins are owed becomes less.
+#[derive(Default)]
+struct Progress {
+    /// The least that each was owed.
+    least: BTreeMap<String, u64>,
+    /// When it became less for any.
+    moved_at: Option<Instant>,
+}
+
+impl Progress {
+    /// Whether no plugin has been owed less than before for [`GIVE_UP_AFTER`].
+    fn stands_still<'a>(
+        &mut self,
+        owed: impl Iterator<Item = (&'a str, u64)>,
+        now: Instant,
+    ) -> bool {
+        for (plugin, owed) in owed {
+            let is_less = self.least.get(plugin).is_none_or(|least| owed < *least);
+            if is_less {
+                self.least.insert(plugin.into(), owed);
+                self.moved_at = Some(now);
+            }
+        }
+        let moved_at = *self.moved_at.get_or_insert(now);
+        now - moved_at >= GIVE_UP_AFTER
     }
 }
 
@@ -299,4 +340,24 @@ fn summary(survey: &Survey, plugins: &[PluginSpec], now: Timestamp) -> String {
         ]);
     }
     format!("{}\n\n{table}", lines.join("\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plugins_are_given_up_once_none_of_them_has_taken_anything_for_a_while() {
+        let (mut progress, start) = (Progress::default(), Instant::now());
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let mut look = |a, b, seconds| {
+            let owed = [("a", a), ("b", b)].into_iter();
+            progress.stands_still(owed, after(seconds))
+        };
+        assert!(!look(5, 9, 0));
+        assert!(!look(5, 8, 29), "b is slow");
+        assert!(!look(6, 8, 58), "more is no progress");
+        assert!(look(6, 8, 59));
+        assert!(!look(4, 8, 60));
+    }
 }

@@ -6,6 +6,7 @@
 //! plugins, dead letters and (with a ledger that survives the process) recovery are all the same
 //! mechanism.
 
+mod health;
 mod memory;
 mod patience;
 #[cfg(feature = "sqlite")]
@@ -16,17 +17,19 @@ mod tests;
 mod upkeep;
 
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 
+pub(crate) use self::health::LedgerHealth;
 pub use self::memory::MemoryLedger;
 pub(crate) use self::patience::answer_within;
 #[cfg(feature = "sqlite")]
 pub use self::sqlite::{OpenError, SqliteLedger, Survey, SurveyedPlugin};
-pub(crate) use self::upkeep::{LedgerHealth, Upkeep};
+pub(crate) use self::upkeep::{Upkeep, check_files};
 use crate::event::{Event, InstanceId, OpenSession, Seq};
 use crate::filter::SessionFilter;
 use crate::session::{End, EndReason, Incarnation, Session, SessionId};
@@ -49,6 +52,12 @@ impl LedgerError {
     /// It has not answered for as long as it could be waited for.
     pub(crate) fn late() -> Self {
         Self::new("it did not answer in time")
+    }
+
+    /// Another file is at `path` than the one in use, or none.
+    pub(crate) fn replaced(path: &Path) -> Self {
+        let path = path.display();
+        Self::new(format!("its file `{path}` was removed or replaced"))
     }
 }
 
@@ -261,6 +270,16 @@ pub trait Ledger: Send + Sync + fmt::Debug + 'static {
     /// Notes that this run is alive.
     fn keep_alive(&self, _: Timestamp) -> LedgerFuture<()> {
         Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// Whether what is written is found again at the next start: not once its files were moved,
+    /// removed or replaced. Asked about once a second, on a thread that it may block.
+    ///
+    /// # Errors
+    ///
+    /// When they were. Nothing more is recorded then.
+    fn check_files(&self) -> Result<(), LedgerError> {
+        Ok(())
     }
 
     /// Notes why this run is about to stop.

@@ -1,15 +1,15 @@
-//! What a ledger needs while it is in use: a sign of life every second, and room.
+//! What a ledger needs while it is in use: a sign of life and a look at its files every second, and room.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::warn;
 
-use super::{Ledger, LedgerError};
+use super::{Ledger, LedgerError, LedgerHealth};
 use crate::clock::WallClock;
+use crate::file_id::FileInUse;
 
 /// How often this run says that it is alive: how exact the end of a session is that dies with it.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -23,22 +23,6 @@ const RECLAIM_EVERY: Duration = Duration::from_secs(10);
 /// The pause between two steps of letting go, in which others get their turn.
 const RECLAIM_PAUSE: Duration = Duration::from_millis(20);
 
-/// Whether the ledger could write when it last tried. Shared.
-#[derive(Debug, Clone)]
-pub(crate) struct LedgerHealth(Arc<AtomicBool>);
-
-impl Default for LedgerHealth {
-    fn default() -> Self {
-        Self(Arc::new(AtomicBool::new(true)))
-    }
-}
-
-impl LedgerHealth {
-    pub(crate) fn can_write(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
 /// The upkeep of one ledger.
 pub(crate) struct Upkeep {
     pub(crate) ledger: Arc<dyn Ledger>,
@@ -46,6 +30,10 @@ pub(crate) struct Upkeep {
     /// How long ended sessions that nobody is owed are kept.
     pub(crate) retention: Duration,
     pub(crate) health: LedgerHealth,
+    /// A file whose lock keeps other processes from the ledger, if there is one.
+    pub(crate) lock: Option<FileInUse>,
+    /// Called for each call of the ledger that failed.
+    pub(crate) on_error: Box<dyn Fn() + Send + Sync>,
     pub(crate) stop: CancellationToken,
 }
 
@@ -54,7 +42,7 @@ impl Upkeep {
     pub(crate) async fn run(self) {
         let stop = self.stop.clone();
         let work = async {
-            tokio::join!(self.stay_alive(), self.keep_room());
+            tokio::join!(self.stay_alive(), self.watch_files(), self.keep_room());
         };
         tokio::select! {
             () = stop.cancelled() => {}
@@ -71,23 +59,37 @@ impl Upkeep {
             let outcome = match timeout(STALLED, &mut noted).await {
                 Ok(outcome) => outcome,
                 Err(_) => {
-                    self.judge(Err(LedgerError::late()));
+                    self.judge(&Err(LedgerError::late()));
                     // Another sign would only wait behind this one.
                     noted.await
                 }
             };
-            self.judge(outcome);
+            self.judge(&outcome);
         }
     }
 
-    fn judge(&self, noted: Result<(), LedgerError>) {
-        let could = self.health.0.swap(noted.is_ok(), Ordering::Relaxed);
-        match noted {
-            Ok(()) if !could => info!("the ledger can write again"),
-            Err(error) if could => {
-                warn!(%error, "the ledger can't write: not ready until it can");
+    /// Takes note of how a sign of life went.
+    fn judge(&self, noted: &Result<(), LedgerError>) {
+        if noted.is_err() {
+            (self.on_error)();
+        }
+        self.health.beat(noted);
+    }
+
+    /// Looks whether the files are where they were, until they are not.
+    async fn watch_files(&self) {
+        let mut beat = interval(HEARTBEAT);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            beat.tick().await;
+            let (ledger, lock) = (Arc::clone(&self.ledger), self.lock.clone());
+            // A disk that hangs must not hold up this thread; nor does one look overtake another.
+            let look = move || check_files(&*ledger, lock.as_ref());
+            if let Ok(Err(error)) = tokio::task::spawn_blocking(look).await {
+                (self.on_error)();
+                self.health.lose(error);
+                return;
             }
-            _ => {}
         }
     }
 
@@ -116,9 +118,21 @@ impl Upkeep {
                 reclaimed.more
             }
             Err(error) => {
+                (self.on_error)();
                 warn!(%error, "the ledger can't let go of what nobody needs");
                 false
             }
         }
+    }
+}
+
+/// Whether the ledger and its lock are still where they were. Blocks as long as the disk does.
+pub(crate) fn check_files(
+    ledger: &dyn Ledger,
+    lock: Option<&FileInUse>,
+) -> Result<(), LedgerError> {
+    match lock {
+        Some(lock) if lock.is_gone() => Err(LedgerError::replaced(lock.path())),
+        _ => ledger.check_files(),
     }
 }

@@ -43,6 +43,21 @@ struct Inner {
     plugins: Mutex<BTreeMap<Arc<str>, Arc<PluginCounters>>>,
     notices: broadcast::Sender<Notice>,
     drain: Mutex<DrainProgress>,
+    /// What the drain's lanes have told of last, by the plugin's name.
+    standings: Mutex<BTreeMap<Arc<str>, DrainStanding>>,
+}
+
+/// How far a plugin is in a drain. Counts are of the ends that the shutdown recorded.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct DrainStanding {
+    pub(crate) delivered: u64,
+    /// Neither delivered nor dead.
+    pub(crate) owed: u64,
+    pub(crate) dead: u64,
+    /// Given up by the ledger before the lane could read it.
+    pub(crate) lost: u64,
+    /// Those that are owed, by their place among the ends, as many as a tally names.
+    pub(crate) unfinished: Vec<usize>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -57,6 +72,7 @@ impl Monitor {
             plugins: Mutex::default(),
             notices: broadcast::Sender::new(MAX_NOTICES),
             drain: Mutex::default(),
+            standings: Mutex::default(),
         }))
     }
 
@@ -106,6 +122,11 @@ impl Monitor {
         };
         *lock(&self.0.drain) = progress.clone();
         self.tell(|| Notice::Drain(Arc::new(progress)));
+    }
+
+    /// How far each plugin is in the drain that is under way, as far as its lane has told.
+    pub(crate) fn standings(&self) -> BTreeMap<Arc<str>, DrainStanding> {
+        lock(&self.0.standings).clone()
     }
 
     /// Everything that was counted so far.
@@ -167,18 +188,21 @@ impl LaneMonitor {
         self.monitor.ledger_failed();
     }
 
-    /// So many of the drain's ends are delivered, and whether that is all that will be. Told now
+    /// So far is the drain, and whether that is all that will be. Told now
     /// and then, the last always.
-    pub(crate) fn progressed(&mut self, delivered: impl FnOnce() -> u64, done: bool) {
+    pub(crate) fn progressed(&mut self, standing: impl FnOnce() -> DrainStanding, done: bool) {
         let now = Instant::now();
         if !done && self.progress_due.is_some_and(|due| now < due) {
             return;
         }
         self.progress_due = Some(now + PROGRESS_EVERY);
+        let standing = standing();
+        let delivered = standing.delivered;
+        lock(&self.monitor.0.standings).insert(Arc::clone(&self.plugin), standing);
         let mut drain = lock(&self.monitor.0.drain);
         let mut lanes = drain.plugins.iter_mut();
         if let Some(lane) = lanes.find(|lane| lane.name == self.plugin) {
-            (lane.delivered, lane.done) = (delivered(), done);
+            (lane.delivered, lane.done) = (delivered, done);
             let progress = &*drain;
             // Told under the lock, so that no progress overtakes a later one.
             self.monitor

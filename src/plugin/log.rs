@@ -10,10 +10,10 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 
-use super::file_id::FileId;
 use super::{Down, Plugin};
 use crate::durability::Durability;
 use crate::event::Deliver;
+use crate::file_id::FileId;
 
 /// A plugin that appends each event to a log: one JSON object per line, in the wire form.
 ///

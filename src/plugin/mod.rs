@@ -1,7 +1,6 @@
 //! Plugins: who is told, how they are made, and how patiently they are served.
 
 mod adapter;
-mod file_id;
 mod log;
 #[cfg(test)]
 mod sample;

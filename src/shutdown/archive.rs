@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::report::{RecoveryReport, ShutdownReport};
 use crate::event::InstanceId;
 use crate::ledger::Recovery;
+use crate::state_dir::StateDir;
 
 /// The file of the last report.
 const LAST_REPORT: &str = "last-shutdown.json";
@@ -44,11 +45,19 @@ impl ReportArchive {
     /// When a file or folder can't be written.
     pub(crate) fn write(&self, report: &ShutdownReport) -> io::Result<()> {
         let text = serde_json::to_vec_pretty(report)?;
+        // Each is written even if the other can't be.
+        let kept = self.keep(&report.instance, &text);
+        fs::create_dir_all(&self.state_dir)?;
+        write_whole(&self.state_dir, LAST_REPORT, &text)?;
+        kept
+    }
+
+    /// Keeps the report of `instance` among the last hundred.
+    fn keep(&self, instance: &str, text: &[u8]) -> io::Result<()> {
         let reports = self.reports();
         fs::create_dir_all(&reports)?;
         // The instance's id ascends with time, and so do the file names.
-        write_whole(&reports, &file_name(&report.instance), &text)?;
-        write_whole(&self.state_dir, LAST_REPORT, &text)?;
+        write_whole(&reports, &file_name(instance), text)?;
         prune(&reports)
     }
 
@@ -89,7 +98,7 @@ impl ReportArchive {
     }
 
     fn reports(&self) -> PathBuf {
-        self.state_dir.join("reports")
+        self.state_dir.join(StateDir::REPORTS)
     }
 }
 
@@ -242,6 +251,15 @@ mod tests {
             .complete(&found(&run, 0, EndReason::Shutdown), CAP)
             .unwrap();
         assert_eq!(archive.last().unwrap(), None);
+    }
+
+    #[test]
+    fn the_last_report_is_written_though_it_can_not_be_kept_among_the_others() {
+        let (dir, archive) = archive();
+        fs::write(dir.path().join("reports"), "").unwrap();
+        let report = begun(&run_before(None));
+        archive.write(&report).unwrap_err();
+        assert_eq!(archive.last().unwrap(), Some(report));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use jiff::{SignedDuration, Timestamp};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -16,12 +16,16 @@ use super::report::{Outcome, ShutdownReport};
 use super::sequence::Sequence;
 use super::settings::{Adjust, CoordinatorSettings};
 use super::signal::{self, Signal};
+use super::writer::ReportWriter;
 use super::{BeginShutdown, Shutdown, ShutdownNotice};
 use crate::error::Error;
 
 /// How long after the first signal another one means that somebody has lost patience. Sooner it
 /// is the same wish told twice, as when a terminal and a service manager both send it.
 const FORCE_AFTER: Duration = Duration::from_secs(1);
+
+/// How long the report of a forced stop may take to be written.
+const FORCED_REPORT_PATIENCE: Duration = Duration::from_millis(50);
 
 /// Answered when the coordinator runs and gets the signals.
 #[derive(Debug, Clone, Copy, Message)]
@@ -31,15 +35,21 @@ pub(crate) struct AwaitReady;
 /// The actor that shuts down. Takes [`Shutdown`].
 pub struct ShutdownCoordinator {
     settings: Rc<CoordinatorSettings>,
-    /// The report of the stop that is under way, as far as it goes.
-    draft: Option<Rc<RefCell<ShutdownReport>>>,
+    stop: Option<Stop>,
     first_signal: Option<Instant>,
+}
+
+/// A stop that is under way.
+struct Stop {
+    /// Its report, as far as it goes.
+    draft: Rc<RefCell<ShutdownReport>>,
+    writer: Rc<ReportWriter>,
 }
 
 impl fmt::Debug for ShutdownCoordinator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ShutdownCoordinator")
-            .field("is_shutting_down", &self.draft.is_some())
+            .field("is_shutting_down", &self.stop.is_some())
             .finish_non_exhaustive()
     }
 }
@@ -48,15 +58,15 @@ impl ShutdownCoordinator {
     pub(crate) fn new(settings: CoordinatorSettings) -> Self {
         Self {
             settings: Rc::new(settings),
-            draft: None,
+            stop: None,
             first_signal: None,
         }
     }
 
     /// Begins the shutdown, unless one is under way. Its report so far.
     fn begin(&mut self, request: Shutdown, ctx: &mut Context<Self>) -> Rc<RefCell<ShutdownReport>> {
-        if let Some(draft) = &self.draft {
-            return Rc::clone(draft);
+        if let Some(stop) = &self.stop {
+            return Rc::clone(&stop.draft);
         }
         let settings = &self.settings;
         settings.door.close();
@@ -70,14 +80,19 @@ impl ShutdownCoordinator {
             settings.budget.cap,
         );
         let draft = Rc::new(RefCell::new(draft));
-        self.draft = Some(Rc::clone(&draft));
+        let writer = Rc::new(ReportWriter::start(settings.archive()));
+        self.stop = Some(Stop {
+            draft: Rc::clone(&draft),
+            writer: Rc::clone(&writer),
+        });
 
         let give_up = CancellationToken::new();
         let give_up_at = settings.budget.give_up(request.asked_at);
         let wait = give_up_at.saturating_duration_since(Instant::now());
         let alarm = give_up.clone();
         ctx.run_later(wait, move |_, _| alarm.cancel());
-        let sequence = Sequence::new(Rc::clone(settings), request, Rc::clone(&draft), give_up);
+        let report = Rc::clone(&draft);
+        let sequence = Sequence::new(Rc::clone(settings), request, report, writer, give_up);
         actix_rt::spawn(sequence.run());
         draft
     }
@@ -87,7 +102,7 @@ impl ShutdownCoordinator {
         let now = Instant::now();
         let since_first = self.first_signal.map(|first| now - first);
         self.first_signal.get_or_insert(now);
-        let Some(draft) = &self.draft else {
+        let Some(stop) = &self.stop else {
             let request = match signal {
                 Signal::Usr2 => Shutdown::for_restart(self.settings.restart_expected),
                 _ => Shutdown::now(),
@@ -100,26 +115,32 @@ impl ShutdownCoordinator {
             info!(signal = signal.as_str(), "already shutting down");
             return;
         }
-        if self.settings.reports.is_filled() {
+        if self.settings.reports.is_filled() || stop.writer.is_closed() {
             return;
         }
         warn!(signal = signal.as_str(), "forced to stop at once");
-        let mut report = draft.borrow().clone();
-        let now = self.settings.clock.now();
+        let mut report = stop.draft.borrow().clone();
+        let (now, is_durable) = (self.settings.clock.now(), self.settings.is_durable());
         let took = Duration::try_from(now.duration_since(report.started_at));
-        report.finish(now, took.unwrap_or_default(), self.settings.is_durable());
+        let took = took.unwrap_or_default();
+        if !report.is_drained() {
+            // Of the steps before it the report has the times.
+            let before: u64 = report.steps.iter().map(|step| step.duration_ms).sum();
+            let drained = took.saturating_sub(Duration::from_millis(before));
+            report.cut_drain(&self.settings.monitor.standings(), drained, is_durable);
+        }
+        report.finish(now, took, is_durable);
         report.outcome = Outcome::Forced;
         report.exit_code = signal.exit_code();
-        if let Some(archive) = self.settings.archive() {
-            // Who forces the exit does not wait for a disk that hangs.
-            let report = report.clone();
-            let (done, written) = std::sync::mpsc::channel();
-            std::thread::spawn(move || done.send(archive.write(&report)));
-            if !matches!(written.recv_timeout(Duration::from_millis(50)), Ok(Ok(()))) {
-                warn!("the report could not be written");
+        let written = stop.writer.write_last(&report);
+        let settings = Rc::clone(&self.settings);
+        // Who forces the exit does not wait for a disk that hangs.
+        actix_rt::spawn(async move {
+            if timeout(FORCED_REPORT_PATIENCE, written).await.is_err() {
+                warn!("the report could not be written in time");
             }
-        }
-        self.settings.reports.fill(report);
+            settings.reports.fill(report);
+        });
     }
 }
 

@@ -12,6 +12,7 @@ mod sequence;
 mod settings;
 mod signal;
 mod teardown;
+mod writer;
 
 use std::sync::Arc;
 use std::time::Duration;

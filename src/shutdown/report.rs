@@ -1,6 +1,7 @@
 //! The report of a stop.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -10,10 +11,14 @@ use crate::bus::{LaneTally, PluginState, RecordedEnds, ToldUnrecorded};
 use crate::clock::serialize_wire_time;
 use crate::event::{InstanceId, OpenSession};
 use crate::ledger::Predecessor;
+use crate::monitor::DrainStanding;
 use crate::session::EndReason;
 
 /// What a process exits with that was killed, which is what a run that just ceased stands for.
 const KILLED: u8 = 128 + 9;
+
+/// The name of the drain among the steps and warnings.
+pub(super) const DRAIN_STEP: &str = "session-end-drain";
 
 /// How many sessions a plugin's part names.
 const MAX_UNFINISHED: usize = 1000;
@@ -198,6 +203,26 @@ impl PluginReport {
         }
     }
 
+    /// Makes of an unanswered part what the plugin's lane has told while the drain goes on: its
+    /// counts, and which of the sessions that are named here are still unfinished.
+    fn stand(&mut self, standing: &DrainStanding) {
+        let ends = standing.delivered + standing.owed + standing.dead + standing.lost;
+        let known = usize::try_from(ends).unwrap_or(usize::MAX);
+        let named = std::mem::take(&mut self.unfinished);
+        let unrecorded = named.get(known..).unwrap_or_default();
+        let owed = standing.unfinished.iter().filter_map(|&at| named.get(at));
+        self.unfinished = owed.chain(unrecorded).cloned().collect();
+        // Owed or, where nothing outlives the process, lost so far.
+        let rest = (self.owed + self.lost).saturating_sub(ends);
+        (self.delivered, self.dead) = (standing.delivered, standing.dead);
+        (self.owed, self.lost) = (standing.owed + rest, standing.lost);
+        if self.owed == 0 {
+            self.timed_out = false;
+            self.state = PluginState::Healthy;
+            self.last_error = None;
+        }
+    }
+
     /// Counts the ends that the ledger did not record. Those that the plugin was not `told` all the
     /// same count as lost, though a ledger that works again at the next start ends these sessions
     /// then.
@@ -224,6 +249,9 @@ impl PluginReport {
         let named = untold.into_iter().take(room);
         self.unfinished
             .extend(named.map(|open| open.session.id.to_string()));
+        if let Some(error) = told.and_then(|told| told.last_error.as_deref()) {
+            self.last_error = Some(error.into());
+        }
         let error = || "the ledger did not record the ends".into();
         self.last_error.get_or_insert_with(error);
     }
@@ -366,6 +394,32 @@ impl ShutdownReport {
             owed_before: sum(|plugin| plugin.owed_before),
         };
         self.plugins = plugins;
+    }
+
+    /// Ends a drain before it is over: what is delivered by now counts, and no more.
+    pub(super) fn cut_drain(
+        &mut self,
+        standings: &BTreeMap<Arc<str>, DrainStanding>,
+        took: Duration,
+        is_durable: bool,
+    ) {
+        let mut plugins = std::mem::take(&mut self.plugins);
+        for plugin in &mut plugins {
+            plugin.last_error = Some("the stop was forced before it was done".into());
+            if let Some(standing) = standings.get(&*plugin.name) {
+                plugin.stand(standing);
+            }
+        }
+        let sessions = usize::try_from(self.drain.sessions).unwrap_or(usize::MAX);
+        self.set_plugins(sessions, plugins, is_durable);
+        self.drain.timed_out = true;
+        self.drain.duration_ms = millis(took);
+        self.add_step(DRAIN_STEP, took, StepOutcome::TimedOut);
+    }
+
+    /// Whether the drain is over.
+    pub(super) fn is_drained(&self) -> bool {
+        self.steps.iter().any(|step| step.name == DRAIN_STEP)
     }
 
     /// Ends the report. `is_durable` says whether what is owed is found again.

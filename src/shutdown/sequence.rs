@@ -2,32 +2,29 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
 use actix_rt::Arbiter;
-use futures_util::future::join;
-use tokio::sync::oneshot;
+use futures_util::future::{join, join3};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::Shutdown;
-use super::archive::ReportArchive;
-use super::report::{PluginReport, ShutdownReport, StepOutcome, millis};
+use super::report::{DRAIN_STEP, PluginReport, ShutdownReport, StepOutcome, millis};
 use super::settings::CoordinatorSettings;
+use super::writer::ReportWriter;
 use crate::bus::{CutAt, Drain, RecordedEnds, SessionEnd, TellLifecycle};
 use crate::event::{Hook, Lifecycle, OpenSession};
-use crate::ledger::{Intent, LedgerError, LedgerFuture};
+use crate::ledger::{Intent, LedgerError, LedgerFuture, check_files};
 use crate::registry::{CloseDoor, ClosedDoor};
 use crate::session::{End, EndDetails};
 
-/// The name of the drain among the steps and warnings.
-const DRAIN_STEP: &str = "session-end-drain";
-
-/// How long the last report may take to be written, whatever is left of the budget.
-const REPORT_PATIENCE: Duration = Duration::from_millis(50);
+/// How long the end of the stop may take to be noted and its report to be written, whatever is left
+/// of the budget.
+const END_PATIENCE: Duration = Duration::from_millis(50);
 
 /// The name of the ledger among the warnings.
 const LEDGER_WARNING: &str = "ledger";
@@ -39,7 +36,7 @@ pub(super) struct Sequence {
     report: Rc<RefCell<ShutdownReport>>,
     /// Fires when the cap does not allow to wait for anybody any more.
     give_up: CancellationToken,
-    writer: ReportWriter,
+    writer: Rc<ReportWriter>,
     /// Whether the ledger knows the end of every session, and the counts hold them all.
     all_recorded: Cell<bool>,
 }
@@ -49,9 +46,9 @@ impl Sequence {
         settings: Rc<CoordinatorSettings>,
         request: Shutdown,
         report: Rc<RefCell<ShutdownReport>>,
+        writer: Rc<ReportWriter>,
         give_up: CancellationToken,
     ) -> Self {
-        let writer = ReportWriter::start(settings.archive());
         Self {
             settings,
             request,
@@ -67,7 +64,7 @@ impl Sequence {
         self.settings.bus.do_send(CutAt(cut));
         self.writer.write_soon(&self.report.borrow());
         // The reason is on record before anybody is told of it.
-        let (closed, ()) = join(self.close_door(), self.intend()).await;
+        let (closed, (), ()) = join3(self.close_door(), self.intend(), self.look_at_files()).await;
         self.tell(Hook::GatewayShutdown, closed.sessions.len())
             .await;
         if self.request.restart_expected.is_some() {
@@ -100,8 +97,25 @@ impl Sequence {
         };
         let recorded = self.settings.ledger.intend(intent);
         if let Err(error) = self.ledger_answer(recorded).await {
+            self.settings.monitor.ledger_failed();
             error!(%error, "the reason of the stop is not recorded");
             self.report.borrow_mut().warn(LEDGER_WARNING);
+        }
+    }
+
+    /// Looks once more whether the ledger has its files: what is recorded in others is lost.
+    async fn look_at_files(&self) {
+        let settings = &self.settings;
+        if !settings.is_durable() || settings.health.lost().is_some() {
+            return;
+        }
+        let ledger = Arc::clone(&settings.ledger);
+        let lock = settings.state_dir.as_ref();
+        let lock = lock.map(|dir| dir.lock_file().clone());
+        let looked = tokio::task::spawn_blocking(move || check_files(&*ledger, lock.as_ref()));
+        let looked = timeout(settings.budget.ledger_patience(), looked).await;
+        if let Ok(Ok(Err(error))) = looked {
+            settings.health.lose(error);
         }
     }
 
@@ -278,30 +292,31 @@ impl Sequence {
         self.settings.upkeep.cancel();
         let noted = self.settings.ledger.stop(self.settings.clock.now());
         if let Err(error) = self.ledger_answer(noted).await {
+            self.settings.monitor.ledger_failed();
             warn!(%error, "the end of the stop is not recorded");
         }
     }
 
     async fn finish(self) {
-        self.note_end().await;
         let report = {
             let mut report = self.report.borrow_mut();
             let took = self.request.asked_at.elapsed();
+            if self.settings.health.lost().is_some() {
+                report.warn(LEDGER_WARNING);
+                self.all_recorded.set(false);
+            }
             report.finish(self.settings.clock.now(), took, self.settings.is_durable());
             if !self.all_recorded.get() {
                 report.set_lost();
             }
             report.clone()
         };
-        // A report that was forced is there already, and is the last word.
-        if !self.settings.reports.is_filled() {
-            let written = self.writer.write(&report);
-            // A process that was frozen past its budget still says how it went.
-            let end = self.settings.budget.end(self.request.asked_at);
-            let end = end.max(Instant::now() + REPORT_PATIENCE);
-            if timeout_at(end, written).await.is_err() {
-                warn!("the report could not be written in time");
-            }
+        // A process that was frozen past its budget still says how it went.
+        let end = self.settings.budget.end(self.request.asked_at);
+        let end = end.max(Instant::now() + END_PATIENCE);
+        let ended = join(self.note_end(), self.writer.write(&report));
+        if timeout_at(end, ended).await.is_err() {
+            warn!("the end of the stop could not be recorded, or its report written, in time");
         }
         info!(
             outcome = ?report.outcome,
@@ -309,61 +324,15 @@ impl Sequence {
             warnings = ?report.warnings,
             "stopped"
         );
+        if self.writer.is_closed() {
+            // A report that was forced is the last word, and is about to be there.
+            let _ = self.settings.reports.watch().wait().await;
+        }
         self.settings.reports.fill(report);
         if self.settings.owns_system {
             // Those who asked by message get their answers first.
             tokio::task::yield_now().await;
             System::current().stop();
         }
-    }
-}
-
-/// Writes reports on a thread of its own: a disk that hangs must not stop the coordinator.
-struct ReportWriter {
-    reports: Option<mpsc::Sender<(ShutdownReport, oneshot::Sender<()>)>>,
-}
-
-impl ReportWriter {
-    fn start(archive: Option<ReportArchive>) -> Self {
-        let Some(archive) = archive else {
-            return Self { reports: None };
-        };
-        let (reports, written) = mpsc::channel::<(ShutdownReport, oneshot::Sender<()>)>();
-        let write_all = move || {
-            for (report, done) in written {
-                if let Err(error) = archive.write(&report) {
-                    error!(%error, "can't write the report");
-                }
-                let _ = done.send(());
-            }
-        };
-        let thread = std::thread::Builder::new().name("report-writer".into());
-        match thread.spawn(write_all) {
-            Ok(_) => Self {
-                reports: Some(reports),
-            },
-            Err(error) => {
-                error!(%error, "can't start a thread to write the report");
-                Self { reports: None }
-            }
-        }
-    }
-
-    /// Writes `report` after those before it, without waiting for it.
-    fn write_soon(&self, report: &ShutdownReport) {
-        drop(self.queue(report));
-    }
-
-    /// Writes `report` after those before it.
-    async fn write(&self, report: &ShutdownReport) {
-        let _ = self.queue(report).await;
-    }
-
-    fn queue(&self, report: &ShutdownReport) -> oneshot::Receiver<()> {
-        let (done, written) = oneshot::channel();
-        if let Some(reports) = &self.reports {
-            let _ = reports.send((report.clone(), done));
-        }
-        written
     }
 }

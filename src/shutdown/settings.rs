@@ -16,7 +16,8 @@ use crate::bus::{Listeners, PluginBus};
 use crate::clock::WallClock;
 use crate::error::Error;
 use crate::event::InstanceId;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, LedgerHealth};
+use crate::monitor::Monitor;
 use crate::registry::{Door, SessionRegistry};
 use crate::state_dir::StateDir;
 
@@ -88,6 +89,8 @@ pub(crate) struct CoordinatorSettings {
     /// The plugins that hear of ends.
     pub(crate) plugins: Listeners,
     pub(crate) ledger: Arc<dyn Ledger>,
+    pub(crate) monitor: Monitor,
+    pub(crate) health: LedgerHealth,
     /// Stops the upkeep of the ledger when it is dropped or cancelled.
     pub(crate) upkeep: CancellationToken,
     pub(crate) teardown: TeardownSteps,

@@ -288,6 +288,7 @@ impl Builder {
             ledger: Arc::clone(&ledger),
             head: head.subscribe(),
         };
+        let (health, upkeep) = (LedgerHealth::default(), CancellationToken::new());
         let bus_settings = BusSettings {
             instance,
             clock: self.clock.clone(),
@@ -295,17 +296,20 @@ impl Builder {
             listeners: listeners.clone(),
             head,
             monitor: monitor.clone(),
+            health: health.clone(),
         };
         let bus_ledger = Arc::clone(&ledger);
         let bus_place = place()?;
         let bus = bus_place.start(move || PluginBus::new(bus_settings, bus_ledger, plugins));
-        let (health, upkeep) = (LedgerHealth::default(), CancellationToken::new());
         if ledger.is_durable() {
+            let counted = monitor.clone();
             let upkeep = Upkeep {
                 ledger: Arc::clone(&ledger),
                 clock: self.clock.clone(),
                 retention: self.retention,
                 health: health.clone(),
+                lock: state_dir.map(|dir| dir.lock_file().clone()),
+                on_error: Box::new(move || counted.ledger_failed()),
                 stop: upkeep.clone(),
             };
             bus_place.spawn(upkeep.run());
@@ -314,7 +318,7 @@ impl Builder {
             clock: self.clock.clone(),
             door: door.clone(),
             limits,
-            monitor,
+            monitor: monitor.clone(),
         };
         let (registry_bus, registry_ledger) = (bus.clone(), Arc::clone(&ledger));
         let registry = place()?
@@ -330,6 +334,8 @@ impl Builder {
             bus: bus.clone(),
             plugins: listeners,
             ledger,
+            monitor,
+            health: health.clone(),
             upkeep,
             teardown: self.teardown_steps.clone(),
             teardown_arbiter: owns_system.then(Arbiter::current),

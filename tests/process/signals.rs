@@ -186,6 +186,17 @@ fn a_further_signal_after_a_second_forces_the_exit() {
     assert_eq!(report["outcome"], "forced");
     assert_eq!(report["exit_code"], 130);
     assert_eq!(report["drain"]["sessions"], 11);
+    // What is delivered by then counts; the database is locked.
+    let of = |index: usize| &report["plugins"][index];
+    let counts = |index| (of(index)["delivered"].as_u64(), of(index)["owed"].as_u64());
+    assert_eq!(counts(0), (Some(11), Some(0)), "{report}");
+    assert_eq!(counts(1), (Some(0), Some(11)), "{report}");
+    let unfinished = |index| of(index)["unfinished"].as_array().unwrap().len();
+    assert_eq!((unfinished(0), unfinished(1)), (0, 11), "{report}");
+    assert!(of(0)["last_error"].is_null(), "{report}");
+    let drain = report["steps"].as_array().unwrap().last().unwrap();
+    assert_eq!(drain["name"], "session-end-drain");
+    assert_eq!(drain["outcome"], "timed_out");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use session_supervisor::{
     Append, Event, Intent, Ledger, LedgerError, LedgerFuture, MemoryLedger, Page, Parked, Position,
-    Progress, SessionFilter, SessionId, SessionRecord,
+    Progress, Reclaimed, SessionFilter, SessionId, SessionRecord,
 };
 use tokio::sync::watch;
 
@@ -22,6 +22,8 @@ pub(crate) enum Call {
     Attach,
     DeadLetters,
     KeepAlive,
+    Reclaim,
+    Stop,
 }
 
 /// What becomes of it.
@@ -173,5 +175,13 @@ impl Ledger for FaultyLedger {
 
     fn intend(&self, intent: Intent) -> LedgerFuture<()> {
         self.answer(Call::Intend, |inner| inner.intend(intent))
+    }
+
+    fn stop(&self, now: jiff::Timestamp) -> LedgerFuture<()> {
+        self.answer(Call::Stop, |inner| inner.stop(now))
+    }
+
+    fn reclaim(&self, now: jiff::Timestamp, retention: Duration) -> LedgerFuture<Reclaimed> {
+        self.answer(Call::Reclaim, |inner| inner.reclaim(now, retention))
     }
 }

@@ -19,4 +19,5 @@ mod reload;
 mod shutdown;
 mod support;
 mod tracker;
+mod upkeep;
 mod watching;

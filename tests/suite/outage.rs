@@ -137,6 +137,7 @@ fn ends_that_are_not_recorded_are_told_once_and_none_before_its_start() {
         let plugin = &report.plugins[0];
         assert_eq!((plugin.delivered, plugin.lost), (1, 2));
         assert_eq!(plugin.unfinished, ["A", "B"]);
+        assert_eq!(plugin.last_error.as_deref(), Some("no end of B"));
         assert_eq!((report.outcome, report.exit_code), (Outcome::Lost, 3));
     });
 }

@@ -10,6 +10,7 @@ use super::{Failure, Lane, NOWHERE};
 use crate::bus::PluginState;
 use crate::bus::unrecorded::ToldUnrecorded;
 use crate::event::{Event, Hook, Seq};
+use crate::monitor::DrainStanding;
 
 /// How many sessions a tally names.
 const MAX_UNFINISHED: usize = 1000;
@@ -54,6 +55,20 @@ impl Drain {
         if let Some(ends) = &self.ends {
             let after = (gap.end() + 1).min(ends.end() + 1);
             self.lost += after.saturating_sub(*gap.start().max(ends.start()));
+        }
+    }
+}
+
+impl LaneTally {
+    /// What of it is told while the drain goes on, with the place of its `first` end.
+    pub(in crate::bus) fn standing(&self, first: Seq) -> DrainStanding {
+        let index = |seq: &Seq| usize::try_from(seq.checked_sub(first)?).ok();
+        DrainStanding {
+            delivered: self.delivered,
+            owed: self.owed,
+            dead: self.dead,
+            lost: self.lost,
+            unfinished: self.unfinished.iter().filter_map(index).collect(),
         }
     }
 }
@@ -174,20 +189,10 @@ impl Lane {
         tally
     }
 
-    /// How many of the shutdown's ends are delivered so far.
-    pub(in crate::bus) fn drained(&self) -> u64 {
-        let drain = self.drain.as_ref();
-        let Some((drain, ends)) = drain.and_then(|it| Some((it, it.ends.clone()?))) else {
-            return 0;
-        };
-        let flying = self.log_flights().flat_map(|flight| flight.events.iter());
-        let in_hand = flying.map(Event::recorded_seq);
-        let in_hand = in_hand.chain(self.pending.iter().map(|(seq, _)| seq));
-        let in_hand = in_hand.chain(self.parked.iter().map(|(seq, _)| seq));
-        let in_hand = in_hand.filter(|seq| ends.contains(seq)).count() as u64;
-        let read = (self.read_to.min(*ends.end()) + 1).saturating_sub(*ends.start());
-        let dead = self.parked.dead().count_in(&ends) as u64;
-        read.saturating_sub(in_hand + dead + drain.lost)
+    /// The place of the first end that the shutdown recorded, or 0.
+    pub(in crate::bus) fn first_end(&self) -> Seq {
+        let ends = self.drain.as_ref().and_then(|drain| drain.ends.as_ref());
+        ends.map_or(0, |ends| *ends.start())
     }
 
     /// The part of the log before the shutdown's ends that this lane has not read.

@@ -34,11 +34,12 @@ use self::shared::Shared;
 pub use self::survey::{Survey, SurveyedPlugin};
 use self::writer::{Writer, size_on_disk};
 use super::{
-    Append, Intent, Ledger, LedgerFuture, Page, Parked, Position, Progress, Reclaimed, Recovery,
-    SessionRecord,
+    Append, Intent, Ledger, LedgerError, LedgerFuture, Page, Parked, Position, Progress, Reclaimed,
+    Recovery, SessionRecord,
 };
 use crate::durability::Durability;
 use crate::event::{Event, InstanceId, Seq};
+use crate::file_id::FileInUse;
 use crate::filter::SessionFilter;
 use crate::session::SessionId;
 use crate::state_dir::StateDir;
@@ -65,6 +66,8 @@ const LAST_SEQ: Seq = i64::MAX as Seq;
 /// [`open`](Self::open) leaves it to its caller.
 #[derive(Debug)]
 pub struct SqliteLedger {
+    /// The database and what is not yet worked into it.
+    files: Vec<FileInUse>,
     shared: Arc<Shared>,
     writer: Writer,
     lookups: Reader,
@@ -119,7 +122,10 @@ impl SqliteLedger {
         let (lookups, lists) = (reader("ledger-lookups")?, reader("ledger-lists")?);
         let state = State::new(head);
         let writer = Writer::spawn(connection, path.clone(), state, Arc::clone(&shared), guard);
+        let files = [path.clone(), schema::beside(path, "-wal")];
+        let files = files.into_iter().map(FileInUse::at);
         Ok(Self {
+            files: files.collect::<Result<_, _>>().map_err(in_io)?,
             shared,
             writer: writer.map_err(in_io)?,
             lookups,
@@ -222,6 +228,13 @@ impl Ledger for SqliteLedger {
     fn keep_alive(&self, now: Timestamp) -> LedgerFuture<()> {
         self.writer
             .ask_ahead(move |records| records.keep_alive(now))
+    }
+
+    fn check_files(&self) -> Result<(), LedgerError> {
+        match self.files.iter().find(|file| file.is_gone()) {
+            Some(gone) => Err(LedgerError::replaced(gone.path())),
+            None => Ok(()),
+        }
     }
 
     fn intend(&self, intent: Intent) -> LedgerFuture<()> {

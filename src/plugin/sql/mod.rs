@@ -13,9 +13,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use rusqlite::{Connection, OpenFlags};
 
-use super::file_id::FileId;
 use super::{Down, Plugin};
 use crate::event::{Deliver, Hook, Hooks};
+use crate::file_id::FileId;
 use crate::session::InvalidField;
 
 /// Which database a [`SqlPlugin`] writes to, and how.

@@ -5,6 +5,7 @@ mod books;
 mod clocks;
 mod disk;
 mod kills;
+mod removed;
 mod sweep;
 
 use std::path::{Path, PathBuf};
