@@ -13,7 +13,7 @@ use actix::prelude::*;
 pub use self::builder::{Builder, Threads};
 pub use self::live::LiveSettings;
 pub use self::reload::Reloaded;
-use self::reload::Reloader;
+use self::reload::Reloads;
 use crate::bus::{DeliveryState, DeliveryStates, PluginBus, PluginStatus, PluginStatuses};
 use crate::error::Error;
 use crate::event::{InstanceId, Seq};
@@ -46,7 +46,7 @@ pub struct SessionSupervisor {
     recovery: Arc<Recovery>,
     archive: Option<ReportArchive>,
     reports: ReportWatch,
-    reloader: Reloader,
+    reloads: Reloads,
     watching: Watching,
 }
 

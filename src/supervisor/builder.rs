@@ -275,9 +275,11 @@ impl Builder {
         // the coordinator for anybody. This thread is left for teardown steps.
         let place = || {
             if owns_system {
-                Place::On(Arbiter::new().handle())
+                let arbiter = Arbiter::try_new();
+                let arbiter = arbiter.map_err(|error| Error::Start(error.to_string()))?;
+                Ok::<_, Error>(Place::On(arbiter.handle()))
             } else {
-                Place::Current
+                Ok(Place::Current)
             }
         };
         let (monitor, head) = (Monitor::new(), watch::Sender::new(ledger.head()));
@@ -295,7 +297,7 @@ impl Builder {
             monitor: monitor.clone(),
         };
         let bus_ledger = Arc::clone(&ledger);
-        let bus_place = place();
+        let bus_place = place()?;
         let bus = bus_place.start(move || PluginBus::new(bus_settings, bus_ledger, plugins));
         let (health, upkeep) = (LedgerHealth::default(), CancellationToken::new());
         if ledger.is_durable() {
@@ -315,9 +317,9 @@ impl Builder {
             monitor,
         };
         let (registry_bus, registry_ledger) = (bus.clone(), Arc::clone(&ledger));
-        let registry = place()
+        let registry = place()?
             .start(move || SessionRegistry::new(registry_settings, registry_bus, registry_ledger));
-        let reloader = Reloader::new(self.on_reload, owns_system);
+        let (reloads, reloader) = Reloader::new(self.on_reload, owns_system);
         let (hangups, hung_up) = mpsc::channel(1);
         let coordinator_settings = CoordinatorSettings {
             instance,
@@ -338,7 +340,7 @@ impl Builder {
             handle_signals: self.handle_signals,
             owns_system,
         };
-        let coordinator = place().start(move || ShutdownCoordinator::new(coordinator_settings));
+        let coordinator = place()?.start(move || ShutdownCoordinator::new(coordinator_settings));
         // From here on a signal finds its handler, and whoever got the handle finds everyone.
         let died = |_| Error::Start("a thread of the supervisor died".into());
         bus.send(PluginStatuses).await.map_err(died)?;
@@ -368,10 +370,10 @@ impl Builder {
             recovery: Arc::new(recovery),
             archive,
             reports,
-            reloader,
+            reloads,
             watching,
         };
-        actix_rt::spawn(supervisor.clone().reload_on(hung_up));
+        actix_rt::spawn(reloader.run(supervisor.clone(), hung_up));
         Ok(supervisor)
     }
 }

@@ -1,9 +1,8 @@
 //! The reload: settings are read again, and what changed is changed while everything runs.
 
-use std::fmt;
 use std::sync::Arc;
 
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info, warn};
 
 use super::{LiveSettings, SessionSupervisor};
@@ -13,34 +12,91 @@ use crate::shutdown::Adjust;
 
 pub(super) type ReadSettings = dyn Fn() -> anyhow::Result<LiveSettings> + Send + Sync;
 
-/// How settings are read again, one reload at a time.
-#[derive(Clone)]
+/// Whoever waits for what comes of a reload.
+type Reply = oneshot::Sender<Result<Reloaded, Error>>;
+
+/// How many reloads may wait for their turn before whoever asks for one more waits to ask.
+const MAX_WAITING: usize = 16;
+
+/// Where reloads are asked for.
+#[derive(Debug, Clone)]
+pub(super) struct Reloads(mpsc::Sender<Reply>);
+
+/// Carries out reloads, one after the other. It lives in a task of the supervisor's own, so that a
+/// reload that has begun is finished, whether or not somebody still waits for it.
 pub(super) struct Reloader {
     read: Option<Arc<ReadSettings>>,
     /// Whether settings are read on a thread of their own, since a disk may hang; here otherwise.
     own_thread: bool,
-    turn: Arc<Mutex<()>>,
-}
-
-impl fmt::Debug for Reloader {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reloader")
-            .field("can_read", &self.read.is_some())
-            .finish_non_exhaustive()
-    }
+    asked: mpsc::Receiver<Reply>,
 }
 
 impl Reloader {
-    pub(super) fn new(read: Option<Arc<ReadSettings>>, own_thread: bool) -> Self {
-        Self {
+    pub(super) fn new(read: Option<Arc<ReadSettings>>, own_thread: bool) -> (Reloads, Self) {
+        let (ask, asked) = mpsc::channel(MAX_WAITING);
+        let reloader = Self {
             read,
             own_thread,
-            turn: Arc::default(),
-        }
+            asked,
+        };
+        (Reloads(ask), reloader)
     }
 
     pub(super) fn can_read(&self) -> bool {
         self.read.is_some()
+    }
+
+    /// Reloads whenever one asks for it, by signal too, until the supervisor stops.
+    pub(super) async fn run(
+        mut self,
+        supervisor: SessionSupervisor,
+        mut hangups: mpsc::Receiver<()>,
+    ) {
+        loop {
+            let reply = tokio::select! {
+                Some(reply) = self.asked.recv() => Some(reply),
+                Some(()) = hangups.recv() => None,
+                _ = supervisor.stopped() => return,
+            };
+            let reloaded = self.reload(&supervisor).await;
+            match (reply, reloaded) {
+                // Whoever asked may be gone.
+                (Some(reply), reloaded) => drop(reply.send(reloaded)),
+                (None, Ok(_)) => {}
+                (None, Err(error)) => error!(%error, "not reloaded: everything stays as it is"),
+            }
+        }
+    }
+
+    async fn reload(&self, supervisor: &SessionSupervisor) -> Result<Reloaded, Error> {
+        supervisor.check_open()?;
+        let settings = self.read().await?;
+        let (budget, limits) = (settings.budget(), settings.limits());
+        let plugins = settings.plugins;
+        let changes = supervisor.bus.send(Reconfigure(plugins)).await??;
+        let adjust = Adjust {
+            budget,
+            restart_expected: settings.restart_expected,
+        };
+        supervisor.coordinator.send(adjust).await??;
+        supervisor.registry.send(limits).await?;
+        let PluginChanges {
+            added,
+            removed,
+            changed,
+            unchanged,
+        } = changes;
+        info!(?added, ?removed, ?changed, ?unchanged, "reloaded");
+        for warning in &settings.warnings {
+            warn!("{warning}");
+        }
+        Ok(Reloaded {
+            added,
+            removed,
+            changed,
+            unchanged,
+            warnings: settings.warnings,
+        })
     }
 
     /// Reads the settings and checks them.
@@ -88,6 +144,7 @@ impl SessionSupervisor {
     /// Reads the settings again, as [`Builder::on_reload`](crate::Builder::on_reload) says, and
     /// goes on with them: plugins, budgets of the shutdown, limits of sessions. No session ends by
     /// it, and no event is lost. Reloads that are asked for at once come one after the other.
+    /// One that has begun is finished, even if this future is dropped.
     ///
     /// A plugin that changed finishes what is under way, then goes on where it was; a new one is
     /// told from now on, or from where it was when it was removed; one that is removed has a second
@@ -99,50 +156,10 @@ impl SessionSupervisor {
     /// is no `on_reload`; [`Error::ShuttingDown`]; [`Error::Ledger`]: nothing has changed then.
     /// [`Error::Stopped`].
     pub async fn reload(&self) -> Result<Reloaded, Error> {
-        let _turn = self.reloader.turn.lock().await;
         self.check_open()?;
-        let settings = self.reloader.read().await?;
-        let (budget, limits) = (settings.budget(), settings.limits());
-        let plugins = settings.plugins;
-        let changes = self.bus.send(Reconfigure(plugins)).await??;
-        let adjust = Adjust {
-            budget,
-            restart_expected: settings.restart_expected,
-        };
-        self.coordinator.send(adjust).await??;
-        self.registry.send(limits).await?;
-        let PluginChanges {
-            added,
-            removed,
-            changed,
-            unchanged,
-        } = changes;
-        info!(?added, ?removed, ?changed, ?unchanged, "reloaded");
-        for warning in &settings.warnings {
-            warn!("{warning}");
-        }
-        Ok(Reloaded {
-            added,
-            removed,
-            changed,
-            unchanged,
-            warnings: settings.warnings,
-        })
-    }
-
-    /// Reloads whenever one asks for it by signal, until the supervisor stops.
-    pub(super) async fn reload_on(self, mut hangups: mpsc::Receiver<()>) {
-        loop {
-            let hangup = tokio::select! {
-                hangup = hangups.recv() => hangup,
-                _ = self.stopped() => None,
-            };
-            if hangup.is_none() {
-                return;
-            }
-            if let Err(error) = self.reload().await {
-                error!(%error, "not reloaded: everything stays as it is");
-            }
-        }
+        let (reply, reloaded) = oneshot::channel();
+        let Reloads(ask) = &self.reloads;
+        ask.send(reply).await.map_err(|_| Error::Stopped)?;
+        reloaded.await.map_err(|_| Error::Stopped)?
     }
 }

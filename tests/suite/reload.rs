@@ -391,6 +391,32 @@ fn reloads_at_once_come_one_after_the_other() {
     });
 }
 
+#[test]
+fn a_reload_that_nobody_waits_for_any_more_is_finished_before_the_next() {
+    in_virtual_time(async {
+        let (old, ..) = configured("old", 1);
+        let ledger = FaultyLedger::new();
+        let (file, builder) = File::with(vec![old]);
+        let supervisor = start(builder.ledger(ledger.clone())).await;
+        ledger.breaks(Call::Attach, 0, Fault::Slow(10_000));
+        let (a, ..) = configured("a", 1);
+        let (b, b_told, _) = configured("b", 1);
+        file.has(&[&a, &b]);
+        file.change(|settings| settings.max_active = 1);
+        let given_up = tokio::time::timeout(SECOND, supervisor.reload()).await;
+        assert!(given_up.is_err());
+        ledger.heal();
+        file.has(&[&b]);
+        let reloaded = supervisor.reload().await.unwrap();
+        assert_eq!(parts(&reloaded), ["", "a", "", "b"]);
+        assert_eq!(names(&supervisor).await, ["b"]);
+        supervisor.begin("A").await;
+        b_told.wait_for(1).await;
+        let refused = supervisor.started(session("B")).await;
+        assert!(matches!(refused, Err(Error::TooManySessions { max: 1 })));
+    });
+}
+
 /// Sessions that start and end while it reloads again and again.
 #[test]
 fn g6_nothing_is_lost_or_told_twice_whatever_is_reloaded_beside_traffic() {
