@@ -179,9 +179,10 @@ pub(super) fn supervisor_of(
 /// Reads the configuration again that is `running`.
 fn read_again(flags: &Flags, running: &Config) -> anyhow::Result<LiveSettings> {
     let env = Env::new(&|name| std::env::var_os(name));
-    let config = Config::load(flags, &env)?;
+    let mut config = Config::load(flags, &env)?;
+    let warnings = config.keep_fixed(running);
     let mut settings = config.live_settings();
-    settings.warnings.extend(config.fixed_changes(running));
+    settings.warnings.extend(warnings);
     Ok(settings)
 }
 

@@ -41,8 +41,9 @@ impl Config {
         }
     }
 
-    /// What differs from `running` and can't change while it runs: a line each, for people.
-    pub(crate) fn fixed_changes(&self, running: &Self) -> Vec<String> {
+    /// Takes over from `running` what plugins depend on and can't change while it runs. Answers
+    /// whatever differs and can't change: a line each, for people.
+    pub(crate) fn keep_fixed(&mut self, running: &Self) -> Vec<String> {
         let differs = [
             ("listen", self.listen != running.listen),
             ("state_dir", self.state_dir != running.state_dir),
@@ -53,6 +54,8 @@ impl Config {
                 self.sessions.retention != running.sessions.retention,
             ),
         ];
+        // What plugins acknowledge is as durable as the ledger that hears of it.
+        self.ledger = running.ledger;
         let changed = differs.into_iter().filter(|(_, differs)| *differs);
         let warn = |(key, _)| format!("`{key}` stays as it is: it changes with a restart only");
         changed.map(warn).collect()

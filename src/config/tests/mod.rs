@@ -167,6 +167,17 @@ fn without_a_file_there_is_a_log_to_standard_output() {
 }
 
 #[test]
+fn the_ledger_of_a_configuration_that_is_read_again_is_the_one_that_runs() {
+    let world = World::new();
+    let running = world.read("ledger.durability = \"power\"").unwrap();
+    let mut again = world.read("ledger.durability = \"process\"").unwrap();
+    let expected = "`ledger` stays as it is: it changes with a restart only";
+    assert_eq!(again.keep_fixed(&running), [expected]);
+    assert_eq!(again.ledger, running.ledger);
+    assert!(again.keep_fixed(&running).is_empty());
+}
+
+#[test]
 fn a_file_without_a_plugin_means_none() {
     let world = World::new();
     let config = world.read("").unwrap();
