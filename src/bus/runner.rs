@@ -332,8 +332,9 @@ impl LaneRunner {
                 self.ledger_failed(&error);
             }
             Done::Letters(done) => self.settle_letters(done),
-            Done::Recorded(_, Ok(())) => {
+            Done::Recorded(progress, Ok(())) => {
                 (self.recording, self.recording_attempts) = (false, false);
+                self.lane.on_recorded(&progress);
             }
             Done::Recorded(progress, Err(error)) => {
                 (self.recording, self.recording_attempts) = (false, false);

@@ -90,6 +90,8 @@ pub(super) struct Lane {
     given_up_to: Seq,
     last_error: Option<Arc<str>>,
     cursor: Seq,
+    /// The cursor that the ledger has: after a crash the lane goes on from there.
+    recorded_cursor: Seq,
     progress: Progress,
     /// When deliveries are cut: a shutdown is under way.
     cut: Option<Instant>,
@@ -133,6 +135,7 @@ impl Lane {
             given_up_to: 0,
             last_error: None,
             cursor: position.cursor,
+            recorded_cursor: position.cursor,
             progress: Progress {
                 park: deadly,
                 unpark: unheard,
@@ -344,6 +347,10 @@ impl Lane {
         let batch = match self.is_cut(now.mono) || waits {
             // It is read again when the plugin is tried again.
             true => Arc::new([]),
+            // Fewer may be wanted by now than were asked for.
+            false if page.events.len() > self.policy.max_batch => {
+                self.sort_in(&Arc::from(&page.events[..self.policy.max_batch]), now)
+            }
             false => self.sort_in(&page.events, now),
         };
         // The log may be longer than the lane has been told.
@@ -436,6 +443,11 @@ impl Lane {
             progress.cursor = Some(cursor);
         }
         progress
+    }
+
+    /// A progress is recorded.
+    pub(super) fn on_recorded(&mut self, progress: &Progress) {
+        self.recorded_cursor = progress.cursor.unwrap_or(self.recorded_cursor);
     }
 
     /// A progress could not be recorded: it is part of the next.

@@ -51,11 +51,11 @@ impl Lane {
         self.parked.revive(row, now);
     }
 
-    /// Whether a dead letter can be let go of: not where the lane has yet to go past its place, and
-    /// would deliver it.
+    /// Whether a dead letter can be let go of: not where the lane, or that of the next process, has
+    /// yet to go past its place, and would deliver it.
     pub(in crate::bus) fn may_discard(&self, event: &Event) -> bool {
         let seq = event.recorded_seq();
-        seq <= self.read_to && self.parked.dead().contains(seq)
+        seq <= self.recorded_cursor && self.parked.dead().contains(seq)
     }
 
     /// The ledger has let go of a dead letter.

@@ -457,6 +457,7 @@ impl Bench {
             }
             Task::Recorded(progress) => {
                 (self.recording, self.recording_attempts) = (false, false);
+                self.lane.on_recorded(&progress);
                 self.record(progress);
             }
             Task::Redelivered(rows) => {

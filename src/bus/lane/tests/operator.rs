@@ -112,6 +112,42 @@ fn a_dead_letter_that_the_lane_has_yet_to_go_past_is_not_let_go_of() {
 }
 
 #[test]
+fn g6_a_dead_letter_is_not_let_go_of_before_the_ledger_knows_that_the_lane_is_past_it() {
+    let mut bench = Bench::new(DeliveryPolicy {
+        max_in_flight: 2,
+        max_attempts: 1,
+        ..batches_of(1)
+    });
+    bench.plugin = takes([("A+", Takes::Hangs), ("B+", Takes::Rejects)]);
+    bench.starts(["A", "B"]);
+    bench.run_until(bench.now.mono + Duration::from_secs(1));
+    assert_eq!((bench.cursor, bench.dead()), (0, vec!["B+".into()]));
+    bench.discard();
+    bench.wait(Duration::from_millis(1));
+    assert_eq!(bench.dead(), ["B+"]);
+    bench.restart();
+    bench.plugin = takes([]);
+    bench.run();
+    assert_eq!(bench.times_delivered("B+"), 1);
+    bench.discard();
+    bench.run();
+    assert!(bench.parked.is_empty());
+    bench.assert_all_settled();
+}
+
+#[test]
+fn what_is_being_read_is_split_when_batches_become_smaller() {
+    let mut bench = Bench::new(batches_of(8));
+    bench.ledger_time = Duration::from_millis(10);
+    bench.starts(["A", "B", "C", "D", "E"]);
+    bench.wait(Duration::from_millis(5));
+    bench.lane.reconfigure(Hooks::SESSION, batches_of(2));
+    bench.run();
+    assert_eq!(bench.deliveries, ["A+ B+", "C+ D+", "E+"]);
+    bench.assert_all_settled();
+}
+
+#[test]
 fn an_event_that_dies_in_flight_stays_dead_or_is_acknowledged() {
     let mut bench = Bench::new(DeliveryPolicy {
         max_in_flight: 2,
