@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 use actix::prelude::*;
 use futures_util::future::join_all;
+use jiff::Timestamp;
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tracing::{Instrument as _, info_span, warn};
@@ -85,6 +86,29 @@ pub struct PluginBus {
 impl LaneHandle {
     fn name(&self) -> Arc<str> {
         self.host.spec().shared_name()
+    }
+
+    /// How the plugin is as of `now`, with what only the lane and the ledger can tell.
+    fn full_status(
+        &self,
+        ledger: Arc<dyn Ledger>,
+        now: Timestamp,
+    ) -> impl Future<Output = PluginStatus> + use<> {
+        let status = self.status.clone();
+        let (reply, since) = oneshot::channel();
+        let _ = self.commands.send(Command::OwedSince(reply));
+        async move {
+            let since = since.await.ok().flatten();
+            // After the answer, so that a lane that has just begun has said how it is.
+            let status = status.borrow().clone();
+            let since = since.filter(|_| status.owed > 0);
+            let age = since.map(|since| now.duration_since(since).as_millis());
+            PluginStatus {
+                oldest_owed_age_ms: age.map(|age| u64::try_from(age).unwrap_or(0)),
+                held_bytes: ledger.held_bytes(&status.name),
+                ..status
+            }
+        }
     }
 }
 
@@ -269,23 +293,8 @@ impl Handler<PluginStatuses> for PluginBus {
 
     fn handle(&mut self, _: PluginStatuses, _: &mut Context<Self>) -> Self::Result {
         let now = self.settings.clock.now();
-        let statuses = self.lanes.iter().map(|lane| {
-            let (status, ledger) = (lane.status.clone(), Arc::clone(&self.ledger));
-            let (reply, since) = oneshot::channel();
-            let _ = lane.commands.send(Command::OwedSince(reply));
-            async move {
-                let since = since.await.ok().flatten();
-                // After the answer, so that a lane that has just begun has said how it is.
-                let status = status.borrow().clone();
-                let since = since.filter(|_| status.owed > 0);
-                let age = since.map(|since| now.duration_since(since).as_millis());
-                PluginStatus {
-                    oldest_owed_age_ms: age.map(|age| u64::try_from(age).unwrap_or(0)),
-                    held_bytes: ledger.held_bytes(&status.name),
-                    ..status
-                }
-            }
-        });
+        let statuses = self.lanes.iter();
+        let statuses = statuses.map(|lane| lane.full_status(Arc::clone(&self.ledger), now));
         Box::pin(join_all(statuses))
     }
 }
