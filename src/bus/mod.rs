@@ -23,7 +23,7 @@ use futures_util::future::join_all;
 use jiff::Timestamp;
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::time::Instant;
-use tracing::{Instrument as _, info_span, warn};
+use tracing::{Instrument as _, error, info_span, warn};
 
 use self::delivery::PluginHost;
 pub(crate) use self::lane::LaneTally;
@@ -40,6 +40,7 @@ use self::runner::{Command, LaneRunner, Ties};
 pub use self::status::{DeliveryState, PluginState, PluginStatus};
 pub(crate) use self::unrecorded::ToldUnrecorded;
 use crate::clock::WallClock;
+use crate::error::Error;
 use crate::event::{Deadline, Event, Hook, InstanceId, Seq};
 use crate::ledger::{Ledger, LedgerError, Position};
 use crate::monitor::Monitor;
@@ -151,7 +152,20 @@ impl PluginBus {
         }
     }
 
-    fn open_lane(&self, plugin: PluginSpec, position: Position) -> LaneHandle {
+    /// A host for `plugin`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Start`] when its thread can't be started.
+    fn host(&self, plugin: PluginSpec) -> Result<Rc<PluginHost>, Error> {
+        let name = plugin.shared_name();
+        let host = PluginHost::new(plugin, self.settings.own_threads);
+        let failed = |error| Error::Start(format!("no thread for the plugin `{name}`: {error}"));
+        host.map(Rc::new).map_err(failed)
+    }
+
+    fn open_lane(&self, host: Rc<PluginHost>, position: Position) -> LaneHandle {
+        let plugin = host.spec();
         let now = Now {
             mono: Instant::now(),
             wall: self.settings.clock.now(),
@@ -172,7 +186,6 @@ impl PluginBus {
         let span = info_span!("lane", plugin = &*name);
         let lane =
             span.in_scope(|| Lane::new(plugin.hooks(), plugin.policy().clone(), position, now));
-        let host = Rc::new(PluginHost::new(plugin, self.settings.own_threads));
         let (commands, command_receiver) = mpsc::unbounded_channel();
         let (status_sender, status) = watch::channel(status);
         let ties = Ties {
@@ -201,10 +214,17 @@ impl Actor for PluginBus {
         // The registry may have as many transitions under way as it takes messages.
         ctx.set_mailbox_capacity(4096);
         let plugins = std::mem::take(&mut self.plugins);
-        self.lanes = plugins
+        let opened = plugins
             .into_iter()
-            .map(|(plugin, position)| self.open_lane(plugin, position))
-            .collect();
+            .map(|(plugin, position)| Ok(self.open_lane(self.host(plugin)?, position)));
+        match opened.collect::<Result<_, Error>>() {
+            Ok(lanes) => self.lanes = lanes,
+            Err(error) => {
+                // Whoever starts the supervisor finds the bus gone.
+                error!(%error, "the bus can't start");
+                ctx.stop();
+            }
+        }
     }
 }
 
