@@ -15,6 +15,7 @@ use session_supervisor::{
     Shutdown, StateDir, Token,
 };
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 
 use self::cases::{BUSY, CASES, Case, RECORDED, REFUSED};
 use super::client::{Request, Response, TestGateway};
@@ -242,7 +243,7 @@ impl Contract {
         let reloads = (0..70).map(reload);
         let (letters, reloads): (Vec<_>, Vec<_>) = (letters.collect(), reloads.collect());
         for waiting in [&letters, &reloads] {
-            while !waiting.iter().any(|task| task.is_finished()) {
+            while !waiting.iter().any(JoinHandle::is_finished) {
                 assert!(Instant::now() < deadline, "none is refused");
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
