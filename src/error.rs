@@ -28,6 +28,9 @@ pub enum Error {
     /// The ledger could not record it. Nothing was changed; trying again later may help.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    /// As many requests of this kind wait as may. Nothing was changed; trying again later may help.
+    #[error("busy: {0}")]
+    Busy(&'static str),
     /// The supervisor has stopped.
     #[error("the supervisor has stopped")]
     Stopped,

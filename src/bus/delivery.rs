@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::fmt;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -33,16 +34,20 @@ impl fmt::Debug for PluginHost {
 
 impl PluginHost {
     /// A host for `spec`, on a thread of its own or on the caller's.
-    pub(super) fn new(spec: PluginSpec, own_thread: bool) -> Self {
-        let arbiter = own_thread.then(Arbiter::new);
-        Self {
+    ///
+    /// # Errors
+    ///
+    /// When the thread can't be started: threads or files may have run out.
+    pub(super) fn new(spec: PluginSpec, own_thread: bool) -> io::Result<Self> {
+        let arbiter = own_thread.then(Arbiter::try_new).transpose()?;
+        Ok(Self {
             spec,
             place: arbiter
                 .as_ref()
                 .map_or(Place::Current, |arbiter| Place::On(arbiter.handle())),
             arbiter,
             actor: RefCell::new(None),
-        }
+        })
     }
 
     pub(super) fn spec(&self) -> &PluginSpec {

@@ -20,9 +20,10 @@ use std::sync::Arc;
 
 use actix::prelude::*;
 use futures_util::future::join_all;
+use jiff::Timestamp;
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::time::Instant;
-use tracing::{Instrument as _, info_span, warn};
+use tracing::{Instrument as _, error, info_span, warn};
 
 use self::delivery::PluginHost;
 pub(crate) use self::lane::LaneTally;
@@ -39,6 +40,7 @@ use self::runner::{Command, LaneRunner, Ties};
 pub use self::status::{DeliveryState, PluginState, PluginStatus};
 pub(crate) use self::unrecorded::ToldUnrecorded;
 use crate::clock::WallClock;
+use crate::error::Error;
 use crate::event::{Deadline, Event, Hook, InstanceId, Seq};
 use crate::ledger::{Ledger, LedgerError, LedgerHealth, Position};
 use crate::monitor::Monitor;
@@ -88,6 +90,29 @@ impl LaneHandle {
     fn name(&self) -> Arc<str> {
         self.host.spec().shared_name()
     }
+
+    /// How the plugin is as of `now`, with what only the lane and the ledger can tell.
+    fn full_status(
+        &self,
+        ledger: Arc<dyn Ledger>,
+        now: Timestamp,
+    ) -> impl Future<Output = PluginStatus> + use<> {
+        let status = self.status.clone();
+        let (reply, since) = oneshot::channel();
+        let _ = self.commands.send(Command::OwedSince(reply));
+        async move {
+            let since = since.await.ok().flatten();
+            // After the answer, so that a lane that has just begun has said how it is.
+            let status = status.borrow().clone();
+            let since = since.filter(|_| status.owed > 0);
+            let age = since.map(|since| now.duration_since(since).as_millis());
+            PluginStatus {
+                oldest_owed_age_ms: age.map(|age| u64::try_from(age).unwrap_or(0)),
+                held_bytes: ledger.held_bytes(&status.name),
+                ..status
+            }
+        }
+    }
 }
 
 impl std::fmt::Debug for PluginBus {
@@ -129,7 +154,20 @@ impl PluginBus {
         }
     }
 
-    fn open_lane(&self, plugin: PluginSpec, position: Position) -> LaneHandle {
+    /// A host for `plugin`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Start`] when its thread can't be started.
+    fn host(&self, plugin: PluginSpec) -> Result<Rc<PluginHost>, Error> {
+        let name = plugin.shared_name();
+        let host = PluginHost::new(plugin, self.settings.own_threads);
+        let failed = |error| Error::Start(format!("no thread for the plugin `{name}`: {error}"));
+        host.map(Rc::new).map_err(failed)
+    }
+
+    fn open_lane(&self, host: Rc<PluginHost>, position: Position) -> LaneHandle {
+        let plugin = host.spec();
         let now = Now {
             mono: Instant::now(),
             wall: self.settings.clock.now(),
@@ -150,7 +188,6 @@ impl PluginBus {
         let span = info_span!("lane", plugin = &*name);
         let lane =
             span.in_scope(|| Lane::new(plugin.hooks(), plugin.policy().clone(), position, now));
-        let host = Rc::new(PluginHost::new(plugin, self.settings.own_threads));
         let (commands, command_receiver) = mpsc::unbounded_channel();
         let (status_sender, status) = watch::channel(status);
         let ties = Ties {
@@ -179,10 +216,17 @@ impl Actor for PluginBus {
         // The registry may have as many transitions under way as it takes messages.
         ctx.set_mailbox_capacity(4096);
         let plugins = std::mem::take(&mut self.plugins);
-        self.lanes = plugins
+        let opened = plugins
             .into_iter()
-            .map(|(plugin, position)| self.open_lane(plugin, position))
-            .collect();
+            .map(|(plugin, position)| Ok(self.open_lane(self.host(plugin)?, position)));
+        match opened.collect::<Result<_, Error>>() {
+            Ok(lanes) => self.lanes = lanes,
+            Err(error) => {
+                // Whoever starts the supervisor finds the bus gone.
+                error!(%error, "the bus can't start");
+                ctx.stop();
+            }
+        }
     }
 }
 
@@ -271,23 +315,8 @@ impl Handler<PluginStatuses> for PluginBus {
 
     fn handle(&mut self, _: PluginStatuses, _: &mut Context<Self>) -> Self::Result {
         let now = self.settings.clock.now();
-        let statuses = self.lanes.iter().map(|lane| {
-            let (status, ledger) = (lane.status.clone(), Arc::clone(&self.ledger));
-            let (reply, since) = oneshot::channel();
-            let _ = lane.commands.send(Command::OwedSince(reply));
-            async move {
-                let since = since.await.ok().flatten();
-                // After the answer, so that a lane that has just begun has said how it is.
-                let status = status.borrow().clone();
-                let since = since.filter(|_| status.owed > 0);
-                let age = since.map(|since| now.duration_since(since).as_millis());
-                PluginStatus {
-                    oldest_owed_age_ms: age.map(|age| u64::try_from(age).unwrap_or(0)),
-                    held_bytes: ledger.held_bytes(&status.name),
-                    ..status
-                }
-            }
-        });
+        let statuses = self.lanes.iter();
+        let statuses = statuses.map(|lane| lane.full_status(Arc::clone(&self.ledger), now));
         Box::pin(join_all(statuses))
     }
 }

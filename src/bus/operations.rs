@@ -243,7 +243,17 @@ impl Handler<ResumePlugin> for PluginBus {
     type Result = ResponseFuture<Result<PluginStatus, Error>>;
 
     fn handle(&mut self, message: ResumePlugin, _: &mut Context<Self>) -> Self::Result {
-        self.ask(message.0, Operation::Resume)
+        let ResumePlugin(plugin) = message;
+        let resumed = self.ask(plugin.clone(), Operation::Resume);
+        let (ledger, now) = (Arc::clone(&self.ledger), self.settings.clock.now());
+        // Asked after the resumption, so answered after it.
+        let lane = self.lane(&plugin).ok();
+        let status = lane.map(|lane| lane.full_status(ledger, now));
+        Box::pin(async move {
+            resumed.await?;
+            let status = status.ok_or(Error::UnknownPlugin(plugin))?;
+            Ok(status.await)
+        })
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use futures_util::future::join_all;
 use tokio::sync::{oneshot, watch};
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::delivery::PluginHost;
@@ -17,8 +18,8 @@ use crate::event::Hook;
 use crate::ledger::Position;
 use crate::plugin::PluginSpec;
 
-/// How long to wait for lanes that end, and for the ledger to hear of it: longer than a lane takes,
-/// unless the ledger hangs.
+/// How long to wait for lanes that end, and then for the ledger to hear of it: longer than a lane
+/// takes, unless the ledger hangs.
 const RETIRE_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Has these plugins from now on, in this order.
@@ -78,6 +79,16 @@ impl Retiring {
     }
 }
 
+/// What a plugin needs to be told from now on.
+enum Prepared {
+    /// Nothing: it is the one that is told already.
+    Same(Arc<str>),
+    /// It goes on in the lane of its name.
+    Changed(Rc<PluginHost>),
+    /// It gets a lane.
+    New(Rc<PluginHost>, Position),
+}
+
 impl Handler<Reconfigure> for PluginBus {
     type Result = ResponseActFuture<Self, Result<PluginChanges, Error>>;
 
@@ -102,7 +113,7 @@ impl Handler<Reconfigure> for PluginBus {
             if bus.is_stopping() {
                 return Err(Error::ShuttingDown);
             }
-            Ok(bus.reconfigure(attached?))
+            bus.reconfigure(attached?)
         });
         let retired = reconfigured.then(|reconfigured, bus, _| {
             let ledger = Arc::clone(&bus.ledger);
@@ -110,15 +121,17 @@ impl Handler<Reconfigure> for PluginBus {
             let configured: Vec<_> = bus.lanes.iter().map(LaneHandle::name).collect();
             let finish = async move {
                 let (changes, retiring) = reconfigured?;
-                let detached = async {
-                    join_all(retiring.into_iter().map(Retiring::ended)).await;
-                    // The rows of a lane that is still at work must not go before it does.
-                    ledger.detach_others(&configured, now).await
-                };
-                match tokio::time::timeout(RETIRE_PATIENCE, detached).await {
+                // The rows of a lane that is still at work should not go before it does. Where the
+                // ledger makes it wait, it asks the ledger for nothing more when that is over.
+                let ended = join_all(retiring.into_iter().map(Retiring::ended));
+                if timeout(RETIRE_PATIENCE, ended).await.is_err() {
+                    warn!("removed plugins are not done in time");
+                }
+                let detached = ledger.detach_others(&configured, now);
+                match timeout(RETIRE_PATIENCE, detached).await {
                     Ok(Ok(())) => {}
                     Ok(Err(error)) => warn!(%error, "the ledger has not heard who was removed"),
-                    Err(_) => warn!("removed plugins are not done in time"),
+                    Err(_) => warn!("the ledger does not say that it heard who was removed"),
                 }
                 Ok(changes)
             };
@@ -130,32 +143,36 @@ impl Handler<Reconfigure> for PluginBus {
 
 impl PluginBus {
     /// Has these plugins from now on; those without a position are known. Answers what became of
-    /// them, and the lanes of those that were removed.
+    /// them, and the lanes of those that were removed. An error changes nothing.
     fn reconfigure(
         &mut self,
         plugins: Vec<(PluginSpec, Option<Position>)>,
-    ) -> (PluginChanges, Vec<Retiring>) {
+    ) -> Result<(PluginChanges, Vec<Retiring>), Error> {
+        let prepared = plugins
+            .into_iter()
+            .map(|(plugin, position)| self.prepare(plugin, position));
+        let prepared = prepared.collect::<Result<Vec<_>, _>>()?;
         let mut changes = PluginChanges::default();
         let mut before = std::mem::take(&mut self.lanes);
-        for (plugin, position) in plugins {
-            let name = plugin.shared_name();
-            let known = before.iter().position(|lane| lane.name() == name);
-            let lane = match (known.map(|at| before.remove(at)), position) {
-                (Some(lane), _) if lane.host.spec().is_same(&plugin) => {
-                    changes.unchanged.push(name);
-                    lane
+        for next in prepared {
+            let lane = match next {
+                Prepared::Same(name) => {
+                    changes.unchanged.push(Arc::clone(&name));
+                    take_lane(&mut before, &name)
                 }
-                (Some(lane), _) => {
-                    changes.changed.push(name);
-                    self.replace(lane, plugin)
+                Prepared::Changed(host) => {
+                    let name = host.spec().shared_name();
+                    changes.changed.push(Arc::clone(&name));
+                    take_lane(&mut before, &name).map(|lane| lane.replace(host))
                 }
-                (None, position) => {
+                Prepared::New(host, position) => {
+                    let name = host.spec().shared_name();
                     info!(plugin = %name, "added");
                     changes.added.push(name);
-                    self.open_lane(plugin, position.unwrap_or_default())
+                    Some(self.open_lane(host, position))
                 }
             };
-            self.lanes.push(lane);
+            self.lanes.extend(lane);
         }
         let retiring = before.into_iter().map(|lane| {
             let owed = lane.status.borrow().owed;
@@ -166,14 +183,34 @@ impl PluginBus {
         let retiring = retiring.collect();
         let plugins = self.lanes.iter().map(|lane| lane.host.spec());
         self.settings.listeners.set(plugins);
-        (changes, retiring)
+        Ok((changes, retiring))
     }
 
-    /// Has a lane go on with another plugin of the same name.
-    fn replace(&self, lane: LaneHandle, plugin: PluginSpec) -> LaneHandle {
-        let host = Rc::new(PluginHost::new(plugin, self.settings.own_threads));
+    /// Makes whatever can fail for a plugin's lane to go on, or to begin.
+    fn prepare(&self, plugin: PluginSpec, position: Option<Position>) -> Result<Prepared, Error> {
+        let name = plugin.shared_name();
+        let lane = self.lanes.iter().find(|lane| lane.name() == name);
+        match (lane, position) {
+            (Some(lane), _) if lane.host.spec().is_same(&plugin) => Ok(Prepared::Same(name)),
+            (Some(_), _) => Ok(Prepared::Changed(self.host(plugin)?)),
+            (None, Some(position)) => Ok(Prepared::New(self.host(plugin)?, position)),
+            // Told from the beginning of the log it would hear everything again.
+            (None, None) => Err(Error::Start(format!("`{name}` has no place in the log"))),
+        }
+    }
+}
+
+/// Takes the lane of the plugin `name` out of `lanes`.
+fn take_lane(lanes: &mut Vec<LaneHandle>, name: &str) -> Option<LaneHandle> {
+    let at = lanes.iter().position(|lane| &*lane.name() == name)?;
+    Some(lanes.remove(at))
+}
+
+impl LaneHandle {
+    /// Has the lane go on with another plugin of the same name.
+    fn replace(self, host: Rc<PluginHost>) -> Self {
         let replace = Operation::Replace(Rc::clone(&host));
-        let _ = lane.commands.send(Command::Operate(replace));
-        LaneHandle { host, ..lane }
+        let _ = self.commands.send(Command::Operate(replace));
+        Self { host, ..self }
     }
 }

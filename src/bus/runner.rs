@@ -384,7 +384,9 @@ impl LaneRunner {
         // it left unrecorded has to be told before the cut.
         let is_stalled = |drained: &Drained| self.recording && !drained.unrecorded.is_empty();
         let for_ledger = usize::from(self.drained.as_ref().is_some_and(is_stalled));
-        let is_over = self.tasks.len() == for_ledger && waits_past_cut;
+        // Nor does a stop wait for what an operator wants with dead letters.
+        let for_letters = usize::from(self.operations.is_changing_letters());
+        let is_over = self.tasks.len() == for_ledger + for_letters && waits_past_cut;
         is_over.then(|| self.drained.take()).flatten()
     }
 

@@ -107,6 +107,7 @@ impl Problem {
             "ledger-unavailable" => {
                 "look at the gateway's log and at the disk of its state directory, and try again"
             }
+            "busy" => "try again; if it stays so, look at the limits of threads and files",
             _ => "see the gateway's log; it may be of another version than this command",
         }
     }

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use super::body::{Body, NoFields};
 use super::page::{Cursor, DEFAULT_LIMIT, parse_cursor, parse_limit};
 use super::problem::Problem;
-use super::refusals::{Unavailable, Unknown};
+use super::refusals::{Unavailable, UnavailableOrBusy, Unknown};
 use super::target::{plugin_name, query};
 use crate::clock::WireTime;
 use crate::event::{EventId, Hook, Seq};
@@ -156,7 +156,7 @@ pub(super) async fn list(request: HttpRequest, supervisor: Supervisor) -> Answer
     responses(
         (status = 200, description = "That is recorded.", body = Deleted),
         (status = 404, response = Unknown),
-        (status = 503, response = Unavailable),
+        (status = 503, response = UnavailableOrBusy),
     )
 )]
 pub(super) async fn delete(request: HttpRequest, body: Body, supervisor: Supervisor) -> Answer {
@@ -182,7 +182,7 @@ pub(super) async fn delete(request: HttpRequest, body: Body, supervisor: Supervi
     responses(
         (status = 200, description = "That is recorded.", body = RedeliveredLetters),
         (status = 404, response = Unknown),
-        (status = 503, response = Unavailable),
+        (status = 503, response = UnavailableOrBusy),
     )
 )]
 pub(super) async fn redeliver(request: HttpRequest, body: Body, supervisor: Supervisor) -> Answer {

@@ -16,7 +16,7 @@ use utoipa::{Modify, OpenApi as _, ToResponse};
 use super::problem::{Document, Problem};
 use super::refusals::{
     Full, Inactive, Invalid, InvalidOrReserved, Malformed, NoJson, NoToken, NotAllowed, Stopping,
-    TooLarge, TooManyOpen, Unavailable, Unknown,
+    TooLarge, TooManyOpen, Unavailable, UnavailableOrBusy, Unknown,
 };
 use super::target::query;
 use super::{bulk, dead_letters, events, health, metrics, plugins, sessions, stop};
@@ -65,7 +65,7 @@ fields that you don't know.";
         schemas(Document),
         responses(
             Full, Inactive, Invalid, InvalidOrReserved, Malformed, NoJson, NoToken, NotAllowed,
-            Stopping, TooLarge, TooManyOpen, Unavailable, Unknown,
+            Stopping, TooLarge, TooManyOpen, Unavailable, UnavailableOrBusy, Unknown,
         )
     ),
     modifiers(&Common)

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 use super::body::{Body, NoFields};
 use super::problem::Problem;
-use super::refusals::{Stopping, Unavailable, Unknown};
+use super::refusals::{Stopping, UnavailableOrBusy, Unknown};
 use super::target::{plugin_name, query};
 use crate::bus::{PluginStatus, TestOutcome};
 use crate::supervisor::SessionSupervisor;
@@ -127,7 +127,7 @@ pub(super) async fn resume(request: HttpRequest, body: Body, supervisor: Supervi
     request_body = NoFields,
     responses(
         (status = 200, description = "What changed.", body = ReloadedPlugins),
-        (status = 503, response = Unavailable),
+        (status = 503, response = UnavailableOrBusy),
     )
 )]
 pub(super) async fn reload(request: HttpRequest, body: Body, supervisor: Supervisor) -> Answer {

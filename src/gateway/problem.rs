@@ -40,6 +40,7 @@ pub(super) enum Kind {
     TooManyStreams,
     ShuttingDown,
     LedgerUnavailable,
+    Busy,
 }
 
 impl Kind {
@@ -59,6 +60,7 @@ impl Kind {
             Self::TooManyStreams => "too-many-streams",
             Self::ShuttingDown => "shutting-down",
             Self::LedgerUnavailable => "ledger-unavailable",
+            Self::Busy => "busy",
         }
     }
 
@@ -78,6 +80,7 @@ impl Kind {
             Self::TooManyStreams => "too many streams are open",
             Self::ShuttingDown => "shutting down",
             Self::LedgerUnavailable => "the ledger is unavailable",
+            Self::Busy => "busy",
         }
     }
 
@@ -97,7 +100,9 @@ impl Kind {
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::InvalidField | Self::ReservedReason => StatusCode::UNPROCESSABLE_ENTITY,
             Self::TooManySessions | Self::TooManyStreams => StatusCode::TOO_MANY_REQUESTS,
-            Self::ShuttingDown | Self::LedgerUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::ShuttingDown | Self::LedgerUnavailable | Self::Busy => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
         }
     }
 }
@@ -210,8 +215,9 @@ impl From<Error> for Problem {
             }
             Error::TooManySessions { .. } => Kind::TooManySessions,
             Error::Ledger(_) => Kind::LedgerUnavailable,
-            // The last happens before there is a handle that could answer it.
-            Error::ShuttingDown | Error::Stopped | Error::Start(_) => Kind::ShuttingDown,
+            Error::ShuttingDown | Error::Stopped => Kind::ShuttingDown,
+            // Threads or files have run out for now.
+            Error::Busy(_) | Error::Start(_) => Kind::Busy,
         };
         Self::new(kind, error.to_string())
     }
@@ -306,6 +312,8 @@ mod tests {
             (Error::TooManySessions { max: 1 }, "too-many-sessions", 429),
             (Error::ShuttingDown, "shutting-down", 503),
             (Error::Stopped, "shutting-down", 503),
+            (Error::Busy("many wait"), "busy", 503),
+            (Error::Start("no thread".into()), "busy", 503),
             (
                 LedgerError::new("disk full").into(),
                 "ledger-unavailable",

@@ -51,6 +51,8 @@ refusals! {
     Stopping = ShuttingDown;
     /// The gateway is shutting down, or its ledger fails.
     Unavailable = ShuttingDown | LedgerUnavailable;
+    /// As `Unavailable`, or there are too few threads or files, or too many such requests wait.
+    UnavailableOrBusy = ShuttingDown | LedgerUnavailable | Busy;
 }
 
 /// A response whose document has the type of one of `kinds`, which have one status.

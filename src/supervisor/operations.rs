@@ -47,13 +47,13 @@ impl SessionSupervisor {
     /// session in their order: all, or one with those of its incarnation. Recorded when this
     /// returns.
     ///
-    /// As many as the lane has room for: 10,000 events may wait there. The answer says how many dead
-    /// letters are left.
+    /// As many as the lane has room for: 5,000 events that wait there, half of the room being for
+    /// events that fail meanwhile. The answer says how many dead letters are left.
     ///
     /// # Errors
     ///
-    /// [`Error::UnknownPlugin`], [`Error::ShuttingDown`], [`Error::Stopped`]; [`Error::Ledger`]:
-    /// some may be back, and asking again puts back the others.
+    /// [`Error::UnknownPlugin`], [`Error::ShuttingDown`], [`Error::Stopped`]; [`Error::Busy`] while
+    /// 64 such changes wait; [`Error::Ledger`]: some may be back, and asking again puts back the others.
     pub async fn redeliver(
         &self,
         plugin: &str,
@@ -71,8 +71,8 @@ impl SessionSupervisor {
     ///
     /// # Errors
     ///
-    /// [`Error::UnknownPlugin`], [`Error::ShuttingDown`], [`Error::Stopped`]; [`Error::Ledger`]:
-    /// some may be gone, and asking again lets go of the others.
+    /// [`Error::UnknownPlugin`], [`Error::ShuttingDown`], [`Error::Stopped`]; [`Error::Busy`] while
+    /// 64 such changes wait; [`Error::Ledger`]: some may be gone, and asking again lets go of the others.
     pub async fn discard_dead_letters(
         &self,
         plugin: &str,

@@ -1,8 +1,12 @@
 //! The reload: settings are read again, and what changed is changed while everything runs.
 
 use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
 
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 use tracing::{error, info, warn};
 
 use super::{LiveSettings, SessionSupervisor};
@@ -15,7 +19,10 @@ pub(super) type ReadSettings = dyn Fn() -> anyhow::Result<LiveSettings> + Send +
 /// Whoever waits for what comes of a reload.
 type Reply = oneshot::Sender<Result<Reloaded, Error>>;
 
-/// How many reloads may wait for their turn before whoever asks for one more waits to ask.
+/// How long reading the settings may take. A disk that hangs must not hold up later reloads for ever.
+const READ_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How many reloads may wait for their turn.
 const MAX_WAITING: usize = 16;
 
 /// Where reloads are asked for.
@@ -29,6 +36,8 @@ pub(super) struct Reloader {
     /// Whether settings are read on a thread of their own, since a disk may hang; here otherwise.
     own_thread: bool,
     asked: mpsc::Receiver<Reply>,
+    /// The thread that took too long to read settings, and may still be at it.
+    reader: Option<JoinHandle<()>>,
 }
 
 impl Reloader {
@@ -38,6 +47,7 @@ impl Reloader {
             read,
             own_thread,
             asked,
+            reader: None,
         };
         (Reloads(ask), reloader)
     }
@@ -68,9 +78,9 @@ impl Reloader {
         }
     }
 
-    async fn reload(&self, supervisor: &SessionSupervisor) -> Result<Reloaded, Error> {
+    async fn reload(&mut self, supervisor: &SessionSupervisor) -> Result<Reloaded, Error> {
         supervisor.check_open()?;
-        let settings = self.read().await?;
+        let mut settings = self.read().await?;
         let (budget, limits) = (settings.budget(), settings.limits());
         let plugins = settings.plugins;
         let changes = supervisor.bus.send(Reconfigure(plugins)).await??;
@@ -78,7 +88,14 @@ impl Reloader {
             budget,
             restart_expected: settings.restart_expected,
         };
-        supervisor.coordinator.send(adjust).await??;
+        match supervisor.coordinator.send(adjust).await? {
+            // Plugins have changed by now, and whoever asked has to know.
+            Err(Error::ShuttingDown) => {
+                let late = "a stop was asked for meanwhile: it has the budgets from before";
+                settings.warnings.push(late.into());
+            }
+            adjusted => adjusted?,
+        }
         supervisor.registry.send(limits).await?;
         let PluginChanges {
             added,
@@ -100,13 +117,17 @@ impl Reloader {
     }
 
     /// Reads the settings and checks them.
-    async fn read(&self) -> Result<LiveSettings, Error> {
+    async fn read(&mut self) -> Result<LiveSettings, Error> {
         let nothing = "there is no configuration to read again";
         let read = self.read.as_ref().map(Arc::clone);
         let read = read.ok_or_else(|| Error::Settings(nothing.into()))?;
         let settings = if self.own_thread {
+            // One that hangs would hang again, and keep a thread each time.
+            if self.reader.as_ref().is_some_and(|it| !it.is_finished()) {
+                return Err(Error::Busy("the configuration is still being read"));
+            }
             let (reply, settings) = oneshot::channel();
-            std::thread::Builder::new()
+            let reader = std::thread::Builder::new()
                 .name("reload".into())
                 .spawn(move || {
                     // Whoever asked may be gone.
@@ -114,7 +135,12 @@ impl Reloader {
                 })
                 .map_err(|error| Error::Start(error.to_string()))?;
             let panicked = |_| Error::Settings("reading the configuration panicked".into());
-            settings.await.map_err(panicked)?
+            let Ok(settings) = timeout(READ_PATIENCE, settings).await else {
+                self.reader = Some(reader);
+                let late = "the configuration can't be read: it takes too long";
+                return Err(Error::Settings(late.into()));
+            };
+            settings.map_err(panicked)?
         } else {
             read()
         };
@@ -153,13 +179,18 @@ impl SessionSupervisor {
     /// # Errors
     ///
     /// [`Error::Settings`] when the settings can't be read or can't work together, or when there
-    /// is no `on_reload`; [`Error::ShuttingDown`]; [`Error::Ledger`]: nothing has changed then.
+    /// is no `on_reload`, or when reading takes longer than 30 s; [`Error::Busy`] while such a read
+    /// goes on, or 16 reloads wait; [`Error::Start`] when a thread can't be started; [`Error::ShuttingDown`];
+    /// [`Error::Ledger`]: nothing has changed then.
     /// [`Error::Stopped`].
     pub async fn reload(&self) -> Result<Reloaded, Error> {
         self.check_open()?;
         let (reply, reloaded) = oneshot::channel();
         let Reloads(ask) = &self.reloads;
-        ask.send(reply).await.map_err(|_| Error::Stopped)?;
+        ask.try_send(reply).map_err(|error| match error {
+            TrySendError::Full(_) => Error::Busy("too many reloads wait already"),
+            TrySendError::Closed(_) => Error::Stopped,
+        })?;
         reloaded.await.map_err(|_| Error::Stopped)?
     }
 }

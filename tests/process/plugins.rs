@@ -213,6 +213,28 @@ fn what_can_not_change_while_it_runs_is_named() {
 }
 
 #[test]
+fn a_reload_without_enough_files_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = Gateway::start_with_files(dir, "state_dir = \"state\"\n", 128);
+    let config = gateway.path("config.toml");
+    let plugin =
+        |n| format!("[[plugin]]\nname = \"p{n}\"\nkind = \"log\"\npath = \"p{n}.jsonl\"\n");
+    let plugins = |count| (0..count).map(plugin).collect::<String>();
+    std::fs::write(&config, format!("state_dir = \"state\"\n{}", plugins(200))).unwrap();
+    let (status, answer) = gateway.post("/v1/plugins/reload", &json!({}));
+    assert_eq!(status, 503, "{answer}");
+    assert_eq!(answer["type"], "urn:session-supervisor:problem:busy");
+    gateway.begin("A");
+    std::fs::write(&config, format!("state_dir = \"state\"\n{}", plugins(1))).unwrap();
+    let (status, answer) = gateway.post("/v1/plugins/reload", &json!({}));
+    assert_eq!((status, &answer["added"]), (200, &json!(["p0"])));
+    let ended = gateway.stop(Signal::SIGTERM);
+    assert_eq!(ended.status.code(), Some(0));
+    // The ledger has known it since the reload that was refused.
+    assert_eq!(json_lines(&ended.path("p0.jsonl")).len(), 2);
+}
+
+#[test]
 fn g6_nothing_is_lost_when_it_reloads_beside_traffic() {
     const SESSIONS: usize = 300;
     let gateway = start();

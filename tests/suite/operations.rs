@@ -220,11 +220,64 @@ fn g8_many_dead_letters_come_back_as_there_is_room() {
         repaired.turn_on();
         let tried = told.events().len();
         let back = supervisor.redeliver("p", None).await.unwrap();
-        assert_eq!((back.redelivered, back.left), (10_000, 500));
-        told.wait_for(tried + 10_000).await;
-        let back = supervisor.redeliver("p", None).await.unwrap();
-        assert_eq!((back.redelivered, back.left), (500, 0));
+        assert_eq!((back.redelivered, back.left), (5000, 5500));
+        told.wait_for(tried + 5000).await;
+        for left in [500, 0] {
+            let back = supervisor.redeliver("p", None).await.unwrap();
+            assert_eq!(back.left, left);
+            sleep(SECOND).await;
+        }
         told.wait_for(tried + 10_500).await;
+    });
+}
+
+#[test]
+fn g4_a_look_at_dead_letters_that_hangs_does_not_hold_up_a_shutdown() {
+    in_virtual_time(async {
+        let (plugin, _, _) = rejects_a(strict());
+        let ledger = FaultyLedger::new();
+        let supervisor = start(builder().plugin(plugin).ledger(ledger.clone())).await;
+        supervisor.begin("A").await;
+        supervisor.begin("B").await;
+        wait_for_dead(&supervisor, 1).await;
+        sleep(SECOND).await;
+        ledger.breaks(Call::DeadLetters, 0, Fault::Hangs);
+        let operator = supervisor.clone();
+        actix_rt::spawn(async move { operator.redeliver("p", None).await });
+        sleep(SECOND).await;
+        let began = Instant::now();
+        let report = supervisor.shutdown(Shutdown::now()).await.unwrap();
+        assert!(began.elapsed() < SECOND, "{:?}", began.elapsed());
+        // The end of A is dead with its start.
+        assert_eq!((report.drain.delivered, report.drain.sessions), (1, 2));
+    });
+}
+
+#[test]
+fn g8_changes_of_dead_letters_wait_for_their_turn_or_are_refused() {
+    in_virtual_time(async {
+        let (plugin, _, _) = rejects_a(strict());
+        let ledger = FaultyLedger::new();
+        let supervisor = start(builder().plugin(plugin).ledger(ledger.clone())).await;
+        supervisor.begin("A").await;
+        wait_for_dead(&supervisor, 1).await;
+        sleep(SECOND).await;
+        ledger.breaks(Call::DeadLetters, 0, Fault::Hangs);
+        let discard = || {
+            let supervisor = supervisor.clone();
+            actix_rt::spawn(async move { supervisor.discard_dead_letters("p", None).await })
+        };
+        // One is under way.
+        let waiting: Vec<_> = (0..65).map(|_| discard()).collect();
+        sleep(SECOND).await;
+        let refused = supervisor.discard_dead_letters("p", None).await;
+        assert!(matches!(refused, Err(Error::Busy(_))), "{refused:?}");
+        ledger.heal();
+        let mut discarded = 0;
+        for change in waiting {
+            discarded += change.await.unwrap().unwrap();
+        }
+        assert_eq!(discarded, 1);
     });
 }
 
@@ -381,10 +434,14 @@ fn a_plugin_that_is_resumed_is_tried_at_once() {
         sleep(SECOND).await;
         let status = supervisor.plugins().await.unwrap().remove(0);
         assert_eq!(status.state, PluginState::Retrying);
+        let status = supervisor.resume_plugin("p").await.unwrap();
+        assert_eq!(status.owed, 1);
+        assert!(status.oldest_owed_age_ms.is_some(), "{status:?}");
+        sleep(SECOND).await;
         repaired.turn_on();
         let began = Instant::now();
         supervisor.resume_plugin("p").await.unwrap();
-        told.wait_for(2).await;
+        told.wait_for(3).await;
         assert!(began.elapsed() < SECOND);
         sleep(SECOND).await;
         let status = supervisor.resume_plugin("p").await.unwrap();

@@ -5,15 +5,15 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use session_supervisor::{
-    Builder, DeliveryPolicy, EndReason, Error, Event, Hook, Hooks, LiveSettings, PluginSpec,
-    Reloaded, SessionSupervisor, Shutdown,
+    Builder, DeliveryPolicy, Durability, EndReason, Error, Event, Hook, Hooks, LiveSettings,
+    PluginSpec, Reloaded, SessionSupervisor, Shutdown, SqliteLedger,
 };
 use tokio::time::{Instant, sleep};
 
 use crate::faulty_ledger::{Call, Fault, FaultyLedger};
 use crate::support::{
     Gate, Recorder, Recording, Shorthand, builder, gated_at_ends, id, in_virtual_time, per_session,
-    recorder, session, start,
+    recorder, session, start, within,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -415,6 +415,64 @@ fn a_reload_that_nobody_waits_for_any_more_is_finished_before_the_next() {
         let refused = supervisor.started(session("B")).await;
         assert!(matches!(refused, Err(Error::TooManySessions { max: 1 })));
     });
+}
+
+#[test]
+fn a_plugin_whose_lane_waits_for_the_ledger_is_removed_all_the_same() {
+    in_virtual_time(async {
+        let (goes, told, _) = configured("goes", 1);
+        let ledger = FaultyLedger::new();
+        let (file, builder) = File::with(vec![goes.clone()]);
+        let supervisor = start(builder.ledger(ledger.clone())).await;
+        ledger.breaks(Call::Advance, 0, Fault::Hangs);
+        supervisor.begin("A").await;
+        told.wait_for(1).await;
+        sleep(SECOND).await;
+        file.has(&[]);
+        let began = Instant::now();
+        supervisor.reload().await.unwrap();
+        assert!(began.elapsed() <= 7 * SECOND, "{:?}", began.elapsed());
+        ledger.heal();
+        // The ledger in memory forgets who was removed: it is new when it comes back.
+        supervisor.begin("B").await;
+        file.has(&[&goes]);
+        supervisor.reload().await.unwrap();
+        supervisor.begin("C").await;
+        told.wait_for(2).await;
+        assert_eq!(told.lines(), ["session_start A", "session_start C"]);
+    });
+}
+
+#[test]
+fn g6_a_plugin_that_comes_back_goes_on_where_it_was() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("ledger.db");
+    actix_rt::System::new().block_on(within(async {
+        let ledger = SqliteLedger::open(path, Durability::Process).unwrap();
+        let (stays, stays_told, _) = configured("stays", 1);
+        let (goes, goes_told, _) = configured("goes", 1);
+        let (file, builder) = File::with(vec![stays.clone(), goes.clone()]);
+        let supervisor = start(builder.ledger(ledger)).await;
+        supervisor.begin("A").await;
+        goes_told.wait_for(1).await;
+        file.has(&[&stays]);
+        supervisor.reload().await.unwrap();
+        supervisor.finish("A", EndReason::Completed).await;
+        supervisor.begin("B").await;
+        stays_told.wait_for(3).await;
+        assert_eq!(goes_told.lines(), ["session_start A"]);
+        file.has(&[&stays, &goes]);
+        let reloaded = supervisor.reload().await.unwrap();
+        assert_eq!(parts(&reloaded), ["goes", "", "", "stays"]);
+        goes_told.wait_for(3).await;
+        let expected = [
+            "session_start A",
+            "session_end A completed",
+            "session_start B",
+        ];
+        assert_eq!(goes_told.lines(), expected);
+        assert_eq!(stays_told.lines(), expected);
+    }));
 }
 
 /// Sessions that start and end while it reloads again and again.

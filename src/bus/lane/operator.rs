@@ -27,9 +27,10 @@ impl Lane {
         self.parked.dead().last().unwrap_or(0)
     }
 
-    /// How many dead letters can be brought back for now.
+    /// How many dead letters can be brought back for now. They leave half of the room to events
+    /// that fail: a lane without any reads the log no longer.
     pub(in crate::bus) fn room(&self) -> usize {
-        MAX_PARKED.saturating_sub(self.parked.live())
+        (MAX_PARKED / 2).saturating_sub(self.parked.live())
     }
 
     /// Whether a dead letter can be brought back: not while one of its incarnation is still in

@@ -11,7 +11,6 @@ use tokio::sync::oneshot;
 use tokio::time::{Duration, Instant};
 use tracing::{info, warn};
 
-use super::super::PluginStatus;
 use super::super::delivery::PluginHost;
 use super::{Done, LaneRunner};
 use crate::error::Error;
@@ -21,14 +20,18 @@ use crate::ledger::{LedgerError, Parked, Progress};
 /// How many dead letters are read and changed in one step.
 const LETTERS_AT_ONCE: usize = 1000;
 
+/// How many changes of dead letters may wait for their turn.
+const MAX_JOBS: usize = 64;
+
 /// How long a delivery to a plugin that was removed may still take.
 const RETIRE_GRACE: Duration = Duration::from_secs(1);
 
 /// What an operator asks of a lane.
 #[derive(Debug)]
 pub(in crate::bus) enum Operation {
-    /// Tries at once whatever waits for its next attempt.
-    Resume(oneshot::Sender<PluginStatus>),
+    /// Tries at once whatever waits for its next attempt. The answer comes when that is to be seen
+    /// in the lane's status.
+    Resume(oneshot::Sender<()>),
     /// Changes dead letters.
     Letters(LettersJob),
     /// Delivers to this host from now on, once what is under way has landed.
@@ -103,6 +106,13 @@ pub(super) struct Operations {
     retiring: Option<oneshot::Sender<()>>,
 }
 
+impl Operations {
+    /// Whether the ledger is at work for a change of dead letters.
+    pub(super) fn is_changing_letters(&self) -> bool {
+        self.job.is_some()
+    }
+}
+
 impl LaneRunner {
     pub(super) fn operate(&mut self, operation: Operation) {
         let now = Instant::now();
@@ -111,12 +121,18 @@ impl LaneRunner {
                 info!("resumed");
                 self.lane.resume(now);
                 self.publish();
-                let status = self.status.borrow().clone();
-                let _ = reply.send(status);
+                let _ = reply.send(());
             }
             Operation::Letters(job) => {
+                if self.operations.waiting.len() >= MAX_JOBS {
+                    let busy = "too many changes of dead letters wait already";
+                    let _ = job.reply.send(Err(Error::Busy(busy)));
+                    return;
+                }
                 self.operations.waiting.push_back(job);
-                self.next_job();
+                if self.operations.job.is_none() {
+                    self.go_on_with_letters();
+                }
             }
             Operation::Replace(host) => {
                 let spec = host.spec();
@@ -165,23 +181,32 @@ impl LaneRunner {
         true
     }
 
-    /// Begins with the next change of dead letters, unless one is under way.
-    fn next_job(&mut self) {
-        if self.operations.job.is_some() {
-            return;
-        }
-        if let Some(mut job) = self.operations.waiting.pop_front() {
-            job.until = self.lane.last_dead();
-            self.operations.job = Some(job);
-            self.read_letters();
+    /// Goes on with the change of dead letters that is under way, and after it with those that wait,
+    /// until there is something to wait for.
+    fn go_on_with_letters(&mut self) {
+        loop {
+            if self.operations.job.is_none() {
+                let Some(mut job) = self.operations.waiting.pop_front() else {
+                    return;
+                };
+                job.until = self.lane.last_dead();
+                self.operations.job = Some(job);
+            }
+            if let Some((after, limit)) = self.letters_to_read() {
+                let plugin = self.host.spec().name();
+                let letters = self.ledger.dead_letters(plugin, after, limit);
+                let letters = letters.map(|letters| Done::Letters(LettersDone::Read(letters)));
+                self.tasks.push(letters.boxed_local());
+                return;
+            }
+            self.end_job(Ok(()));
         }
     }
 
-    /// Reads the next dead letters that are to be changed, or ends the job.
-    fn read_letters(&mut self) {
-        let Some(job) = &self.operations.job else {
-            return;
-        };
+    /// Which dead letters are to be changed next: those after a place, and how many at most. None
+    /// if the job is done.
+    fn letters_to_read(&self) -> Option<(Seq, usize)> {
+        let job = self.operations.job.as_ref()?;
         // Whoever is drained or removed has no time for more.
         let has_time = self.lane.cut().is_none();
         let limit = match job.change {
@@ -195,14 +220,7 @@ impl LaneRunner {
                 .map(|seq| (seq - 1, 1)),
             None => Some((job.after, limit)),
         };
-        let next = next.filter(|(after, _)| has_time && limit > 0 && *after < job.until);
-        let Some((after, limit)) = next else {
-            return self.end_job(Ok(()));
-        };
-        let plugin = self.host.spec().name();
-        let letters = self.ledger.dead_letters(plugin, after, limit);
-        let letters = letters.map(|letters| Done::Letters(LettersDone::Read(letters)));
-        self.tasks.push(letters.boxed_local());
+        next.filter(|(after, _)| has_time && limit > 0 && *after < job.until)
     }
 
     pub(super) fn settle_letters(&mut self, done: LettersDone) {
@@ -212,6 +230,7 @@ impl LaneRunner {
             LettersDone::Read(Err(error)) | LettersDone::Changed(_, Err(error)) => {
                 warn!(%error, "dead letters can't be changed");
                 self.end_job(Err(error));
+                self.go_on_with_letters();
             }
         }
     }
@@ -223,7 +242,8 @@ impl LaneRunner {
             return;
         };
         let Some(last) = letters.last() else {
-            return self.end_job(Ok(()));
+            self.end_job(Ok(()));
+            return self.go_on_with_letters();
         };
         job.after = last.event.recorded_seq();
         let (lane, job) = (&self.lane, &*job);
@@ -239,7 +259,7 @@ impl LaneRunner {
             can_be && event.recorded_seq() <= job.until
         });
         if letters.is_empty() {
-            return self.read_letters();
+            return self.go_on_with_letters();
         }
         let mut progress = Progress::default();
         match job.change {
@@ -274,7 +294,7 @@ impl LaneRunner {
                 LettersChange::Discard => self.lane.discard(&letter.event),
             }
         }
-        self.read_letters();
+        self.go_on_with_letters();
     }
 
     fn end_job(&mut self, outcome: Result<(), LedgerError>) {
@@ -292,6 +312,5 @@ impl LaneRunner {
             let answer = outcome.map(|()| changed).map_err(Error::from);
             let _ = job.reply.send(answer);
         }
-        self.next_job();
     }
 }

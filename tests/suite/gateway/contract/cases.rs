@@ -117,3 +117,10 @@ pub(super) const RECORDED: &[Case] = &[
     Case("POST", "/v1/plugins/p/redeliver", "", 503),
     Case("POST", "/v1/plugins/reload", "", 503),
 ];
+
+/// What is refused where too many wait for the same.
+pub(super) const BUSY: &[Case] = &[
+    Case("DELETE", "/v1/plugins/p/dead-letters", "", 503),
+    Case("POST", "/v1/plugins/p/redeliver", "", 503),
+    Case("POST", "/v1/plugins/reload", "", 503),
+];

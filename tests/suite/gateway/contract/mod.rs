@@ -6,6 +6,7 @@ mod cases;
 mod limits;
 
 use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -13,8 +14,10 @@ use session_supervisor::{
     Access, Builder, DeliveryPolicy, LiveSettings, PluginSpec, Scope, Secret, SessionSupervisor,
     Shutdown, StateDir, Token,
 };
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 
-use self::cases::{CASES, Case, RECORDED, REFUSED};
+use self::cases::{BUSY, CASES, Case, RECORDED, REFUSED};
 use super::client::{Request, Response, TestGateway};
 use super::description::{Answer, Description};
 use crate::faulty_ledger::{Call, Fault, FaultyLedger};
@@ -205,6 +208,53 @@ impl Contract {
         }
     }
 
+    /// As many reloads and changes of dead letters wait as may.
+    async fn refusals_of_the_busy(&mut self) {
+        let ledger = FaultyLedger::new();
+        let (go_on, reading) = mpsc::channel::<()>();
+        let (reading, begun) = (Mutex::new(reading), Arc::new(Notify::new()));
+        let begins = Arc::clone(&begun);
+        let read = move || {
+            begins.notify_one();
+            let _ = reading.lock().map(|reading| reading.recv());
+            Ok(LiveSettings::default())
+        };
+        let builder = with_plugin().on_reload(read).ledger(ledger.clone());
+        let gateway = start(builder).await;
+        gateway.start_session("a");
+        let deadline = Instant::now() + PATIENCE;
+        while gateway.get("/v1/plugins").json()["plugins"][0]["dead"] != 1 {
+            assert!(Instant::now() < deadline, "no dead letter");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        ledger.breaks(Call::DeadLetters, 0, Fault::Hangs);
+        let supervisor = &gateway.supervisor;
+        let letters = (0..70).map(|_| {
+            let supervisor = supervisor.clone();
+            actix_web::rt::spawn(async move { supervisor.redeliver("p", None).await.is_err() })
+        });
+        let reload = |_| {
+            let supervisor = supervisor.clone();
+            actix_web::rt::spawn(async move { supervisor.reload().await.is_err() })
+        };
+        // One is under way, and the others wait.
+        drop(reload(0));
+        begun.notified().await;
+        let reloads = (0..70).map(reload);
+        let (letters, reloads): (Vec<_>, Vec<_>) = (letters.collect(), reloads.collect());
+        for waiting in [&letters, &reloads] {
+            while !waiting.iter().any(JoinHandle::is_finished) {
+                assert!(Instant::now() < deadline, "none is refused");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+        for case in BUSY {
+            self.expect(&gateway, case);
+        }
+        ledger.heal();
+        drop(go_on);
+    }
+
     async fn refusals_after_a_stop(&mut self) {
         let gateway = start(SessionSupervisor::builder()).await;
         gateway.supervisor.shutdown(Shutdown::now()).await.unwrap();
@@ -256,6 +306,7 @@ async fn every_described_answer_is_given_and_no_other() {
     contract.refusals_without_a_token().await;
     contract.refusals_of_what_is_meant().await;
     contract.refusals_of_a_ledger_that_fails().await;
+    contract.refusals_of_the_busy().await;
     contract.refusals_after_a_stop().await;
     let described = contract.description.answers();
     let unseen: Vec<_> = described.difference(&contract.seen).collect();
