@@ -452,7 +452,9 @@ impl std::str::FromStr for EndReason {
     fn from_str(text: &str) -> Result<Self, InvalidField> {
         let found = Self::ALL.iter().find(|reason| reason.as_str() == text);
         found.copied().ok_or_else(|| {
-            let names: Vec<_> = Self::ALL.iter().map(|reason| reason.as_str()).collect();
+            // Not those that nobody may give, which only a record can have.
+            let given = Self::ALL.iter().filter(|reason| !reason.is_reserved());
+            let names: Vec<_> = given.map(|reason| reason.as_str()).collect();
             InvalidField::new("reason", format!("must be one of {}", names.join(", ")))
         })
     }
@@ -528,17 +530,16 @@ impl End {
         }
     }
 
-    /// `end`, of a session that started at `started_at`. Clocks jump, but no session ends before its
-    /// start, and no end is noticed before it happens.
-    pub(crate) fn no_earlier_than(end: Arc<Self>, started_at: Timestamp) -> Arc<Self> {
-        let ended_at = end.ended_at.max(started_at);
-        let detected_at = end.detected_at.max(ended_at);
-        if (ended_at, detected_at) == (end.ended_at, end.detected_at) {
+    /// `end`, of a session that started at `started_at`. Clocks jump, and a client says of a start what
+    /// it likes; but no session ends after its end was noticed, or, unless it starts later than that,
+    /// before its start.
+    pub(crate) fn within_life(end: Arc<Self>, started_at: Timestamp) -> Arc<Self> {
+        let ended_at = end.ended_at.max(started_at).min(end.detected_at);
+        if ended_at == end.ended_at {
             return end;
         }
         Arc::new(Self {
             ended_at,
-            detected_at,
             ..(*end).clone()
         })
     }

@@ -17,11 +17,12 @@ use self::reload::Reloader;
 use crate::bus::{DeliveryState, DeliveryStates, PluginBus, PluginStatus, PluginStatuses};
 use crate::error::Error;
 use crate::event::{InstanceId, Seq};
+use crate::filter::SessionFilter;
 use crate::ledger::{LedgerHealth, Recovery, SessionRecord};
 use crate::monitor::{Counts, Watcher, Watching};
 use crate::registry::{
-    CountActive, Door, EndMatching, Ended, EndedMatching, EndedSession, Find, ListSessions,
-    SessionRegistry, Snapshot, Started, StartedSession, Touch,
+    CountActive, CountMatching, Door, EndMatching, Ended, EndedMatching, EndedSession, Find,
+    ListSessions, SessionRegistry, Snapshot, Started, StartedSession, Touch,
 };
 use crate::session::{NewSession, Session, SessionId};
 use crate::shutdown::{
@@ -120,6 +121,15 @@ impl SessionSupervisor {
     /// [`Error::Stopped`].
     pub async fn active_sessions(&self) -> Result<usize, Error> {
         Ok(self.registry.send(CountActive).await?)
+    }
+
+    /// How many active sessions meet a filter.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Stopped`].
+    pub async fn count_matching(&self, filter: SessionFilter) -> Result<usize, Error> {
+        Ok(self.registry.send(CountMatching(filter)).await?)
     }
 
     /// Sessions that meet a filter, in the order of their starts, a page at a time.

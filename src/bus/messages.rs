@@ -44,6 +44,8 @@ pub struct SessionEnd {
     pub end: Arc<End>,
     /// How long a ledger may take for one step before it counts as failed; for ever if none.
     pub(crate) patience: Option<Duration>,
+    /// When the answer counts what is recorded by then, all or not; no such moment if none.
+    pub(crate) until: Option<Instant>,
 }
 
 /// The places of recorded ends in the log.

@@ -147,7 +147,9 @@ impl PluginBus {
             latency_ms: None,
         };
         let since = position.since;
-        let lane = Lane::new(plugin.hooks(), plugin.policy().clone(), position, now);
+        let span = info_span!("lane", plugin = &*name);
+        let lane =
+            span.in_scope(|| Lane::new(plugin.hooks(), plugin.policy().clone(), position, now));
         let host = Rc::new(PluginHost::new(plugin, self.settings.own_threads));
         let (commands, command_receiver) = mpsc::unbounded_channel();
         let (status_sender, status) = watch::channel(status);
@@ -160,7 +162,6 @@ impl PluginBus {
             monitor: self.settings.monitor.lane(name),
         };
         let runner = LaneRunner::new(lane, Rc::clone(&host), ties);
-        let span = info_span!("lane", plugin = host.spec().name());
         actix_rt::spawn(runner.run().instrument(span));
         LaneHandle {
             host,

@@ -12,7 +12,7 @@ use super::PluginBus;
 use super::messages::{RecordedEnds, SessionEnd, SessionStart};
 use crate::error::Error;
 use crate::event::{Event, OpenSession, Seq};
-use crate::ledger::{Append, Ledger, LedgerError, LedgerFuture, LedgerHealth};
+use crate::ledger::{Append, Ledger, LedgerError, LedgerFuture, LedgerHealth, answer_within};
 use crate::monitor::Monitor;
 
 /// How many ends are recorded in one step: a drain's first deliveries leave while the rest is
@@ -65,12 +65,23 @@ impl Recorder {
     }
 }
 
-/// What a ledger answers, or that it did not answer in time.
-async fn within<T>(patience: Option<Duration>, answer: LedgerFuture<T>) -> Result<T, LedgerError> {
-    let Some(patience) = patience else {
+/// What `ledger` answers, or that it did not answer in time: not by `until`, or not while it got on.
+async fn within<T>(
+    ledger: &dyn Ledger,
+    patience: Option<Duration>,
+    until: Option<Instant>,
+    answer: LedgerFuture<T>,
+) -> Result<T, LedgerError> {
+    let answer = async {
+        match patience {
+            Some(patience) => answer_within(ledger, patience, answer).await,
+            None => answer.await,
+        }
+    };
+    let Some(until) = until else {
         return answer.await;
     };
-    let answered = tokio::time::timeout(patience, answer).await;
+    let answered = tokio::time::timeout_at(until, answer).await;
     answered.unwrap_or_else(|_| Err(LedgerError::late()))
 }
 
@@ -143,7 +154,8 @@ impl Handler<SessionEnd> for PluginBus {
                 if placed == message.sessions.len() {
                     turn = None;
                 }
-                let appended = within(message.patience, appended);
+                let ledger = &*recorder.ledger;
+                let appended = within(ledger, message.patience, message.until, appended);
                 let events = match recorder.counted(appended).await {
                     Ok(events) => events,
                     Err(error) if recorded.count == 0 => return Err(error.into()),

@@ -228,9 +228,9 @@ impl LaneRunner {
     /// Starts all that can be started. Answers when there will be more to do, at the latest.
     fn step(&mut self) -> Option<Instant> {
         let wake_at = loop {
-            let now = Instant::now();
+            let now = self.now();
             if let Some(retry_at) = self.ledger_retry_at {
-                if now < retry_at {
+                if now.mono < retry_at {
                     break Some(retry_at);
                 }
                 self.ledger_retry_at = None;

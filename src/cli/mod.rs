@@ -75,7 +75,6 @@ enum Command {
     Report(report::Report),
     Recover(recover::Recover),
     Completions(completions::Completions),
-    #[command(hide = true)]
     Man(man::ManPage),
 }
 

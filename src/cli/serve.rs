@@ -169,7 +169,7 @@ pub(super) fn supervisor_of(
     let ledger = config.ledger;
     Ok(match ledger.kind {
         LedgerKind::Sqlite => {
-            let opened = SqliteLedger::open(state_dir.ledger_path(), ledger.durability)?;
+            let opened = SqliteLedger::open_in(state_dir, ledger.durability)?;
             builder.ledger(opened)
         }
         _ => builder,

@@ -87,15 +87,16 @@ fn read_scope(section: &mut Section<'_, '_>) -> Option<Scope> {
                 "holder" => "which this release does not have, ",
                 _ => "",
             };
-            let problem = format!("`token.scope` is {other:?}, {problem}{ANY_SCOPE}");
+            let problem = format!("`auth.token.scope` is {other:?}, {problem}{ANY_SCOPE}");
             section.refuse(given.origin, problem);
             return None;
         }
     };
     if let Some(origin) = holder {
         let scope = given.value;
-        let problem =
-            format!("`token.holder` is for the scope `holder`, expected none beside `{scope}`");
+        let problem = format!(
+            "`auth.token.holder` is for the scope `holder`, expected none beside `{scope}`"
+        );
         section.refuse(origin, problem);
     }
     Some(scope)
@@ -110,7 +111,8 @@ fn read_secret(section: &mut Section<'_, '_>, base: &Path, env: &Env<'_>) -> Opt
     let (file, variable) = (section.string("token_file"), section.string("token_env"));
     let text = match (file, variable) {
         (Some(_), Some(variable)) => {
-            let problem = "`token.token_env` is given beside `token_file`, expected one of them";
+            let problem =
+                "`auth.token.token_env` is given beside `token_file`, expected one of them";
             section.refuse(variable.origin, problem);
             return None;
         }
@@ -138,8 +140,9 @@ fn read_variable(
         None => "is not set",
     };
     let variable = name.value;
-    let problem =
-        format!("`token.token_env` names {variable:?}, which {problem}, expected a secret in it");
+    let problem = format!(
+        "`auth.token.token_env` names {variable:?}, which {problem}, expected a secret in it"
+    );
     section.refuse(name.origin, problem);
     None
 }
@@ -152,7 +155,7 @@ fn read_file(section: &Section<'_, '_>, path: Given<String>, base: &Path) -> Opt
         Ok((text, is_exposed)) => {
             if is_exposed {
                 let warning = format!(
-                    "`token.token_file`: every user of this machine may open {shown}, expected \
+                    "`auth.token.token_file`: every user of this machine may open {shown}, expected \
                      mode 0600"
                 );
                 section.warn(origin, warning);
@@ -163,7 +166,7 @@ fn read_file(section: &Section<'_, '_>, path: Given<String>, base: &Path) -> Opt
         }
         Err(error) => {
             let problem = format!(
-                "`token.token_file`: {shown} can't be read, expected a secret in it: {error}"
+                "`auth.token.token_file`: {shown} can't be read, expected a secret in it: {error}"
             );
             section.refuse(origin, problem);
             None

@@ -71,7 +71,7 @@ impl<'d> Document<'d> {
             self.refuse(self.origin(&span), format!("not TOML: {}", error.message()));
             Spanned::new(0..0, DeTable::new())
         });
-        Section::new(self, "", table)
+        Section::new(self, String::new(), table)
     }
 
     /// Notes a problem: what is wrong and what was expected.
@@ -125,18 +125,18 @@ pub(super) fn line_of(text: &[u8], offset: usize) -> usize {
 /// A table whose values are taken one by one; what is left at the end is unknown.
 pub(super) struct Section<'a, 'd> {
     document: &'a Document<'d>,
-    /// In messages; empty at the top of the file.
-    name: &'static str,
+    /// Its tables from the top of the file on, such as `auth.token`; empty at the top.
+    path: String,
     /// Where the table begins.
     pub(super) origin: Origin,
     table: DeTable<'d>,
 }
 
 impl<'a, 'd> Section<'a, 'd> {
-    fn new(document: &'a Document<'d>, name: &'static str, table: Spanned<DeTable<'d>>) -> Self {
+    fn new(document: &'a Document<'d>, path: String, table: Spanned<DeTable<'d>>) -> Self {
         Self {
             document,
-            name,
+            path,
             origin: document.origin(&table.span()),
             table: table.into_inner(),
         }
@@ -144,10 +144,14 @@ impl<'a, 'd> Section<'a, 'd> {
 
     /// The key as messages show it.
     pub(super) fn full(&self, key: &str) -> String {
-        if self.name.is_empty() {
-            format!("`{key}`")
+        format!("`{}`", self.below(key))
+    }
+
+    fn below(&self, key: &str) -> String {
+        if self.path.is_empty() {
+            key.to_owned()
         } else {
-            format!("`{}.{key}`", self.name)
+            format!("{}.{key}", self.path)
         }
     }
 
@@ -201,7 +205,8 @@ impl<'a, 'd> Section<'a, 'd> {
     /// A string that must be given.
     pub(super) fn required(&mut self, key: &str) -> Option<Given<String>> {
         if !self.has(key) {
-            let problem = format!("a {} has no `{key}`, expected one", self.name);
+            let (_, name) = self.path.rsplit_once('.').unwrap_or(("", &self.path));
+            let problem = format!("a {name} has no `{key}`, expected one");
             self.refuse(self.origin, problem);
         }
         self.string(key)
@@ -326,7 +331,7 @@ impl<'a, 'd> Section<'a, 'd> {
                 }
             }
         }
-        Section::new(self.document, name, table)
+        Section::new(self.document, self.below(name), table)
     }
 
     /// An array of tables.
@@ -334,7 +339,7 @@ impl<'a, 'd> Section<'a, 'd> {
         let Some(value) = self.value(name) else {
             return Vec::new();
         };
-        let path = self.full(name).replace('`', "");
+        let path = self.below(name);
         let expected = format!("tables, `[[{path}]]`");
         let DeValue::Array(items) = value.value else {
             self.mistyped(name, &value, &expected);
@@ -346,7 +351,7 @@ impl<'a, 'd> Section<'a, 'd> {
             match item.into_inner() {
                 DeValue::Table(table) => {
                     let table = Spanned::new(span, table);
-                    sections.push(Section::new(self.document, name, table));
+                    sections.push(Section::new(self.document, path.clone(), table));
                 }
                 other => {
                     let item = Given::new(other, self.document.origin(&span));

@@ -266,7 +266,7 @@ impl Event {
     }
 
     pub(crate) fn end(open: OpenSession, end: Arc<End>, instance: InstanceId) -> Self {
-        let end = End::no_earlier_than(end, open.session.started_at);
+        let end = End::within_life(end, open.session.started_at);
         let detected_at = end.detected_at;
         let content = Content::End(open.session, end, open.start_seq);
         Self::new(content, detected_at, instance)

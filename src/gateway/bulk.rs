@@ -13,7 +13,7 @@ use super::refusals::{InvalidOrReserved, Unavailable};
 use super::schema::GivenReason;
 use super::target::query;
 use crate::filter::SessionFilter;
-use crate::registry::{EndMatching, ListSessions};
+use crate::registry::EndMatching;
 use crate::session::{EndReason, HolderId, SessionKey};
 use crate::supervisor::SessionSupervisor;
 
@@ -94,12 +94,8 @@ pub(super) async fn end(
     if reason.is_reserved() {
         return Err(Problem::reserved(reason));
     }
-    let matched = ListSessions {
-        filter: filter.clone(),
-        ..ListSessions::active()
-    };
     if wanted.dry_run == Some(true) {
-        let matched = supervisor.list(matched).await?.len();
+        let matched = supervisor.count_matching(filter).await?;
         return Ok(HttpResponse::Ok().json(BulkEnded { matched, ended: 0 }));
     }
     let ended = supervisor.end_matching(EndMatching::new(filter, reason));

@@ -12,17 +12,45 @@ use std::time::Duration;
 use actix_rt::net::TcpStream;
 use actix_web::ResponseError as _;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep};
 
 use super::problem::{Kind, MEDIA_TYPE, Problem};
 
 /// How long the head of a connection's first request may take to arrive.
 pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A connection whose bare refusals become problem documents.
+/// How long a client may leave what is sent to it unread, so that those that never read don't hold
+/// their connection for ever.
+pub(super) const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A connection whose bare refusals become problem documents, and that fails once its client has
+/// read nothing for too long.
 #[derive(Debug)]
 pub(super) struct Connection {
-    stream: TcpStream,
+    stream: LimitedStream,
     replacement: Option<Replacement>,
+}
+
+/// A connection on which a write fails that makes no progress for `limit`.
+#[derive(Debug)]
+struct LimitedStream {
+    stream: TcpStream,
+    limit: Duration,
+    /// Runs while there is no room for what is to be written.
+    stalled: Option<Pin<Box<Sleep>>>,
+}
+
+impl LimitedStream {
+    fn poll_write(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(written) = Pin::new(&mut self.stream).poll_write(context, bytes) {
+            self.stalled = None;
+            return Poll::Ready(written);
+        }
+        let limit = self.limit;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(limit)));
+        ready!(stalled.as_mut().poll(context));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
 }
 
 /// A refusal on its way out.
@@ -35,9 +63,14 @@ struct Replacement {
 }
 
 impl Connection {
-    pub(super) fn new(stream: TcpStream) -> Self {
+    /// `stream`, on which a write fails that makes no progress for `write_timeout`.
+    pub(super) fn new(stream: TcpStream, write_timeout: Duration) -> Self {
         Self {
-            stream,
+            stream: LimitedStream {
+                stream,
+                limit: write_timeout,
+                stalled: None,
+            },
             replacement: None,
         }
     }
@@ -49,7 +82,7 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        Pin::new(&mut self.stream.stream).poll_read(context, buffer)
     }
 }
 
@@ -63,7 +96,6 @@ impl AsyncWrite for Connection {
             stream,
             replacement,
         } = self.get_mut();
-        let mut stream = Pin::new(stream);
         if replacement.is_none() {
             match bare_refusal(bytes) {
                 None => return stream.poll_write(context, bytes),
@@ -83,7 +115,7 @@ impl AsyncWrite for Connection {
             if rest.is_empty() {
                 break;
             }
-            match ready!(stream.as_mut().poll_write(context, rest))? {
+            match ready!(stream.poll_write(context, rest))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 written => unfinished.written += written,
             }
@@ -93,11 +125,11 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        Pin::new(&mut self.stream.stream).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        Pin::new(&mut self.stream.stream).poll_shutdown(context)
     }
 }
 
@@ -117,7 +149,11 @@ fn bare_refusal(bytes: &[u8]) -> Option<(usize, Vec<u8>)> {
         return None;
     }
     let detail = match status {
-        "400" => "the request is not valid HTTP/1.1: encode what its path may not hold".to_owned(),
+        "400" => {
+            "the request is not valid HTTP/1.1: its request line, its headers or how it gives the \
+                  length of its body break the rules"
+                .to_owned()
+        }
         "408" => {
             let limit = HEAD_TIMEOUT.as_secs();
             format!("the head of the request did not arrive within {limit} s")
@@ -140,6 +176,10 @@ fn bare_refusal(bytes: &[u8]) -> Option<(usize, Vec<u8>)> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
+
+    use tokio::io::AsyncWriteExt as _;
+
     use super::*;
 
     const BARE: &str = "HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
@@ -147,6 +187,41 @@ mod tests {
     fn replaced(bytes: &str) -> Option<(usize, String)> {
         let (start, bytes) = bare_refusal(bytes.as_bytes())?;
         Some((start, String::from_utf8(bytes).unwrap()))
+    }
+
+    #[actix_web::test]
+    async fn a_client_that_never_reads_loses_its_connection() {
+        const LIMIT: Duration = Duration::from_millis(200);
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        accepted.set_nonblocking(true).unwrap();
+        let stream = TcpStream::from_std(accepted).unwrap();
+        let mut connection = Connection::new(stream, LIMIT);
+
+        // A client that is late but reads gets all of it.
+        let answer = vec![b'x'; 32 << 20];
+        let size = answer.len();
+        let reads = std::thread::spawn(move || {
+            std::thread::sleep(LIMIT / 4);
+            client.read_exact(&mut vec![0; size]).map(|()| client)
+        });
+        connection.write_all(&answer).await.unwrap();
+        let _client = reads.join().unwrap().unwrap();
+
+        let began = tokio::time::Instant::now();
+        // One that does not read is found once its socket takes in no more.
+        let stalls = async {
+            loop {
+                if let Err(error) = connection.write_all(&answer).await {
+                    break error;
+                }
+            }
+        };
+        let error = tokio::time::timeout(LIMIT * 100, stalls).await;
+        let error = error.expect("it is held for ever");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(began.elapsed() >= LIMIT);
     }
 
     #[test]

@@ -23,8 +23,8 @@ use crate::supervisor::SessionSupervisor;
 const MAX_STREAMS: u32 = 64;
 
 /// After how long a silent stream says that it is still there: often enough for what stands between
-/// it and the client, and to find out that the client has gone.
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// it and the client, and to find out soon that the client has gone, which frees its place.
+const KEEP_ALIVE: Duration = Duration::from_secs(3);
 
 /// How long a stream that is to end goes on with what has happened by then, and how long nothing
 /// must come before that is taken for all. Less than the server waits before it cuts streams off.

@@ -21,6 +21,7 @@ use actix_web::web::Data;
 use actix_web::{Error, HttpMessage as _, ResponseError as _};
 
 use super::access::{Access, Caller};
+use super::answers::Answers;
 use super::problem::{Kind, Problem};
 
 /// What health checks ask, which know the machine by whatever name and have no token.
@@ -28,12 +29,16 @@ const HEALTH: &[&str] = &["/healthz", "/readyz"];
 
 /// The middleware that refuses requests of other hosts and origins, and those without a token.
 ///
-/// The handlers find the [`Caller`] in the request's extensions, but for health checks.
+/// The handlers find the [`Caller`] in the request's extensions, but for health checks. An answer
+/// goes out in the same turn of its thread in which this is done with it, so that one that counts
+/// as over here can't be cut off by a stop.
 pub(super) async fn guard(
     access: Data<Access>,
+    answers: Data<Answers>,
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
+    let _answering = answers.begin();
     match check(request.head(), &access) {
         Ok(caller) => {
             if let Some(caller) = caller {

@@ -17,6 +17,7 @@
 //! [`openapi`] makes the API's description.
 
 mod access;
+mod answers;
 mod body;
 mod bulk;
 mod connection;
@@ -43,6 +44,7 @@ mod target;
 use actix_web::web::{self, Data, ServiceConfig};
 
 pub use self::access::{Access, InvalidSecret, Scope, Secret, Token};
+use self::answers::Answers;
 use self::events::Streams;
 use self::metrics::LastShutdown;
 use self::problem::{Kind, Problem};
@@ -56,6 +58,7 @@ struct Served {
     supervisor: SessionSupervisor,
     access: Access,
     streams: Streams,
+    answers: Answers,
     last_shutdown: LastShutdown,
 }
 
@@ -90,6 +93,7 @@ fn routes(config: &mut ServiceConfig, served: Served) {
         .app_data(Data::new(served.supervisor))
         .app_data(Data::new(served.access))
         .app_data(Data::new(served.streams))
+        .app_data(Data::new(served.answers))
         .app_data(Data::new(served.last_shutdown))
         .default_service(web::to(not_found));
     route::register(config, endpoints());

@@ -20,7 +20,8 @@ use actix_web::middleware::from_fn;
 use tokio_util::sync::CancellationToken;
 
 use super::access::Access;
-use super::connection::{Connection, HEAD_TIMEOUT};
+use super::answers::Answers;
+use super::connection::{Connection, HEAD_TIMEOUT, WRITE_TIMEOUT};
 use super::events::Streams;
 use super::guard::guard;
 use super::metrics::LastShutdown;
@@ -41,9 +42,9 @@ const MAX_WAITING: i32 = 4096;
 /// How long a connection may stay open between two requests.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
 
-/// How long streams may take to end before their connections are cut off: one that nobody reads
-/// does not notice.
-const STREAMS_TIMEOUT: Duration = Duration::from_millis(200);
+/// How long streams may take to end, and requests to be answered, before their connections are cut
+/// off: a stream that nobody reads does not notice.
+const LAST_ANSWERS_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// How long a client that was refused may go on sending before its connection is closed.
 const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -106,6 +107,7 @@ impl Gateway {
             supervisor,
             access,
             streams: Streams::new(closing.clone()),
+            answers: Answers::default(),
         };
         let (started, is_started) = mpsc::sync_channel(1);
         let (stop_at, is_gone) = (closing.clone(), closed.clone().drop_guard());
@@ -116,11 +118,10 @@ impl Gateway {
                 // Fires also when this thread panics.
                 let _is_gone = is_gone;
                 actix_rt::System::new().block_on(async move {
-                    let streams = served.streams.clone();
                     match bind(listeners, &served) {
                         Ok(server) => {
                             let _ = started.send(Ok(()));
-                            actix_rt::spawn(stop(server.handle(), stop_at, streams));
+                            actix_rt::spawn(stop(server.handle(), stop_at, served));
                             if let Err(error) = server.await {
                                 tracing::error!(%error, "the gateway has failed");
                             }
@@ -145,8 +146,9 @@ impl Gateway {
         &self.addresses
     }
 
-    /// Stops it at once: streams of events end, and requests that are being answered are cut off, since whatever is worth
-    /// waiting for is over when a gateway is stopped. The future is done when the listeners are
+    /// Stops it: streams of events end, requests that are being answered get 200 ms for that, and
+    /// what is left is cut off, since whatever is worth waiting for is over when a gateway is
+    /// stopped. The future is done when the listeners are
     /// closed; stopping begins with the call, and stopping again does nothing.
     pub fn stop(&self) -> impl Future<Output = ()> + Send + use<> {
         self.closing.cancel();
@@ -170,11 +172,12 @@ fn check_loopback(address: &SocketAddr) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::InvalidInput, problem))
 }
 
-/// Stops the server when `closing` fires, with the streams first: a graceful stop would wait for
-/// them, and one without grace cuts them off in the middle.
-async fn stop(server: ServerHandle, closing: CancellationToken, streams: Streams) {
+/// Stops the server when `closing` fires, with streams and answers first: a graceful stop would wait
+/// for them without end, and one without grace cuts them off in the middle.
+async fn stop(server: ServerHandle, closing: CancellationToken, served: Served) {
     closing.cancelled().await;
-    let _ = tokio::time::timeout(STREAMS_TIMEOUT, streams.closed()).await;
+    let last_answers = async { tokio::join!(served.streams.closed(), served.answers.over()) };
+    let _ = tokio::time::timeout(LAST_ANSWERS_TIMEOUT, last_answers).await;
     server.stop(false).await;
 }
 
@@ -227,7 +230,7 @@ fn service(
         // Answers are small and written at once: waiting for more to send only delays them.
         let _ = stream.set_nodelay(true);
         let peer = stream.peer_addr().ok();
-        Ok((Connection::new(stream), peer))
+        Ok((Connection::new(stream, WRITE_TIMEOUT), peer))
     })
     .and_then(http)
 }

@@ -15,7 +15,6 @@ use super::target::query;
 use crate::bus::PluginStatus;
 use crate::clock::WireTime;
 use crate::event::InstanceId;
-use crate::registry::ListSessions;
 use crate::session::EndReason;
 use crate::shutdown::{Shutdown, ShutdownReport};
 use crate::supervisor::SessionSupervisor;
@@ -129,7 +128,7 @@ pub(super) async fn shut_down(
 
 /// What a shutdown would tell, and whom.
 async fn preview(supervisor: &Supervisor, shutdown: &Shutdown) -> Result<HttpResponse, Problem> {
-    let sessions = supervisor.list(ListSessions::active()).await?.len();
+    let sessions = supervisor.active_sessions().await?;
     let plugins = supervisor.plugins().await?.into_iter();
     let listeners = plugins.filter(PluginStatus::hears_ends);
     Ok(HttpResponse::Ok().json(Preview {

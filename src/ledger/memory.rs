@@ -9,7 +9,6 @@ use jiff::Timestamp;
 use super::tail::{Tail, place};
 use super::{
     Append, Ledger, LedgerError, LedgerFuture, Page, Parked, Position, Progress, SessionRecord,
-    page_by_start,
 };
 use crate::event::{Event, Seq};
 use crate::filter::SessionFilter;
@@ -72,7 +71,7 @@ impl EndedSessions {
 impl State {
     fn append(&mut self, events: Vec<Event>) -> Arc<[Event]> {
         let chunk = place(events, self.log.head() + 1);
-        self.log.push(Arc::clone(&chunk));
+        self.log.push(Arc::clone(&chunk), 0);
         for event in chunk.iter() {
             if let (Some(session), Some(end)) = (event.session(), event.how_ended()) {
                 let seq = event.recorded_seq();
@@ -91,7 +90,7 @@ impl State {
     fn trim(&mut self) {
         let behind = self.plugins.values().map(|rows| rows.cursor).min();
         let done = behind.unwrap_or(self.log.head());
-        self.log.trim(done, MAX_LOG_EVENTS);
+        self.log.trim(done, MAX_LOG_EVENTS, usize::MAX);
     }
 
     fn advance(&mut self, plugin: &str, progress: Progress) -> Result<(), LedgerError> {
@@ -131,6 +130,8 @@ impl State {
             cursor: rows.cursor,
             parked: parked.into_iter().cloned().collect(),
             dead: dead.into_iter().filter_map(place).collect(),
+            // It has seen no run but this one.
+            deaths: 0,
         }
     }
 }
@@ -211,4 +212,20 @@ impl Ledger for MemoryLedger {
         state.trim();
         answer(Ok(()))
     }
+}
+
+/// The first `limit` of `records` after the place `after`, in the order of their starts.
+fn page_by_start(
+    records: impl Iterator<Item = SessionRecord>,
+    after: Seq,
+    limit: usize,
+) -> Vec<SessionRecord> {
+    let mut page = BTreeMap::new();
+    for record in records.filter(|record| record.start_seq > after) {
+        page.insert(record.start_seq, record);
+        if page.len() > limit {
+            page.pop_last();
+        }
+    }
+    page.into_values().collect()
 }

@@ -8,6 +8,7 @@
 
 mod health;
 mod memory;
+mod patience;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod tail;
@@ -15,7 +16,6 @@ mod tail;
 mod tests;
 mod upkeep;
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -26,6 +26,7 @@ use jiff::Timestamp;
 
 pub(crate) use self::health::LedgerHealth;
 pub use self::memory::MemoryLedger;
+pub(crate) use self::patience::answer_within;
 #[cfg(feature = "sqlite")]
 pub use self::sqlite::{OpenError, SqliteLedger, Survey, SurveyedPlugin};
 pub(crate) use self::upkeep::{Upkeep, check_files};
@@ -87,22 +88,6 @@ impl SessionRecord {
     }
 }
 
-/// The first `limit` of `records` after the place `after`, in the order of their starts.
-pub(crate) fn page_by_start(
-    records: impl Iterator<Item = SessionRecord>,
-    after: Seq,
-    limit: usize,
-) -> Vec<SessionRecord> {
-    let mut page = BTreeMap::new();
-    for record in records.filter(|record| record.start_seq > after) {
-        page.insert(record.start_seq, record);
-        if page.len() > limit {
-            page.pop_last();
-        }
-    }
-    page.into_values().collect()
-}
-
 /// An event that one plugin did not take and that its lane went past.
 #[derive(Debug, Clone)]
 pub struct Parked {
@@ -130,6 +115,10 @@ pub struct Position {
     /// The places of its dead letters, and whose events they are: as much as keeps the order, since
     /// there may be very many.
     pub dead: Vec<(Seq, Incarnation)>,
+    /// How many runs in a row died while the plugin was owed something of the log, without any
+    /// progress since the first of them began: what it was given may have killed them. The last run
+    /// is among them, whether the recovery has counted it yet or not.
+    pub deaths: u32,
 }
 
 /// What changed in where a plugin stands. Recorded in one step.
@@ -219,7 +208,9 @@ pub struct Page {
 
 /// A ledger.
 ///
-/// Implementations answer in the order of the calls, and a call returns at once: work that can
+/// Implementations answer in the order of the calls, but what tells of the run itself
+/// ([`keep_alive`](Self::keep_alive), [`intend`](Self::intend), [`stop`](Self::stop)) and
+/// [`reclaim`](Self::reclaim) may come before what waits. A call returns at once: work that can
 /// block belongs on a thread of the ledger's own. What is only of use to a later process has a
 /// default that does nothing, for ledgers that don't outlive theirs.
 pub trait Ledger: Send + Sync + fmt::Debug + 'static {
@@ -235,6 +226,12 @@ pub trait Ledger: Send + Sync + fmt::Debug + 'static {
 
     /// At most `limit` events of the log after the place `after`.
     fn read(&self, after: Seq, limit: usize) -> LedgerFuture<Page>;
+
+    /// As [`read`](Self::read), for those that only watch: neither plugins nor starts should wait for
+    /// it, however many watchers replay the log.
+    fn replay(&self, after: Seq, limit: usize) -> LedgerFuture<Page> {
+        self.read(after, limit)
+    }
 
     /// The newest incarnation of `id` that has ended and is still kept, if any.
     fn last_ended(&self, id: &SessionId) -> LedgerFuture<Option<SessionRecord>>;
@@ -252,7 +249,8 @@ pub trait Ledger: Send + Sync + fmt::Debug + 'static {
     /// Where `plugin` stands. A plugin that is new to the ledger starts at the head.
     fn attach(&self, plugin: &str) -> LedgerFuture<Position>;
 
-    /// Records where `plugin` has got to.
+    /// Records where `plugin` has got to. A cursor that moves, or an event that is parked no longer,
+    /// ends the count of [`Position::deaths`].
     fn advance(&self, plugin: &str, progress: Progress) -> LedgerFuture<()>;
 
     /// At most `limit` dead letters of `plugin` after the place `after`, in log order.
@@ -263,7 +261,8 @@ pub trait Ledger: Send + Sync + fmt::Debug + 'static {
     fn detach_others(&self, configured: &[Arc<str>], now: Timestamp) -> LedgerFuture<()>;
 
     /// Begins the run `instance`, and ends in one step whatever the run before left active: before
-    /// anything else is recorded.
+    /// anything else is recorded. If that run did not come to the end of its stop, it counts as a
+    /// death for each plugin that was behind the log; see [`Position::deaths`].
     fn recover(&self, _: InstanceId, _: Timestamp) -> LedgerFuture<Recovery> {
         Box::pin(std::future::ready(Ok(Recovery::default())))
     }
@@ -294,9 +293,15 @@ pub trait Ledger: Send + Sync + fmt::Debug + 'static {
     }
 
     /// Lets go of a part of what nobody needs any more: sessions that ended longer than
-    /// `retention` ago and that no plugin is owed, and plugins that were detached longer ago.
+    /// `retention` ago and that no plugin is owed, and plugins that were detached longer ago. Does
+    /// nothing once a stop is [intended](Self::intend).
     fn reclaim(&self, _: Timestamp, _: Duration) -> LedgerFuture<Reclaimed> {
         Box::pin(std::future::ready(Ok(Reclaimed::default())))
+    }
+
+    /// How often it has completed a write so far: one that goes on counting is slow, not stuck.
+    fn commits(&self) -> u64 {
+        0
     }
 
     /// About how many bytes the ledger keeps because `plugin` has not got past them, if it is on a

@@ -16,11 +16,25 @@ pub(super) fn place(events: Vec<Event>, first: Seq) -> Arc<[Event]> {
     placed.map(|(event, seq)| event.with_seq(seq)).collect()
 }
 
+#[derive(Debug)]
+struct Chunk {
+    events: Arc<[Event]>,
+    bytes: usize,
+}
+
+impl Chunk {
+    fn last(&self) -> Seq {
+        self.events[self.events.len() - 1].recorded_seq()
+    }
+}
+
 /// The last events of the log, in the batches in which they came.
 #[derive(Debug, Default)]
 pub(super) struct Tail {
-    chunks: VecDeque<Arc<[Event]>>,
+    chunks: VecDeque<Chunk>,
     len: usize,
+    /// How much the details of all of them take, as far as it was counted.
+    bytes: usize,
     head: Seq,
 }
 
@@ -35,15 +49,16 @@ impl Tail {
         self.head - self.len as Seq + 1
     }
 
-    /// Takes in the events that follow the head.
-    pub(super) fn push(&mut self, chunk: Arc<[Event]>) {
-        let Some(first) = chunk.first() else {
+    /// Takes in the events that follow the head, whose details count as so many `bytes`.
+    pub(super) fn push(&mut self, events: Arc<[Event]>, bytes: usize) {
+        let Some(first) = events.first() else {
             return;
         };
         debug_assert_eq!(first.recorded_seq(), self.head + 1, "a hole in the log");
-        self.head += chunk.len() as Seq;
-        self.len += chunk.len();
-        self.chunks.push_back(chunk);
+        self.head += events.len() as Seq;
+        self.len += events.len();
+        self.bytes += bytes;
+        self.chunks.push_back(Chunk { events, bytes });
     }
 
     /// Lets go of everything: the log goes on after the place `head`.
@@ -56,15 +71,16 @@ impl Tail {
     }
 
     /// Lets go of whole batches up to `done`, but for the last `KEPT`, and of the oldest ones past
-    /// `limit`.
-    pub(super) fn trim(&mut self, done: Seq, limit: usize) {
+    /// `limit` events or `max_bytes`.
+    pub(super) fn trim(&mut self, done: Seq, limit: usize, max_bytes: usize) {
         while let Some(chunk) = self.chunks.front() {
-            let last = chunk[chunk.len() - 1].recorded_seq();
-            let left = self.len - chunk.len();
-            if (last > done || left < KEPT) && self.len <= limit {
+            let left = self.len - chunk.events.len();
+            let fits = self.len <= limit && self.bytes <= max_bytes;
+            if (chunk.last() > done || left < KEPT) && fits {
                 break;
             }
             self.len = left;
+            self.bytes -= chunk.bytes;
             self.chunks.pop_front();
         }
     }
@@ -78,10 +94,8 @@ impl Tail {
             let events = Arc::new([]);
             return Page { events, gap };
         }
-        let index = self
-            .chunks
-            .partition_point(|chunk| chunk[chunk.len() - 1].recorded_seq() < from);
-        let chunk = &self.chunks[index];
+        let index = self.chunks.partition_point(|chunk| chunk.last() < from);
+        let chunk = &self.chunks[index].events;
         let starts_here = chunk[0].recorded_seq() == from;
         // The batches of a drain are shared as they are; small ones are copied together.
         if starts_here && chunk.len() <= limit && chunk.len() * 2 > limit {
@@ -93,7 +107,7 @@ impl Tail {
             .chunks
             .iter()
             .skip(index)
-            .flat_map(|chunk| chunk.iter())
+            .flat_map(|chunk| chunk.events.iter())
             .skip(skip)
             .take(limit)
             .cloned()

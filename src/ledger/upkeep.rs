@@ -55,14 +55,24 @@ impl Upkeep {
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             beat.tick().await;
-            let noted = self.ledger.keep_alive(self.clock.now());
-            let noted = timeout(STALLED, noted).await;
-            let noted = noted.unwrap_or_else(|_| Err(LedgerError::late()));
-            if noted.is_err() {
-                (self.on_error)();
-            }
-            self.health.beat(&noted);
+            let mut noted = self.ledger.keep_alive(self.clock.now());
+            let outcome = match timeout(STALLED, &mut noted).await {
+                Ok(outcome) => outcome,
+                Err(_) => {
+                    self.judge(&Err(LedgerError::late()));
+                    // Another sign would only wait behind this one.
+                    noted.await
+                }
+            };
+            self.judge(&outcome);
         }
+    }
+
+    fn judge(&self, noted: &Result<(), LedgerError>) {
+        if noted.is_err() {
+            (self.on_error)();
+        }
+        self.health.beat(noted);
     }
 
     /// Looks whether the files are where they were, until they are not.

@@ -167,7 +167,7 @@ impl LogReader {
                 self.head.changed().await.ok()?;
                 continue;
             }
-            let read = || self.ledger.read(self.after, PAGE);
+            let read = || self.ledger.replay(self.after, PAGE);
             let page = self.reading.get_or_insert_with(read).await;
             self.reading = None;
             match page {

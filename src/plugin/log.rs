@@ -71,10 +71,10 @@ impl LogPlugin {
         };
 
         let (written, result) = output.write(&lines.text);
-        let result = match self.durability {
-            Durability::Power if written > 0 => output.sync().and(result),
-            _ => result,
-        };
+        if self.durability == Durability::Power && written > 0 {
+            // Nobody knows what of it is on the disk: nothing is acknowledged, and the file opened anew.
+            output.sync().context("can't be synced")?;
+        }
         if result.is_err() {
             // What is out is out: without this, an output that takes less than a batch at a time
             // would get the same first lines for ever.

@@ -1,6 +1,7 @@
 //! The table of active sessions. Plain data: what is recorded, and when, is the actor's business.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,11 +55,12 @@ pub(crate) struct StartPlan {
     pub(crate) displaced: Option<OpenSession>,
 }
 
-/// The active sessions, by id and by key.
+/// The active sessions, by id, by key and by the place of their start.
 #[derive(Debug, Default)]
 pub(crate) struct ActiveSessions {
     entries: HashMap<SessionId, Entry>,
     keys: HashMap<SessionKey, SessionId>,
+    by_start: BTreeMap<Seq, Arc<Session>>,
 }
 
 impl ActiveSessions {
@@ -78,18 +80,20 @@ impl ActiveSessions {
         self.entries.get(id).map(Entry::record)
     }
 
-    /// Every active session that meets `filter` now and whose end is not under way, in no
-    /// particular order.
+    /// Every active session after the place `after` that meets `filter` now and whose end is not
+    /// under way, in the order of their starts.
     pub(crate) fn matching(
         &self,
         filter: &SessionFilter,
         now: Instant,
         wall: Timestamp,
+        after: Seq,
     ) -> impl Iterator<Item = SessionRecord> {
-        let entries = self.entries.values().filter(|entry| !entry.ending);
+        let later = self.by_start.range((Excluded(after), Unbounded));
+        let entries = later.filter_map(|(_, session)| self.entries.get(&session.id));
         let matching = entries.filter(move |entry| {
             let idle = now.saturating_duration_since(entry.touched);
-            filter.matches(&entry.session, Some(idle), wall)
+            !entry.ending && filter.matches(&entry.session, Some(idle), wall)
         });
         matching.map(Entry::record)
     }
@@ -98,6 +102,12 @@ impl ActiveSessions {
     pub(crate) fn not_ending(&self) -> impl Iterator<Item = OpenSession> {
         let entries = self.entries.values().filter(|entry| !entry.ending);
         entries.map(Entry::open)
+    }
+
+    /// Every active session, in the order of their starts.
+    pub(crate) fn by_start(&self) -> impl Iterator<Item = OpenSession> {
+        let sessions = self.by_start.iter();
+        sessions.map(|(&seq, session)| OpenSession::new(Arc::clone(session), seq))
     }
 
     /// Takes out every session whose end is not under way.
@@ -112,7 +122,9 @@ impl ActiveSessions {
             .collect();
         for id in ending {
             if let Some(entry) = taken.entries.remove(&id) {
-                taken.release_key(&entry.session);
+                taken.release(&entry);
+                let session = Arc::clone(&entry.session);
+                self.by_start.insert(entry.start_seq, session);
                 self.entries.insert(id, entry);
             }
         }
@@ -148,6 +160,7 @@ impl ActiveSessions {
             ending: false,
             session: Arc::clone(session),
         };
+        self.by_start.insert(start_seq, Arc::clone(session));
         self.entries.insert(session.id.clone(), entry);
     }
 
@@ -157,6 +170,7 @@ impl ActiveSessions {
             return;
         };
         entry.touched = now;
+        self.by_start.insert(entry.start_seq, Arc::clone(session));
         let before = std::mem::replace(&mut entry.session, Arc::clone(session));
         if before.key != session.key {
             self.release_key(&before);
@@ -168,8 +182,14 @@ impl ActiveSessions {
 
     pub(crate) fn remove(&mut self, id: &SessionId) {
         if let Some(entry) = self.entries.remove(id) {
-            self.release_key(&entry.session);
+            self.release(&entry);
         }
+    }
+
+    /// Forgets where the session of `entry`, which is taken out, has its key and its start.
+    fn release(&mut self, entry: &Entry) {
+        self.by_start.remove(&entry.start_seq);
+        self.release_key(&entry.session);
     }
 
     /// Gives up the key of `session`, unless another session has taken it over.
@@ -285,6 +305,38 @@ mod tests {
         assert!(active.touch(&busy, None, start + minutes(29)));
         let quiet = ("quiet".into(), EndReason::Idle);
         assert_eq!(names(&active, start + minutes(30)), [old, quiet]);
+    }
+
+    #[test]
+    fn the_order_of_starts_is_kept_by_all_that_changes_the_table() {
+        let (mut active, now) = (ActiveSessions::default(), Instant::now());
+        let sessions = ["d", "c", "b", "a"].map(|id| session(id, None));
+        for (seq, session) in (1..).zip(&sessions) {
+            active.insert(session, 2 * seq, now, Duration::ZERO);
+        }
+        let page = |active: &ActiveSessions, after| {
+            let filter = SessionFilter::default();
+            let matching = active.matching(&filter, now, Timestamp::UNIX_EPOCH, after);
+            let ids = matching.map(|record| record.session.id.to_string());
+            ids.collect::<Vec<_>>()
+        };
+        assert_eq!(page(&active, 0), ["d", "c", "b", "a"]);
+        assert_eq!(page(&active, 4), ["b", "a"]);
+        assert_eq!(page(&active, 5), ["b", "a"]);
+        assert!(page(&active, Seq::MAX).is_empty());
+
+        let amended = session("c", Some("k"));
+        active.amend(&amended, now);
+        active.remove(&sessions[0].id);
+        active.set_ending(&sessions[3].id, true);
+        assert_eq!(page(&active, 0), ["c", "b"]);
+
+        let taken = active.take_not_ending();
+        let snapshot = [(amended, 4), (Arc::clone(&sessions[2]), 6)];
+        let snapshot = snapshot.map(|(session, seq)| OpenSession::new(session, seq));
+        assert!(taken.by_start().eq(snapshot));
+        active.set_ending(&sessions[3].id, false);
+        assert_eq!(page(&active, 0), ["a"]);
     }
 
     #[test]

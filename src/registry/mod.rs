@@ -108,6 +108,11 @@ pub struct Snapshot;
 #[rtype(result = "usize")]
 pub(crate) struct CountActive;
 
+/// Asks how many active sessions meet a filter.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "usize")]
+pub(crate) struct CountMatching(pub(crate) SessionFilter);
+
 /// Which of its lives a listed session is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -149,7 +154,7 @@ impl ListSessions {
 }
 
 /// Ends every active session that meets a filter, all in the same way. The answer comes once their
-/// ends are recorded.
+/// ends are recorded: some thousands at a time, and what else is asked for meanwhile comes between.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<EndedMatching, Error>")]
 #[non_exhaustive]

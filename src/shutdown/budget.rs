@@ -61,6 +61,12 @@ impl Budget {
         asked_at + Self::cut_after(self.cap)
     }
 
+    /// When ends are recorded no further: what the ledger has by then is delivered, and the others
+    /// are told unrecorded, before the cut.
+    pub(crate) fn record_until(&self, asked_at: Instant) -> Instant {
+        self.cut(asked_at) - Duration::from_millis(250).min(self.cap / 8)
+    }
+
     /// When lanes count what they could not deliver no further.
     pub(crate) fn lanes_count(&self, asked_at: Instant) -> Instant {
         self.cut(asked_at) + self.reserve() / 8
@@ -105,6 +111,8 @@ mod tests {
         let millis = Duration::from_millis;
         assert_eq!(after(budget(2000).cut(start)), millis(1950));
         assert_eq!(after(budget(120).cut(start)), millis(108));
+        assert_eq!(after(budget(2000).record_until(start)), millis(1700));
+        assert_eq!(after(budget(120).record_until(start)), millis(93));
         assert_eq!(after(budget(2000).end(start)), millis(3000));
         assert!(budget(99).check().is_err());
         assert!(budget(100).check().is_ok());

@@ -245,6 +245,7 @@ impl Sequence {
             sessions: Arc::clone(&closed.sessions),
             end: Arc::clone(&closed.end),
             patience: Some(self.settings.budget.ledger_patience()),
+            until: Some(self.settings.budget.record_until(self.request.asked_at)),
         };
         let (ends, problem) = match self.bounded(self.settings.bus.send(message)).await {
             Some(Ok(Ok(ends))) if ends.count == closed.sessions.len() => return Some(ends),

@@ -371,6 +371,10 @@ fn completions_and_manual_pages_are_made() {
         assert!(script.contains(expected), "{script}");
         assert!(script.contains("--expected-downtime"), "{script}");
     }
+    let help = run(command().arg("--help")).done();
+    for name in ["completions", "man"] {
+        assert!(help.contains(&format!("\n  {name} ")), "{help}");
+    }
     let page = run(command().arg("man")).done();
     assert!(page.contains(".TH session-supervisor 1"), "{page}");
 

@@ -119,16 +119,35 @@ fn dead_letters_are_listed_and_redelivered() {
 
 #[test]
 fn a_plugin_that_waits_is_resumed() {
-    let gateway = start();
-    let resumed = gateway
-        .run(&["plugins", "resume", "db", "--format", "json"])
-        .json();
+    // Nothing but `resume` ends this wait while the test is patient.
+    let patient = "backoff = \"5m\"\ntimeout = \"300ms\"";
+    let config = CONFIG.replace("backoff = \"10ms\"\nmax_attempts = 1", patient);
+    let dir = tempfile::tempdir().unwrap();
+    let database = Connection::open(dir.path().join("app.db")).unwrap();
+    let locked = "CREATE TABLE ends(id TEXT PRIMARY KEY); BEGIN EXCLUSIVE";
+    database.execute_batch(locked).unwrap();
+    let gateway = Gateway::start_in(dir, &config);
+    gateway.begin("A");
+    gateway.run(&["sessions", "end", "A"]).done();
+    wait_for_plugin(&gateway, "db", |plugin| plugin["state"] == "retrying");
+    database.execute_batch("ROLLBACK").unwrap();
+
+    let resumed = gateway.run(&["plugins", "resume", "db"]).done();
+    let row = resumed.lines().nth(1).unwrap();
+    assert!(row.starts_with("db "), "{resumed}");
+    wait_for_plugin(&gateway, "db", |plugin| {
+        plugin["state"] == "healthy" && plugin["owed"] == 0
+    });
+    let told: String = database
+        .query_row("SELECT id FROM ends", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(told, "A");
+    let again = gateway.run(&["plugins", "resume", "db", "--format", "json"]);
+    let again = again.json();
     assert_eq!(
-        (&resumed["name"], &resumed["state"]),
+        (&again["name"], &again["state"]),
         (&json!("db"), &json!("healthy"))
     );
-    let table = gateway.run(&["plugins", "resume", "db"]).done();
-    assert!(table.lines().nth(1).unwrap().starts_with("db "), "{table}");
 }
 
 #[test]

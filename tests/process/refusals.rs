@@ -95,7 +95,7 @@ fn an_address_of_other_machines_is_refused_without_a_token() {
 }
 
 #[test]
-fn a_ledger_that_does_not_exist_yet_is_refused() {
+fn a_ledger_of_another_kind_is_refused() {
     assert_refused("[ledger]\nkind = \"postgres\"\n", "c.toml:2: ", "memory");
     let directory = TempDir::new().unwrap();
     let (code, stderr) = run(&directory, &["serve", "--ledger", "postgres"]);

@@ -100,8 +100,9 @@ async fn settings_that_can_not_work_are_refused() {
 
 #[tokio::test]
 async fn a_delivery_that_its_thread_ends_before_ours_has_timed_out_all_the_same() {
-    let mut builder = SessionSupervisor::builder().cap(Duration::from_millis(200));
-    for n in 0..32 {
+    // Long enough that lanes on a machine with other work answer between the cut and the cap.
+    let mut builder = SessionSupervisor::builder().cap(Duration::from_secs(1));
+    for n in 0..8 {
         let (plugin, _) = per_session(&format!("p{n}"), |_| std::future::pending());
         builder = builder.plugin(plugin);
     }

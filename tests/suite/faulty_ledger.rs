@@ -35,6 +35,8 @@ pub(crate) enum Fault {
     FailsOnce,
     /// It is done, and answered when the ledger is healed.
     Hangs,
+    /// It is done, and answered after so many milliseconds.
+    Slow(u64),
 }
 
 /// The ledger. Clones share all.
@@ -99,6 +101,13 @@ impl FaultyLedger {
             None => ask(&self.inner),
             Some(Fault::Fails | Fault::FailsOnce) => {
                 Box::pin(async { Err(LedgerError::new("no space is left")) })
+            }
+            Some(Fault::Slow(millis)) => {
+                let answer = ask(&self.inner);
+                Box::pin(async move {
+                    tokio::time::sleep(Duration::from_millis(millis)).await;
+                    answer.await
+                })
             }
             Some(Fault::Hangs) => {
                 let (answer, mut healed) = (ask(&self.inner), self.healed.subscribe());

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use session_supervisor::{
-    Deliver, EndReason, Ended, EndedSession, Error, Hook, Hooks, Outcome, Plugin, PluginSpec,
-    Shutdown, Started,
+    Deliver, EndMatching, EndReason, Ended, EndedSession, Error, Hook, Hooks, Outcome, Plugin,
+    PluginSpec, SessionFilter, Shutdown, Started,
 };
 use tokio::time::{Instant, sleep};
 
@@ -485,4 +485,33 @@ impl Plugin for DeadlineReader {
         self.0.lock().unwrap().push(remaining);
         Ok(())
     }
+}
+
+#[test]
+fn g1_of_many_that_end_each_ends_once_whatever_else_is_being_recorded() {
+    in_virtual_time(async {
+        let supervisor = start(builder()).await;
+        for id in ["A", "B", "C"] {
+            supervisor.begin(id).await;
+        }
+        let all = EndMatching::new(SessionFilter::default(), EndReason::Deleted);
+        let (again, one, many, late) = tokio::join!(
+            supervisor.started(session("A")),
+            supervisor.ended(Ended::new(id("B"), EndReason::Completed)),
+            supervisor.end_matching(all),
+            supervisor.ended(Ended::new(id("C"), EndReason::Completed)),
+        );
+        assert!(!again.unwrap().is_new);
+        assert!(matches!(one.unwrap(), EndedSession::Now(_)));
+        let many = many.unwrap();
+        let mut ended = vec![id("B")];
+        ended.extend(many.ended.iter().cloned());
+        if let EndedSession::Now(record) = late.unwrap() {
+            ended.push(record.session.id.clone());
+        }
+        ended.sort();
+        assert_eq!(ended, [id("A"), id("B"), id("C")]);
+        assert_eq!(many.matched, 2, "B was ending already");
+        assert!(supervisor.active_ids().await.is_empty());
+    });
 }

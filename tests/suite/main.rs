@@ -3,6 +3,7 @@
 //! At the level of messages they run in virtual time: every actor on one arbiter, whose clock
 //! stands still unless all wait. Those of the gateway talk to it over real connections.
 
+mod deadly;
 mod delivery;
 mod documentation;
 mod drain;

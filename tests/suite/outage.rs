@@ -143,6 +143,31 @@ fn ends_that_are_not_recorded_are_told_once_and_none_before_its_start() {
 }
 
 #[test]
+fn g4_what_a_slow_ledger_has_recorded_in_time_is_delivered_and_the_rest_is_told() {
+    const STEPS: usize = 8;
+    in_virtual_time(async {
+        let (ledger, (plugin, told)) = (FaultyLedger::durable(), recorder("p"));
+        let supervisor = start(builder().plugin(plugin).ledger(ledger.clone())).await;
+        let sessions = STEPS * 4096;
+        for n in 0..sessions {
+            supervisor.begin(&format!("s{n}")).await;
+        }
+        told.wait_for(sessions).await;
+        // Never late, but slow: recording all would take until the cap.
+        ledger.breaks(Call::Append, 0, Fault::Slow(240));
+        let began = Instant::now();
+        let report = supervisor.shutdown(Shutdown::now()).await.unwrap();
+        assert!(began.elapsed() <= Duration::from_secs(2));
+        assert_sum(&report);
+        assert_eq!(told.ends().len(), sessions);
+        let plugin = &report.plugins[0];
+        assert_eq!((plugin.delivered, plugin.lost), (sessions as u64, 0));
+        assert_eq!(report.warnings, ["ledger"]);
+        assert_eq!((report.outcome, report.exit_code), (Outcome::Lost, 3));
+    });
+}
+
+#[test]
 fn g7_the_reason_of_a_stop_is_on_record_before_anybody_is_told() {
     for (fault, told_after) in [(Fault::Fails, 0), (Fault::Hangs, 250)] {
         in_virtual_time(async move {

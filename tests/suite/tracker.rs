@@ -31,12 +31,17 @@ fn t2_starting_again_with_another_session_file_replaces_the_entry() {
     });
 }
 
+/// A start holds a [`SessionId`], and none that is empty can be had: neither made nor read. What an empty
+/// `id` in a request gets is in `gateway/refusals.rs:
+/// fields_that_break_the_rules_are_named_and_change_nothing`.
 #[test]
 fn t3_a_start_with_an_empty_id_is_refused_and_nothing_is_tracked() {
     in_virtual_time(async {
         let supervisor = start(builder()).await;
         let refused = SessionId::new("").unwrap_err();
         assert_eq!(refused.field, "id");
+        let read: Result<SessionId, _> = serde_json::from_value("".into());
+        assert!(read.is_err(), "{read:?}");
         assert!(supervisor.active_ids().await.is_empty());
     });
 }

@@ -12,7 +12,11 @@
 //!
 //! An event that the plugin rejected by itself counts an attempt in any case. What the plugin took
 //! before an earlier event of the same incarnation is delivered again after that one.
+//!
+//! No outcome at all, because the process died: what can have been in flight is tried with care by
+//! the next one; see [`careful`].
 
+mod careful;
 mod dead;
 mod drain;
 mod flight;
@@ -93,15 +97,21 @@ pub(super) struct Lane {
     is_closed: bool,
     /// Deliveries are held back until the plugin is served otherwise.
     is_paused: bool,
+    /// Events up to here are parked instead of being delivered, and nothing else is done before
+    /// that is recorded.
+    careful_to: Option<Seq>,
 }
 
 impl Lane {
     pub(super) fn new(hooks: Hooks, policy: DeliveryPolicy, position: Position, now: Now) -> Self {
-        let mut parked =
-            ParkedEvents::load(position.parked, position.dead, policy.backoff_max, now);
+        let mut rows = position.parked;
+        careful::put_off(&mut rows, &policy, now);
+        let mut parked = ParkedEvents::load(rows, position.dead, policy.backoff_max, now);
         // The plugin may have listened to more when they were parked.
         let unheard = parked.forget(|event| !hooks.contains(event.hook()));
+        let deadly = parked.kill_exhausted(policy.max_attempts, now);
         Self {
+            careful_to: careful::window(position.cursor, position.deaths, &policy),
             hooks,
             batch_limit: policy.max_batch,
             policy,
@@ -124,6 +134,7 @@ impl Lane {
             last_error: None,
             cursor: position.cursor,
             progress: Progress {
+                park: deadly,
                 unpark: unheard,
                 ..Progress::default()
             },
@@ -198,48 +209,48 @@ impl Lane {
 
     /// What to do now. `recording_attempts` says that an earlier [`Progress`] that counts attempts
     /// is not recorded yet.
-    pub(super) fn next(&mut self, now: Instant, recording_attempts: bool) -> Step {
+    pub(super) fn next(&mut self, now: Now, recording_attempts: bool) -> Step {
         // One delivery at a time tells whether a plugin that failed works again.
         let max_in_flight = match self.failed_rounds {
             0 => self.policy.max_in_flight,
             _ => 1,
         };
+        let is_cut = self.is_cut(now.mono);
+        if is_cut {
+            self.abandon_trial(now);
+        }
         // What is being read becomes a delivery.
         let under_way = self.flights.len() + usize::from(self.reading);
-        if under_way >= max_in_flight || self.is_closed || self.is_paused || self.is_cut(now) {
+        if under_way >= max_in_flight || self.is_closed || self.is_paused || is_cut {
             return Step::Wait(None);
         }
-        if let Some(retry_at) = self.retry_at.filter(|&at| at > now) {
+        if let Some(retry_at) = self.retry_at.filter(|&at| at > now.mono) {
             return Step::Wait(Some(retry_at));
         }
         // Attempts are counted durably before the next one, or a crash would forget them.
         let may_try_parked = !recording_attempts && self.progress.park.is_empty();
-        let step = if self.tried_parked {
-            let step = self.next_in_log(now);
-            step.or_else(|| self.next_parked(now, may_try_parked))
-        } else {
-            let step = self.next_parked(now, may_try_parked);
-            step.or_else(|| self.next_in_log(now))
-        };
-        step.unwrap_or_else(|| Step::Wait(self.parked.next_due(now)))
-    }
-
-    fn next_parked(&mut self, now: Instant, may_try: bool) -> Option<Step> {
-        if !may_try {
-            return None;
+        if let Some(seq) = self.parked.trial() {
+            let may_begin = may_try_parked && !self.is_flying();
+            return match may_begin {
+                true => self.deliver_parked(seq, now.mono),
+                false => Step::Wait(None),
+            };
         }
-        let flying = self.flying_sessions();
-        let read_to = self.read_to;
-        // One from a life before that lies ahead comes when its place in the log has come, or it
-        // would come twice.
-        let may_fly = |event: &Event| event.recorded_seq() <= read_to && !is_of(event, &flying);
-        let (event, tries) = self.parked.take_due(now, may_fly)?;
-        Some(Step::Deliver(self.depart(
-            Arc::new([event]),
-            tries,
-            true,
-            now,
-        )))
+        if self.careful_to.is_some() {
+            if !may_try_parked {
+                return Step::Wait(None);
+            }
+            self.close_window();
+        }
+        let next_parked = |lane: &mut Self| may_try_parked.then(|| lane.next_parked(now)).flatten();
+        let step = if self.tried_parked || self.is_in_window() {
+            let step = self.next_in_log(now.mono);
+            step.or_else(|| next_parked(self))
+        } else {
+            let step = next_parked(self);
+            step.or_else(|| self.next_in_log(now.mono))
+        };
+        step.unwrap_or_else(|| Step::Wait(self.parked.next_due(now.mono)))
     }
 
     /// What is pending, and then what the log has.
@@ -268,7 +279,9 @@ impl Lane {
     fn read_limit(&self) -> Option<usize> {
         let is_full =
             self.parked.live() >= MAX_PARKED && self.parked.count_after(self.read_to) == 0;
-        if self.reading || self.held_up || self.read_to >= self.head || is_full {
+        // What is parked at once (a backlog that is given up, say) is in memory until it is recorded.
+        let is_ahead = self.progress.park.len() > 2 * self.policy.max_batch;
+        if self.reading || self.held_up || self.read_to >= self.head || is_full || is_ahead {
             return None;
         }
         if self.pending.is_empty() {
@@ -354,7 +367,8 @@ impl Lane {
             .sessions()
             .chain(self.flying_sessions())
             .collect();
-        let parks = !self.parked.is_empty() || self.given_up_to > self.read_to;
+        let is_careful = self.is_in_window();
+        let parks = is_careful || !self.parked.is_empty() || self.given_up_to > self.read_to;
         let all_fly = blocked.is_empty() && !parks;
         if all_fly && events.iter().all(|event| self.hooks.contains(event.hook())) {
             // The common case, and the one that a drain's speed depends on.
@@ -365,7 +379,9 @@ impl Lane {
         for event in events.iter().cloned() {
             let seq = event.recorded_seq();
             if self.hooks.contains(event.hook()) && !self.parked.contains(seq) {
-                if self.parked.is_behind(&event) {
+                if is_careful {
+                    self.park_suspect(event, now);
+                } else if self.parked.is_behind(&event) {
                     self.park_behind(event, Tries::default(), now);
                 } else if seq <= self.given_up_to {
                     self.bury(event, Tries::default(), now);
@@ -393,6 +409,7 @@ impl Lane {
             dead: true,
             error: TOO_LONG.into(),
             tries,
+            careful: false,
         };
         let rows = self.parked.park(event, parking, now);
         self.progress.park.extend(rows);

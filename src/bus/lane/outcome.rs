@@ -91,7 +91,7 @@ impl Lane {
         self.last_error = Some(Arc::clone(&error));
         // A plugin that has something against an event is not down.
         self.down_since = None;
-        let attempts = self.parked.attempts(event.recorded_seq()) + 1;
+        let attempts = self.parked.attempts(event.recorded_seq());
         let dead = attempts >= self.policy.max_attempts;
         let session = event.session().map_or("", |session| session.id.as_str());
         warn!(session, event_id = %event.id(), attempts, dead, %error, "event rejected");
@@ -101,6 +101,7 @@ impl Lane {
             dead,
             error,
             tries,
+            careful: false,
         };
         let rows = self.parked.park(event, parking, now);
         self.progress.park.extend(rows);
@@ -158,6 +159,8 @@ impl Lane {
         if flight.parked {
             for event in open {
                 let seq = event.recorded_seq();
+                let row = self.parked.end_trial(seq, failure.message(), now);
+                self.progress.park.extend(row);
                 self.parked.put_back(seq, tries, now.mono);
             }
         } else {
@@ -203,7 +206,7 @@ impl Lane {
 }
 
 /// The wait after `failures` in a row.
-fn backoff(policy: &DeliveryPolicy, failures: u32) -> Duration {
+pub(super) fn backoff(policy: &DeliveryPolicy, failures: u32) -> Duration {
     let doublings = failures.saturating_sub(1).min(31);
     policy
         .backoff

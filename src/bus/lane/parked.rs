@@ -7,13 +7,18 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
+use tracing::warn;
 
+use super::careful::{DIED, SUSPECT};
 use super::dead::DeadLetters;
 use super::flight::{Now, Tries};
 use super::incarnation_of;
 use crate::event::{Event, Seq};
 use crate::ledger::Parked;
 use crate::session::Incarnation;
+
+/// Why an event waits that was not tried.
+const BEHIND: &str = "waits behind an earlier event of its session";
 
 #[derive(Debug)]
 struct Entry {
@@ -23,6 +28,8 @@ struct Entry {
     error: Arc<str>,
     in_flight: bool,
     tries: Tries,
+    /// Its attempts are recorded before they are made.
+    careful: bool,
 }
 
 /// How an event is parked.
@@ -32,6 +39,7 @@ pub(super) struct Parking {
     pub(super) dead: bool,
     pub(super) error: Arc<str>,
     pub(super) tries: Tries,
+    pub(super) careful: bool,
 }
 
 /// A lane's parked events.
@@ -44,11 +52,14 @@ pub(super) struct ParkedEvents {
     /// The first of each chain, unless it is in flight, by when it is due.
     queue: BTreeSet<(Instant, Seq)>,
     dead: DeadLetters,
+    /// The one whose attempts include one that is about to be made, or is being made.
+    trial: Option<Seq>,
 }
 
 impl ParkedEvents {
-    /// Takes over what the ledger has parked: events, and the places of dead letters. No event waits
-    /// for longer than `longest`: the clock may have gone back since it was parked.
+    /// Takes over what the ledger has parked: events, and the places of dead letters. All are tried
+    /// with care. No event waits for longer than `longest`: the clock may have gone back since it was
+    /// parked.
     pub(super) fn load(
         rows: Vec<Parked>,
         dead: Vec<(Seq, Incarnation)>,
@@ -60,11 +71,30 @@ impl ParkedEvents {
             ..Self::default()
         };
         for row in rows {
-            let mut entry = Entry::load(row, now);
+            let mut entry = Entry::load(row, true, now);
             entry.due = entry.due.min(now.mono + longest);
             parked.insert(entry);
         }
         parked
+    }
+
+    /// Makes dead letters of those whose last trial the process has not survived. Answers the rows
+    /// to record.
+    pub(super) fn kill_exhausted(&mut self, max_attempts: u32, now: Now) -> Vec<Parked> {
+        let is_exhausted = |entry: &Entry| &*entry.error == DIED && entry.attempts >= max_attempts;
+        let entries = self.entries.iter();
+        let exhausted = entries.filter(|(_, entry)| is_exhausted(entry));
+        let exhausted: Vec<Seq> = exhausted.map(|(&seq, _)| seq).collect();
+        let mut rows = Vec::new();
+        for seq in exhausted {
+            if let Some(entry) = self.entries.get(&seq) {
+                let (attempts, session) = (entry.attempts, entry.event.session());
+                let session = session.map_or("", |session| session.id.as_str());
+                warn!(session, event_id = %entry.event.id(), attempts, dead = true, "{DIED}");
+            }
+            rows.extend(self.bury_from(seq, now));
+        }
+        rows
     }
 
     /// How many are not dead.
@@ -118,8 +148,42 @@ impl ParkedEvents {
         })
     }
 
+    /// How many attempts were made of the one at `seq`, with the one that is just over.
     pub(super) fn attempts(&self, seq: Seq) -> u32 {
-        self.entries.get(&seq).map_or(0, |entry| entry.attempts)
+        let counted = self.entries.get(&seq).map_or(0, |entry| entry.attempts);
+        match self.trial == Some(seq) {
+            true => counted,
+            false => counted + 1,
+        }
+    }
+
+    /// Whether the one at `seq` is to be tried with care.
+    pub(super) fn is_careful(&self, seq: Seq) -> bool {
+        self.entries.get(&seq).is_some_and(|entry| entry.careful)
+    }
+
+    /// The one that has its trial.
+    pub(super) fn trial(&self) -> Option<Seq> {
+        self.trial
+    }
+
+    /// Counts the attempt that is about to be made. Answers the row to record before that.
+    pub(super) fn begin_trial(&mut self, seq: Seq, now: Now) -> Option<Parked> {
+        let entry = self.entries.get_mut(&seq)?;
+        entry.attempts += 1;
+        entry.error = DIED.into();
+        self.trial = Some(seq);
+        Some(entry.row(now))
+    }
+
+    /// Takes back the count of an attempt that came to nothing, for the reason `error`. Answers the
+    /// row to record, if the one at `seq` had a trial.
+    pub(super) fn end_trial(&mut self, seq: Seq, error: Arc<str>, now: Now) -> Option<Parked> {
+        self.trial.take_if(|trial| *trial == seq)?;
+        let entry = self.entries.get_mut(&seq)?;
+        entry.attempts -= 1;
+        entry.error = error;
+        Some(entry.row(now))
     }
 
     /// How many wait with `event`, itself included: those of its incarnation that are not dead.
@@ -134,30 +198,30 @@ impl ParkedEvents {
         later.next().map(|&(due, _)| due)
     }
 
-    /// Takes off one that is due and that `may_fly`, to be tried by itself.
-    pub(super) fn take_due(
-        &mut self,
+    /// The place of the first one that is due and that `may_fly`.
+    pub(super) fn next_due_that(
+        &self,
         now: Instant,
         may_fly: impl Fn(&Event) -> bool,
-    ) -> Option<(Event, Tries)> {
+    ) -> Option<Seq> {
         let due = self.queue.iter().take_while(|(due, _)| *due <= now);
-        let mut ready = due.filter_map(|&(due, seq)| Some((due, self.entries.get(&seq)?)));
-        let (due, entry) = ready.find(|(_, entry)| may_fly(&entry.event))?;
-        let (event, tries) = (entry.event.clone(), entry.tries);
-        let seq = event.recorded_seq();
-        self.queue.remove(&(due, seq));
-        if let Some(entry) = self.entries.get_mut(&seq) {
-            entry.in_flight = true;
-        }
-        Some((event, tries))
+        let mut due = due.map(|&(_, seq)| seq);
+        due.find(|seq| self.entries.get(seq).is_some_and(|it| may_fly(&it.event)))
+    }
+
+    /// Takes off the one at `seq`, to be tried by itself.
+    pub(super) fn take(&mut self, seq: Seq) -> Option<(Event, Tries)> {
+        let entry = self.entries.get_mut(&seq)?;
+        entry.in_flight = true;
+        self.queue.remove(&(entry.due, seq));
+        Some((entry.event.clone(), entry.tries))
     }
 
     /// Parks `event`, or parks it anew after another attempt. Where it is dead, all that is parked
     /// behind it is dead with it. Answers the rows to record.
     pub(super) fn park(&mut self, event: Event, parking: Parking, now: Now) -> Vec<Parked> {
         let seq = event.recorded_seq();
-        let incarnation = incarnation_of(&event);
-        self.detach(seq);
+        let before = self.detach(seq);
         let entry = Entry {
             event,
             attempts: parking.attempts,
@@ -165,12 +229,20 @@ impl ParkedEvents {
             error: parking.error,
             in_flight: false,
             tries: parking.tries,
+            careful: parking.careful || before.is_some_and(|entry| entry.careful),
         };
         let row = entry.row(now);
         self.insert(entry);
-        if !parking.dead {
-            return vec![row];
+        match parking.dead {
+            true => self.bury_from(seq, now),
+            false => vec![row],
         }
+    }
+
+    /// Makes dead letters of the one at `seq` and of those behind it. Answers the rows to record.
+    fn bury_from(&mut self, seq: Seq, now: Now) -> Vec<Parked> {
+        let entry = self.entries.get(&seq);
+        let incarnation = entry.and_then(|entry| incarnation_of(&entry.event));
         let chain = incarnation.and_then(|incarnation| self.chains.get(&incarnation));
         let from_here = chain.into_iter().flat_map(|chain| chain.range(seq..));
         let dying: Vec<Seq> = from_here.copied().collect();
@@ -180,7 +252,11 @@ impl ParkedEvents {
 
     /// Makes a dead letter of the one at `seq`. Answers the row to record.
     fn bury(&mut self, seq: Seq, now: Now) -> Option<Parked> {
-        let entry = self.detach(seq)?;
+        let mut entry = self.detach(seq)?;
+        if &*entry.error == SUSPECT {
+            // It dies without a trial.
+            entry.error = BEHIND.into();
+        }
         self.dead.insert(seq, incarnation_of(&entry.event)?);
         Some(Parked {
             dead: true,
@@ -191,6 +267,22 @@ impl ParkedEvents {
     /// Parks `event` with the parked ones of its incarnation, to wait for those before it; dead if
     /// one of these is.
     pub(super) fn park_behind(&mut self, event: Event, tries: Tries, now: Now) -> Vec<Parked> {
+        self.park_in_order(event, tries, BEHIND, false, now)
+    }
+
+    /// Parks `event`, to be tried with care; dead if an earlier one of its incarnation is.
+    pub(super) fn park_suspect(&mut self, event: Event, now: Now) -> Vec<Parked> {
+        self.park_in_order(event, Tries::default(), SUSPECT, true, now)
+    }
+
+    fn park_in_order(
+        &mut self,
+        event: Event,
+        tries: Tries,
+        error: &str,
+        careful: bool,
+        now: Now,
+    ) -> Vec<Parked> {
         let is_before = |seq| seq < event.recorded_seq();
         let mut dead = incarnation_of(&event)
             .into_iter()
@@ -199,8 +291,9 @@ impl ParkedEvents {
             attempts: 0,
             wait: Duration::ZERO,
             dead: dead.any(is_before),
-            error: "waits behind an earlier event of its session".into(),
+            error: error.into(),
             tries,
+            careful,
         };
         drop(dead);
         self.park(event, parking, now)
@@ -233,7 +326,9 @@ impl ParkedEvents {
     pub(super) fn revive(&mut self, row: Parked, now: Now) {
         let seq = row.event.recorded_seq();
         if incarnation_of(&row.event).is_some_and(|it| self.dead.remove(seq, it)) {
-            self.insert(Entry::load(row, now));
+            // The process may have died of it.
+            let careful = &*row.error == DIED;
+            self.insert(Entry::load(row, careful, now));
         }
     }
 
@@ -280,6 +375,7 @@ impl ParkedEvents {
 
     fn detach(&mut self, seq: Seq) -> Option<Entry> {
         let entry = self.entries.remove(&seq)?;
+        self.trial.take_if(|trial| *trial == seq);
         self.queue.remove(&(entry.due, seq));
         if let Some(incarnation) = incarnation_of(&entry.event)
             && let Some(chain) = self.chains.get_mut(&incarnation)
@@ -313,7 +409,7 @@ impl ParkedEvents {
 }
 
 impl Entry {
-    fn load(row: Parked, now: Now) -> Self {
+    fn load(row: Parked, careful: bool, now: Now) -> Self {
         let wait = Duration::try_from(row.not_before.duration_since(now.wall));
         Self {
             event: row.event,
@@ -325,6 +421,7 @@ impl Entry {
                 count: row.attempts,
                 ..Tries::default()
             },
+            careful,
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod bench;
 mod checks;
+mod deaths;
 mod drain;
 mod failures;
 mod model;

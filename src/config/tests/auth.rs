@@ -86,7 +86,7 @@ fn a_file_that_every_user_may_open_is_warned_of() {
         let config = world.read(text).unwrap();
         let path = world.path("t");
         let expected = format!(
-            "c.toml:4: `token.token_file`: every user of this machine may open {}, expected mode 0600",
+            "c.toml:4: `auth.token.token_file`: every user of this machine may open {}, expected mode 0600",
             path.display()
         );
         let expected = is_exposed.then_some(expected);

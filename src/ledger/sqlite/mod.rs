@@ -2,8 +2,9 @@
 //!
 //! One thread writes. It takes all requests that wait, carries them out in one transaction, commits,
 //! and answers; so the cost of a commit is shared by those who came in during the one before. Two
-//! threads read: one what lanes and starts wait for, the other lists, which may take long. The newest
-//! part of the log is in memory, and plugins that keep up are served from there.
+//! threads read: one what lanes and starts wait for, the other lists and what watchers replay, which
+//! may take long. The newest part of the log is in memory, and plugins that keep up are served from
+//! there.
 
 mod fault;
 mod reader;
@@ -16,9 +17,10 @@ mod shared;
 mod survey;
 #[cfg(test)]
 mod tests;
+mod weight;
 mod writer;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,7 +32,7 @@ use self::reader::Reader;
 use self::records::State;
 use self::shared::Shared;
 pub use self::survey::{Survey, SurveyedPlugin};
-use self::writer::Writer;
+use self::writer::{Writer, size_on_disk};
 use super::{
     Append, Intent, Ledger, LedgerError, LedgerFuture, Page, Parked, Position, Progress, Reclaimed,
     Recovery, SessionRecord,
@@ -40,6 +42,7 @@ use crate::event::{Event, InstanceId, Seq};
 use crate::file_id::FileInUse;
 use crate::filter::SessionFilter;
 use crate::session::SessionId;
+use crate::state_dir::StateDir;
 
 /// The place of the last event, or 0.
 const HEAD: &str = "SELECT max(coalesce((SELECT max(seq) FROM starts), 0),
@@ -59,10 +62,10 @@ const LAST_SEQ: Seq = i64::MAX as Seq;
 /// ledger is dropped, what was asked for is still carried out, on its threads; [`close`](Self::close)
 /// waits for it.
 ///
-/// One process at a time may have it open. It does not see to that itself.
+/// One process at a time may have it open. [`open_in`](Self::open_in) sees to that;
+/// [`open`](Self::open) leaves it to its caller.
 #[derive(Debug)]
 pub struct SqliteLedger {
-    path: PathBuf,
     /// The database and what is not yet worked into it.
     files: Vec<FileInUse>,
     shared: Arc<Shared>,
@@ -81,13 +84,26 @@ impl SqliteLedger {
     /// When the file is something else, damaged, from a later release, or can't be written. It is then
     /// left as it was.
     pub fn open(path: impl AsRef<Path>, durability: Durability) -> Result<Self, OpenError> {
-        Self::open_with(path.as_ref(), durability, schema::MIGRATIONS)
+        Self::open_with(path.as_ref(), durability, schema::MIGRATIONS, None)
+    }
+
+    /// Opens the ledger of a state directory like [`open`](Self::open). The directory stays this
+    /// process's until all that was asked of the ledger is done, though every other clone of
+    /// `state_dir` be dropped before.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`open`](Self::open).
+    pub fn open_in(state_dir: &StateDir, durability: Durability) -> Result<Self, OpenError> {
+        let (path, guard) = (state_dir.ledger_path(), state_dir.clone());
+        Self::open_with(&path, durability, schema::MIGRATIONS, Some(guard))
     }
 
     fn open_with(
         path: &Path,
         durability: Durability,
         migrations: &[&str],
+        guard: Option<StateDir>,
     ) -> Result<Self, OpenError> {
         let in_io = |error: std::io::Error| OpenError::io(path, &error);
         // SQLite takes some relative paths for something else, such as `:memory:`.
@@ -97,7 +113,7 @@ impl SqliteLedger {
         let in_sql = |error: rusqlite::Error| OpenError::sql(path, &error);
         let head: Seq = place(HEAD).map_err(in_sql)?;
         let oldest: Seq = place(OLDEST).map_err(in_sql)?;
-        let shared = Arc::new(Shared::new(head, oldest));
+        let shared = Arc::new(Shared::new(head, oldest, size_on_disk(path)));
 
         let reader = |name| {
             let connection = schema::open_to_read(path)?;
@@ -105,11 +121,10 @@ impl SqliteLedger {
         };
         let (lookups, lists) = (reader("ledger-lookups")?, reader("ledger-lists")?);
         let state = State::new(head);
-        let writer = Writer::spawn(connection, path.clone(), state, Arc::clone(&shared));
+        let writer = Writer::spawn(connection, path.clone(), state, Arc::clone(&shared), guard);
         let files = [path.clone(), schema::beside(path, "-wal")];
         let files = files.into_iter().map(FileInUse::at);
         Ok(Self {
-            path: path.clone(),
             files: files.collect::<Result<_, _>>().map_err(in_io)?,
             shared,
             writer: writer.map_err(in_io)?,
@@ -124,6 +139,16 @@ impl SqliteLedger {
         self.lookups.close();
         self.lists.close();
         self.writer.close();
+    }
+}
+
+impl SqliteLedger {
+    /// A part of the log: from memory, or by `reader` if it is older.
+    fn read_by(&self, reader: &Reader, after: Seq, limit: usize) -> LedgerFuture<Page> {
+        match self.shared.read(after, limit) {
+            Ok(page) => std::future::ready(Ok(page)).boxed(),
+            Err(head) => reader.ask(move |connection| reader::page(connection, after, head, limit)),
+        }
     }
 }
 
@@ -142,12 +167,11 @@ impl Ledger for SqliteLedger {
     }
 
     fn read(&self, after: Seq, limit: usize) -> LedgerFuture<Page> {
-        match self.shared.read(after, limit) {
-            Ok(page) => std::future::ready(Ok(page)).boxed(),
-            Err(head) => self
-                .lookups
-                .ask(move |connection| reader::page(connection, after, head, limit)),
-        }
+        self.read_by(&self.lookups, after, limit)
+    }
+
+    fn replay(&self, after: Seq, limit: usize) -> LedgerFuture<Page> {
+        self.read_by(&self.lists, after, limit)
     }
 
     fn last_ended(&self, id: &SessionId) -> LedgerFuture<Option<SessionRecord>> {
@@ -202,7 +226,8 @@ impl Ledger for SqliteLedger {
     }
 
     fn keep_alive(&self, now: Timestamp) -> LedgerFuture<()> {
-        self.writer.ask(1, move |records| records.keep_alive(now))
+        self.writer
+            .ask_ahead(move |records| records.keep_alive(now))
     }
 
     fn check_files(&self) -> Result<(), LedgerError> {
@@ -213,27 +238,38 @@ impl Ledger for SqliteLedger {
     }
 
     fn intend(&self, intent: Intent) -> LedgerFuture<()> {
-        self.writer.ask(1, move |records| records.intend(&intent))
+        self.shared.begin_stop();
+        self.writer
+            .ask_ahead(move |records| records.intend(&intent))
     }
 
     fn stop(&self, now: Timestamp) -> LedgerFuture<()> {
-        self.writer.ask(1, move |records| records.stop(now))
+        self.writer.ask_ahead(move |records| records.stop(now))
     }
 
     fn reclaim(&self, now: Timestamp, retention: Duration) -> LedgerFuture<Reclaimed> {
-        self.writer
-            .ask(1, move |records| records.reclaim(now, retention))
+        let shared = Arc::clone(&self.shared);
+        self.writer.ask_ahead(move |records| {
+            // What a stop has to record in its time comes first; the next run lets go of the rest.
+            if shared.is_stopping() {
+                return Ok(Reclaimed::default());
+            }
+            records.reclaim(now, retention)
+        })
+    }
+
+    fn commits(&self) -> u64 {
+        self.shared.commits()
     }
 
     /// The plugin's share of the events in the log, as if all were of one size.
     fn held_bytes(&self, plugin: &str) -> Option<u64> {
-        let bytes = self.size_bytes()? as f64 * self.shared.share_of(plugin)?;
+        let bytes = self.shared.size() as f64 * self.shared.share_of(plugin)?;
         Some(bytes as u64)
     }
 
+    /// As of the last commit.
     fn size_bytes(&self) -> Option<u64> {
-        let size = |path: &Path| path.metadata().map(|metadata| metadata.len());
-        let wal = size(&schema::beside(&self.path, "-wal"));
-        Some(size(&self.path).ok()? + wal.unwrap_or(0))
+        Some(self.shared.size())
     }
 }

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::fault::Fault;
 use super::rows::{EventReader, Millis, events_query, to_json};
 use super::shared::Effect;
+use super::weight::weigh;
 use crate::event::{Event, InstanceId, OpenSession, Seq};
 use crate::ledger::tail::place;
 use crate::ledger::{Append, Parked, Position, Progress};
@@ -101,7 +102,8 @@ impl<'a> Records<'a> {
             self.amend(&amended)?;
         }
         self.state.head += chunk.len() as Seq;
-        self.effects.push(Effect::Appended(Arc::clone(&chunk)));
+        self.effects
+            .push(Effect::Appended(Arc::clone(&chunk), weigh(&chunk)));
         Ok(chunk)
     }
 
@@ -152,10 +154,12 @@ impl<'a> Records<'a> {
              ON CONFLICT (name) DO UPDATE SET detached_at = NULL",
         )?
         .execute(params![plugin, self.state.head])?;
-        let (number, since, cursor) = self
-            .prepare("SELECT number, since, cursor FROM plugins WHERE name = ?1")?
+        let (number, since, cursor, deaths) = self
+            .prepare("SELECT number, since, cursor, deaths FROM plugins WHERE name = ?1")?
             .query_row([plugin], |row| {
-                Ok((row.get::<_, i64>(0)?, row.get(1)?, row.get(2)?))
+                let number: i64 = row.get(0)?;
+                let deaths: u32 = row.get(3)?;
+                Ok((number, row.get(1)?, row.get(2)?, deaths))
             })?;
         self.effects.push(Effect::Moved(Arc::clone(plugin), cursor));
         Ok(Position {
@@ -163,7 +167,17 @@ impl<'a> Records<'a> {
             cursor,
             parked: self.parked(number)?,
             dead: self.dead(number)?,
+            deaths: deaths + u32::from(self.died_behind(cursor)?),
         })
+    }
+
+    /// Whether the last run died while a plugin was at `cursor` and owed something, and the recovery
+    /// has yet to count that.
+    fn died_behind(&self, cursor: Seq) -> Result<bool, Fault> {
+        // What has recorded anything here is this run.
+        let has_begun = self.state.run.is_some() || self.state.known_run.is_some();
+        let may_count = !has_begun && cursor < self.state.head;
+        Ok(may_count && self.last_run()?.is_some_and(|run| !run.stopped))
     }
 
     fn parked(&self, plugin: i64) -> Result<Vec<Parked>, Fault> {
@@ -224,9 +238,13 @@ impl<'a> Records<'a> {
             self.prepare("DELETE FROM parked WHERE plugin = ?1 AND seq = ?2")?
                 .execute(params![number, seq])?;
         }
+        if progress.cursor.is_some() || !progress.unpark.is_empty() {
+            self.prepare(
+                "UPDATE plugins SET cursor = coalesce(?2, cursor), deaths = 0 WHERE number = ?1",
+            )?
+            .execute(params![number, progress.cursor])?;
+        }
         if let Some(cursor) = progress.cursor {
-            self.prepare("UPDATE plugins SET cursor = ?2 WHERE number = ?1")?
-                .execute(params![number, cursor])?;
             self.effects.push(Effect::Moved(plugin, cursor));
         }
         Ok(())

@@ -17,14 +17,15 @@ use crate::session::EndReason;
 
 /// Ends what is open, in the order of the starts, after the place `:head`: the first end is told its
 /// place, and each further one gets the next from SQLite, which costs half as much as counting them.
-/// What began after `:ended_at`, or does so by a clock that jumped, ended when it began.
+/// What began after `:ended_at`, or does so by a clock that jumped, ended when it began, but by a clock
+/// that jumped back no later than now.
 ///
 /// Sessions that a program with a living lease holds are to be exempt one day: that is a condition
 /// here, on the first place too, and where `open` is emptied.
 const END_OPEN: &str = "
     INSERT INTO ends (seq, start_seq, detected_at, ended_at, instance, reason)
     SELECT CASE open.start_seq WHEN (SELECT min(start_seq) FROM open) THEN :head + 1 END,
-        open.start_seq, :now, nullif(max(:ended_at, begun.at), :now), :run, :reason
+        open.start_seq, :now, nullif(min(max(:ended_at, begun.at), :now), :now), :run, :reason
     FROM open JOIN starts AS begun ON begun.seq = open.start_seq
     ORDER BY open.start_seq";
 
@@ -41,10 +42,14 @@ impl Records<'_> {
         instance: InstanceId,
         now: Timestamp,
     ) -> Result<Recovery, Fault> {
+        self.recount()?;
         let predecessor = self.last_run()?;
         let run = self.insert_run(instance, now)?;
         self.state.run = Some(run);
 
+        if predecessor.as_ref().is_some_and(|run| !run.stopped) {
+            self.count_death()?;
+        }
         let intent = predecessor.as_ref().and_then(|run| run.intent.as_ref());
         let (reason, ended_at) = match (intent, &predecessor) {
             (Some(intent), _) => (intent.reason, intent.asked_at),
@@ -70,7 +75,29 @@ impl Records<'_> {
         })
     }
 
-    fn last_run(&self) -> Result<Option<Predecessor>, Fault> {
+    /// Goes on where the log ends by now: whoever had the file before may have been writing still
+    /// when it was opened.
+    fn recount(&mut self) -> Result<(), Fault> {
+        let head = self.prepare(super::HEAD)?.query_row([], |row| row.get(0))?;
+        if head != self.state.head {
+            self.state.head = head;
+            self.effects.push(Effect::Grew(head));
+        }
+        Ok(())
+    }
+
+    /// Counts the death of the last run for the plugins that it may have been given something for.
+    /// What it was killed with while all had been delivered is no plugin's doing.
+    fn count_death(&self) -> Result<(), Fault> {
+        self.prepare(
+            "UPDATE plugins SET deaths = deaths + 1
+             WHERE name IS NOT NULL AND detached_at IS NULL AND cursor < ?1",
+        )?
+        .execute([self.state.head])?;
+        Ok(())
+    }
+
+    pub(super) fn last_run(&self) -> Result<Option<Predecessor>, Fault> {
         let last = self
             .prepare(LAST_RUN)?
             .query_row([], predecessor)

@@ -144,10 +144,14 @@ impl EventReader {
     pub(super) fn ended(&mut self, row: &Row<'_>) -> Result<SessionRecord> {
         let Millis(detected_at) = row.get("detected_at")?;
         let end_seq = row.get("seq")?;
+        let session: Arc<Session> = Arc::new(from_json(row, "session")?);
+        // As its event tells it.
+        let end = self.end(row, detected_at)?;
+        let end = end.map(|end| (End::within_life(end, session.started_at), end_seq));
         Ok(SessionRecord {
-            session: Arc::new(from_json(row, "session")?),
+            session,
             start_seq: row.get("start_seq")?,
-            end: self.end(row, detected_at)?.map(|end| (end, end_seq)),
+            end,
         })
     }
 }

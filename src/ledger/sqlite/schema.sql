@@ -61,6 +61,8 @@ CREATE TABLE plugins (
     name        TEXT UNIQUE,
     since       INTEGER NOT NULL,
     cursor      INTEGER NOT NULL,
+    -- How many runs in a row died while it was behind the log, without progress.
+    deaths      INTEGER NOT NULL DEFAULT 0,
     -- When it was found to be configured no longer.
     detached_at INTEGER
 ) STRICT;

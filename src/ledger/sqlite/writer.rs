@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
@@ -13,11 +13,17 @@ use tokio::sync::oneshot;
 
 use super::fault::Fault;
 use super::records::{Records, State};
+use super::schema;
 use super::shared::Shared;
 use crate::ledger::{LedgerError, LedgerFuture};
+use crate::state_dir::StateDir;
 
 /// How many requests may wait. Whoever asks is never blocked: past it, requests are refused.
 const MAX_WAITING: usize = 16_384;
+
+/// How many requests that come before the others may wait. There are few kinds of them, and who asks
+/// for one again has its answer.
+const MAX_AHEAD: usize = 64;
 
 /// A transaction takes in no more requests once it has so many rows.
 const MAX_ROWS: usize = 8192;
@@ -68,7 +74,9 @@ where
 
 /// The way to the thread that writes.
 pub(super) struct Writer {
-    jobs: SyncSender<Box<dyn Job>>,
+    /// None wakes the thread for what is in `ahead`.
+    jobs: SyncSender<Option<Box<dyn Job>>>,
+    ahead: SyncSender<Box<dyn Job>>,
     thread: JoinHandle<()>,
 }
 
@@ -79,24 +87,32 @@ impl fmt::Debug for Writer {
 }
 
 impl Writer {
-    /// Starts the thread, which goes on with the log after `state`.
+    /// Starts the thread, which goes on with the log after `state`, and keeps `guard` until it has
+    /// closed the file.
     pub(super) fn spawn(
         connection: Connection,
         path: PathBuf,
         state: State,
         shared: Arc<Shared>,
+        guard: Option<StateDir>,
     ) -> io::Result<Self> {
         let (jobs, waiting) = sync_channel(MAX_WAITING);
+        let (ahead, waiting_ahead) = sync_channel(MAX_AHEAD);
         let mut worker = Worker {
             connection,
             path,
             state,
             shared,
+            _guard: guard,
         };
         let thread = std::thread::Builder::new()
             .name("ledger-writer".into())
-            .spawn(move || worker.work_off(&waiting))?;
-        Ok(Self { jobs, thread })
+            .spawn(move || worker.work_off(&waiting, &waiting_ahead))?;
+        Ok(Self {
+            jobs,
+            ahead,
+            thread,
+        })
     }
 
     /// Has `work`, which writes about so many `rows`, carried out in its turn, in one step.
@@ -105,30 +121,52 @@ impl Writer {
         rows: usize,
         work: impl FnOnce(&mut Records<'_>) -> Result<T, Fault> + Send + 'static,
     ) -> LedgerFuture<T> {
-        let (asker, answer) = oneshot::channel();
-        let request = Request {
-            work: Some(work),
-            rows,
-            done: None,
-            asker,
-        };
-        let job: Box<dyn Job> = Box::new(request);
-        submit(&self.jobs, job, answer)
+        let (job, answer) = request(rows, work);
+        submit(&self.jobs, Some(job), answer)
+    }
+
+    /// Has `work`, which is short, carried out before all that waits, in a transaction of its own:
+    /// neither fails because the other does.
+    pub(super) fn ask_ahead<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Records<'_>) -> Result<T, Fault> + Send + 'static,
+    ) -> LedgerFuture<T> {
+        let (job, answer) = request(1, work);
+        let answer = submit(&self.ahead, job, answer);
+        // Where there is no room for it, the thread is awake, and looks ahead after each group.
+        let _ = self.jobs.try_send(None);
+        answer
     }
 
     /// Waits until what was asked for is done and the files are closed.
     pub(super) fn close(self) {
-        drop(self.jobs);
+        drop((self.jobs, self.ahead));
         // A panic has said so itself.
         let _ = self.thread.join();
     }
+}
+
+type Answer<T> = oneshot::Receiver<Result<T, LedgerError>>;
+
+fn request<T: Send + 'static>(
+    rows: usize,
+    work: impl FnOnce(&mut Records<'_>) -> Result<T, Fault> + Send + 'static,
+) -> (Box<dyn Job>, Answer<T>) {
+    let (asker, answer) = oneshot::channel();
+    let request = Request {
+        work: Some(work),
+        rows,
+        done: None,
+        asker,
+    };
+    (Box::new(request), answer)
 }
 
 /// Puts `job` into `queue`, which is never waited for; the future is its `answer`.
 pub(super) fn submit<J, T: Send + 'static>(
     queue: &SyncSender<J>,
     job: J,
-    answer: oneshot::Receiver<Result<T, LedgerError>>,
+    answer: Answer<T>,
 ) -> LedgerFuture<T> {
     let stopped = || LedgerError::new("its thread has stopped");
     let refused = match queue.try_send(job) {
@@ -147,16 +185,30 @@ struct Worker {
     path: PathBuf,
     state: State,
     shared: Arc<Shared>,
+    /// After the connection, for what is dropped last.
+    _guard: Option<StateDir>,
 }
 
 impl Worker {
-    fn work_off(&mut self, waiting: &Receiver<Box<dyn Job>>) {
-        while let Ok(first) = waiting.recv() {
+    fn work_off(
+        &mut self,
+        waiting: &Receiver<Option<Box<dyn Job>>>,
+        ahead: &Receiver<Box<dyn Job>>,
+    ) {
+        loop {
+            for job in ahead.try_iter() {
+                self.carry_out(vec![job]);
+            }
+            let first = match waiting.recv() {
+                Ok(Some(first)) => first,
+                Ok(None) => continue,
+                Err(_) => return,
+            };
             let mut rows = first.rows();
             let mut group = vec![first];
             // What came in during the commit before shares this one.
             while rows < MAX_ROWS
-                && let Ok(next) = waiting.try_recv()
+                && let Ok(Some(next)) = waiting.try_recv()
             {
                 rows += next.rows();
                 group.push(next);
@@ -196,7 +248,15 @@ impl Worker {
             .collect::<Result<_, Fault>>()?;
         let effects = records.commit()?;
         self.state = state;
-        self.shared.apply(effects);
+        // Here, since others that ask for it must not wait for the disk.
+        self.shared.apply(effects, size_on_disk(&self.path));
         Ok(outcomes)
     }
+}
+
+/// How many bytes the database at `path` and its journal take; what can't be looked at counts as
+/// nothing.
+pub(super) fn size_on_disk(path: &Path) -> u64 {
+    let size = |path: &Path| path.metadata().map_or(0, |metadata| metadata.len());
+    size(path) + size(&schema::beside(path, "-wal"))
 }

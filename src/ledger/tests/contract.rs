@@ -179,6 +179,18 @@ fn a_new_plugin_starts_at_the_head_and_an_old_one_where_it_was() {
 }
 
 #[test]
+fn a_plugin_that_has_seen_no_run_die_has_no_deaths() {
+    each(|ledger| {
+        let run = Run::new();
+        get(ledger.attach("audit"));
+        run.start(ledger, "a", at(0));
+        assert_eq!(get(ledger.attach("audit")).deaths, 0);
+        get(ledger.advance("audit", cursor(1)));
+        assert_eq!(get(ledger.attach("audit")).deaths, 0);
+    });
+}
+
+#[test]
 fn a_plugin_that_is_unknown_has_no_progress_and_no_dead_letters() {
     each(|ledger| {
         let run = Run::new();

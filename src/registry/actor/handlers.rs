@@ -7,12 +7,12 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::super::{
-    CloseDoor, ClosedDoor, CountActive, EndMatching, Ended, EndedMatching, EndedSession, Find,
-    Limits, ListSessions, SessionState, Snapshot, Started, StartedSession, Touch,
+    CloseDoor, ClosedDoor, CountActive, CountMatching, Ended, EndedSession, Find, Limits,
+    ListSessions, SessionState, Snapshot, Started, StartedSession, Touch,
 };
 use super::{Closing, Request, SessionRegistry};
 use crate::error::Error;
-use crate::ledger::{SessionRecord, page_by_start};
+use crate::ledger::SessionRecord;
 use crate::session::{EndReason, InvalidField, Session};
 
 impl Handler<Started> for SessionRegistry {
@@ -48,7 +48,7 @@ impl Handler<Ended> for SessionRegistry {
     }
 }
 
-fn check_reason(reason: EndReason) -> Result<(), InvalidField> {
+pub(super) fn check_reason(reason: EndReason) -> Result<(), InvalidField> {
     if reason.is_reserved() {
         let problem = format!("`{reason}` is for the supervisor to find");
         return Err(InvalidField::new("reason", problem));
@@ -56,11 +56,11 @@ fn check_reason(reason: EndReason) -> Result<(), InvalidField> {
     Ok(())
 }
 
-fn refused<T: 'static>(invalid: InvalidField) -> ResponseFuture<Result<T, Error>> {
+pub(super) fn refused<T: 'static>(invalid: InvalidField) -> ResponseFuture<Result<T, Error>> {
     Box::pin(std::future::ready(Err(invalid.into())))
 }
 
-fn awaited<T: 'static>(
+pub(super) fn awaited<T: 'static>(
     answer: oneshot::Receiver<Result<T, Error>>,
 ) -> ResponseFuture<Result<T, Error>> {
     Box::pin(async move { answer.await.unwrap_or(Err(Error::Stopped)) })
@@ -95,6 +95,16 @@ impl Handler<CountActive> for SessionRegistry {
     }
 }
 
+impl Handler<CountMatching> for SessionRegistry {
+    type Result = usize;
+
+    fn handle(&mut self, CountMatching(filter): CountMatching, _: &mut Context<Self>) -> usize {
+        let wall = self.settings.clock.now();
+        let matching = self.active.matching(&filter, Instant::now(), wall, 0);
+        matching.count()
+    }
+}
+
 impl Handler<ListSessions> for SessionRegistry {
     type Result = ResponseFuture<Result<Vec<SessionRecord>, Error>>;
 
@@ -102,8 +112,9 @@ impl Handler<ListSessions> for SessionRegistry {
         let (filter, wall) = (&query.filter, self.settings.clock.now());
         match query.state {
             SessionState::Active => {
-                let matching = self.active.matching(filter, Instant::now(), wall);
-                let page = page_by_start(matching, query.after, query.limit);
+                let now = Instant::now();
+                let matching = self.active.matching(filter, now, wall, query.after);
+                let page = matching.take(query.limit).collect();
                 Box::pin(std::future::ready(Ok(page)))
             }
             SessionState::Ended => {
@@ -111,41 +122,6 @@ impl Handler<ListSessions> for SessionRegistry {
                 Box::pin(async move { Ok(page.await?) })
             }
         }
-    }
-}
-
-impl Handler<EndMatching> for SessionRegistry {
-    type Result = ResponseFuture<Result<EndedMatching, Error>>;
-
-    /// Each session is ended by a request of its own, so that one whose transition is under way is
-    /// waited for like any other.
-    fn handle(&mut self, message: EndMatching, ctx: &mut Context<Self>) -> Self::Result {
-        let EndMatching { filter, reason } = message;
-        if let Err(invalid) = check_reason(reason) {
-            return refused(invalid);
-        }
-        let wall = self.settings.clock.now();
-        let matching = self.active.matching(&filter, Instant::now(), wall);
-        let matching: Vec<_> = matching.map(|record| record.session).collect();
-        let mut answers = Vec::with_capacity(matching.len());
-        for session in matching {
-            let mut ended = Ended::new(session.id.clone(), reason);
-            ended.incarnation = Some(session.incarnation);
-            let (reply, answer) = oneshot::channel();
-            self.submit(Request::End(ended, reply), ctx);
-            answers.push((session, answer));
-        }
-        Box::pin(async move {
-            let matched = answers.len();
-            let mut ended = Vec::with_capacity(matched);
-            for (session, answer) in answers {
-                let answer = answer.await.unwrap_or(Err(Error::Stopped))?;
-                if matches!(answer, EndedSession::Now(_)) {
-                    ended.push(session.id.clone());
-                }
-            }
-            Ok(EndedMatching { matched, ended })
-        })
     }
 }
 

@@ -1,5 +1,6 @@
 //! The actor around the table of active sessions: transitions and their recording.
 
+mod bulk;
 mod handlers;
 
 use std::collections::{BTreeSet, HashSet};
@@ -51,10 +52,11 @@ enum Transition {
         end: Arc<End>,
         reply: Reply<EndedSession>,
     },
-    /// Ends that nobody waits for.
-    EndQuietly {
+    EndMany {
         sessions: Arc<[OpenSession]>,
         end: Arc<End>,
+        /// To whom it matters how many of them have ended, counted from the first.
+        reply: Option<Reply<usize>>,
     },
 }
 
@@ -174,6 +176,11 @@ impl SessionRegistry {
     /// Whether the request of this number, which touches `names`, has to wait.
     fn must_wait(&self, number: u64, names: &HashSet<Name>) -> bool {
         !names.is_disjoint(&self.busy) || self.waiting.is_behind(number, names)
+    }
+
+    /// Whether no transition of a session is under way, and none uses its key.
+    fn is_free(&self, OpenSession { session, .. }: &OpenSession) -> bool {
+        names_of([(&session.id, &session.key)]).is_disjoint(&self.busy)
     }
 
     fn start(
@@ -311,18 +318,20 @@ impl SessionRegistry {
         });
     }
 
-    /// Ends all of `sessions`, whose names are not busy, without anybody waiting for it.
-    fn end_quietly(
+    /// Ends all of `sessions`, whose names are not busy, in one step.
+    fn end_many(
         &mut self,
         sessions: Arc<[OpenSession]>,
         end: Arc<End>,
+        reply: Option<Reply<usize>>,
         ctx: &mut Context<Self>,
     ) {
         let sessions_ended = sessions.iter().map(|open| &open.session);
         let names = names_of(sessions_ended.map(|session| (&session.id, &session.key)));
-        let transition = Transition::EndQuietly {
+        let transition = Transition::EndMany {
             sessions: Arc::clone(&sessions),
             end: Arc::clone(&end),
+            reply,
         };
         self.record_ends(sessions, end, names, transition, ctx);
     }
@@ -344,6 +353,7 @@ impl SessionRegistry {
                 sessions,
                 end,
                 patience: None,
+                until: None,
             };
             let recorded = bus.send(message).await??;
             Ok(Outcome {
@@ -428,12 +438,17 @@ impl SessionRegistry {
                 };
                 answer(reply, result);
             }
-            Transition::EndQuietly { sessions, end } => {
-                if let Err(error) = &outcome {
+            Transition::EndMany {
+                sessions,
+                end,
+                reply,
+            } => {
+                if let (Err(error), None) = (&outcome, &reply) {
                     let (sessions, reason) = (sessions.len(), end.reason);
                     warn!(sessions, %reason, %error, "can't record the end of sessions");
                 }
-                let recorded = outcome.map_or(0, |outcome| outcome.ends);
+                let outcome = outcome.map(|outcome| outcome.ends);
+                let recorded = *outcome.as_ref().unwrap_or(&0);
                 let (ended, left) = sessions.split_at(recorded.min(sessions.len()));
                 self.settle_ends(ended, end.reason, true);
                 self.settle_ends(left, end.reason, false);
@@ -443,6 +458,9 @@ impl SessionRegistry {
                 );
                 if !is_retry {
                     self.end_late(left, ctx);
+                }
+                if let Some(reply) = reply {
+                    answer(reply, outcome);
                 }
             }
         }
@@ -486,7 +504,7 @@ impl SessionRegistry {
             && !sessions.is_empty()
         {
             let end = Arc::clone(end);
-            self.end_quietly(sessions.into(), end, ctx);
+            self.end_many(sessions.into(), end, None, ctx);
         }
     }
 
@@ -553,10 +571,7 @@ impl SessionRegistry {
             let of_reason = expired.iter().filter(|(_, why)| *why == reason);
             let sessions: Vec<_> = of_reason
                 .map(|(open, _)| open)
-                .filter(|OpenSession { session, .. }| {
-                    let names = names_of([(&session.id, &session.key)]);
-                    names.is_disjoint(&self.busy)
-                })
+                .filter(|open| self.is_free(open))
                 .cloned()
                 .collect();
             if sessions.is_empty() {
@@ -566,7 +581,7 @@ impl SessionRegistry {
             let now = self.settings.clock.now();
             let end = Arc::new(End::now(reason, EndDetails::default(), now));
             for sessions in sessions.chunks(MAX_ENDS_AT_ONCE) {
-                self.end_quietly(sessions.into(), Arc::clone(&end), ctx);
+                self.end_many(sessions.into(), Arc::clone(&end), None, ctx);
             }
         }
     }
@@ -581,11 +596,9 @@ impl SessionRegistry {
         let now = self.settings.clock.now();
         let end = Arc::new(End::now(reason, EndDetails::default(), now));
         let sessions = self.active.take_not_ending();
-        let mut snapshot: Vec<_> = sessions.not_ending().collect();
-        // A ledger finds starts that stand side by side faster.
-        snapshot.sort_unstable_by_key(|open| open.start_seq);
         let closed = ClosedDoor {
-            sessions: snapshot.into(),
+            // In this order, since a ledger finds starts that stand side by side faster.
+            sessions: sessions.by_start().collect(),
             end: Arc::clone(&end),
             unsettled: self.recording,
         };

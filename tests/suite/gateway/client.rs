@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write as _};
 use std::io::{self, Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -76,6 +76,22 @@ pub(super) fn read_answer(connection: &mut TcpStream, answer: &mut Vec<u8>) -> i
             return Ok(());
         }
     }
+}
+
+fn connect_to(gateway: SocketAddr) -> TcpStream {
+    let connection = TcpStream::connect(gateway).unwrap();
+    connection.set_read_timeout(Some(TIMEOUT)).unwrap();
+    connection.set_write_timeout(Some(TIMEOUT)).unwrap();
+    connection
+}
+
+/// Sends `bytes` and reads until the gateway closes the connection.
+pub(super) fn send_to(gateway: SocketAddr, bytes: &[u8]) -> Response {
+    let mut connection = connect_to(gateway);
+    connection.write_all(bytes).unwrap();
+    let mut answer = Vec::new();
+    read_answer(&mut connection, &mut answer).unwrap();
+    Response::parse(&String::from_utf8(answer).unwrap())
 }
 
 /// A request to be built up.
@@ -159,11 +175,12 @@ impl TestGateway {
         }
     }
 
+    pub(super) fn address(&self) -> SocketAddr {
+        self.gateway.addresses()[0]
+    }
+
     pub(super) fn connect(&self) -> TcpStream {
-        let connection = TcpStream::connect(self.gateway.addresses()[0]).unwrap();
-        connection.set_read_timeout(Some(TIMEOUT)).unwrap();
-        connection.set_write_timeout(Some(TIMEOUT)).unwrap();
-        connection
+        connect_to(self.address())
     }
 
     /// Opens a stream of events.
@@ -177,11 +194,7 @@ impl TestGateway {
 
     /// Sends `bytes` and reads until the gateway closes the connection.
     pub(super) fn send_raw(&self, bytes: &[u8]) -> Response {
-        let mut connection = self.connect();
-        connection.write_all(bytes).unwrap();
-        let mut answer = Vec::new();
-        read_answer(&mut connection, &mut answer).unwrap();
-        Response::parse(&String::from_utf8(answer).unwrap())
+        send_to(self.address(), bytes)
     }
 
     #[expect(
@@ -208,7 +221,8 @@ impl TestGateway {
         started.json()
     }
 
-    pub(super) async fn stop(&self) {
-        self.gateway.stop().await;
+    /// Stops it, which begins with the call.
+    pub(super) fn stop(&self) -> impl Future<Output = ()> + use<> {
+        self.gateway.stop()
     }
 }

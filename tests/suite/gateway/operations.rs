@@ -1,8 +1,16 @@
 //! What the operator's requests do and answer.
 
-use serde_json::{Value, json};
+use std::io::Write as _;
+use std::time::Duration;
 
-use super::client::TestGateway;
+use futures_util::{StreamExt as _, stream};
+use serde_json::{Value, json};
+use session_supervisor::{
+    Access, Durability, NewSession, SessionId, SessionSupervisor, SqliteLedger,
+};
+use tokio::time::sleep;
+
+use super::client::{self, Request, Response, TestGateway};
 
 /// A gateway with four sessions: two under keys of one agent, one of another, one with no key.
 async fn with_four_sessions() -> TestGateway {
@@ -103,6 +111,10 @@ async fn bulk_end_without_a_filter_needs_all_said_and_reasons_stay_reserved() {
         assert_eq!(refused.problem(), (422, problem.to_owned()), "{body}");
         assert_eq!(refused.pointer(), pointer, "{body}");
     }
+    let unknown = gateway.post("/v1/bulk-end", &json!({"all": true, "reason": "bored"}));
+    for (reason, may_be_given) in [("closed", true), ("crash", false), ("lost", false)] {
+        assert_eq!(unknown.body.contains(reason), may_be_given, "{unknown:?}");
+    }
     assert_eq!(ids(&gateway, "").len(), 4);
 }
 
@@ -167,4 +179,60 @@ async fn without_a_stop_before_there_is_no_report() {
 async fn plugins_are_listed() {
     let gateway = TestGateway::start().await;
     assert_eq!(gateway.get("/v1/plugins").json(), json!({"plugins": []}));
+}
+
+#[actix_web::test]
+async fn a_gateway_that_stops_answers_the_requests_that_it_has_begun_with() {
+    let gateway = TestGateway::start().await;
+    let start = Request::new("POST", "/v1/sessions").body(&json!({"id": "last"}));
+    let start = start.to_string();
+    let (begun, rest) = start.split_at(start.len() - 2);
+    let mut connection = gateway.connect();
+    connection.write_all(begun.as_bytes()).unwrap();
+    sleep(Duration::from_millis(100)).await;
+    let stopped = gateway.stop();
+    sleep(Duration::from_millis(20)).await;
+    connection.write_all(rest.as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    client::read_answer(&mut connection, &mut answer).unwrap();
+    let answer = Response::parse(&String::from_utf8(answer).unwrap());
+    assert_eq!(answer.status, 201, "{answer:?}");
+    stopped.await;
+}
+
+#[actix_web::test]
+async fn one_request_ends_tens_of_thousands_of_sessions_while_others_start() {
+    const SESSIONS: usize = 50_000;
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = SqliteLedger::open(dir.path().join("ledger.db"), Durability::Process).unwrap();
+    let mut builder = SessionSupervisor::builder().ledger(ledger);
+    builder = builder.max_active(4 * SESSIONS);
+    let gateway = TestGateway::start_with(builder, Access::loopback()).await;
+    let supervisor = &gateway.supervisor;
+    let start = async |name: String| {
+        let new = NewSession::new(SessionId::new(name).unwrap());
+        supervisor.started(new).await
+    };
+    let starts = stream::iter(0..SESSIONS).map(|n| start(format!("old-{n}")));
+    let starts: Vec<_> = starts.buffer_unordered(1024).collect().await;
+    assert!(starts.iter().all(Result::is_ok));
+
+    let address = gateway.address();
+    let bulk = std::thread::spawn(move || {
+        let all = Request::new("POST", "/v1/bulk-end").body(&json!({"all": true}));
+        client::send_to(address, all.to_string().as_bytes())
+    });
+    let mut others = 0;
+    while !bulk.is_finished() {
+        start(format!("new-{others}")).await.unwrap();
+        others += 1;
+        assert!(supervisor.is_ready());
+    }
+    let answer = bulk.join().unwrap();
+    assert_eq!(answer.status, 200, "{answer:?}");
+    // Those that started before the request came were ended too.
+    let (answer, left) = (answer.json(), supervisor.active_sessions().await.unwrap());
+    assert_eq!(answer["ended"], json!(SESSIONS + others - left));
+    assert_eq!(answer["matched"], answer["ended"]);
+    assert!(left > 0, "no other session started meanwhile");
 }

@@ -45,6 +45,8 @@ pub(super) struct Bench {
     pub(super) call_time: Duration,
     /// How long the ledger takes for an answer.
     pub(super) ledger_time: Duration,
+    /// How much longer it takes to record something.
+    pub(super) recording_time: Duration,
     /// Whether the ledger fails its next request.
     pub(super) ledger_fails: Box<dyn FnMut() -> bool>,
     /// The deliveries so far, such as `"A+ B+ A-"` for the starts of A and B and the end of A.
@@ -58,6 +60,10 @@ pub(super) struct Bench {
     /// What the ledger has recorded.
     pub(super) cursor: Seq,
     pub(super) parked: BTreeMap<Seq, Parked>,
+    pub(super) deaths: u32,
+    /// How often the process has died.
+    pub(super) died: u32,
+    pub(super) kills: bool,
     /// Whether the lane hears at once of what is appended.
     pub(super) announces: bool,
     pub(super) lost: u64,
@@ -98,6 +104,7 @@ impl Bench {
             acks_singly: false,
             call_time: Duration::from_millis(1),
             ledger_time: Duration::ZERO,
+            recording_time: Duration::ZERO,
             ledger_fails: Box::new(|| false),
             deliveries: Vec::new(),
             log: Vec::new(),
@@ -106,6 +113,9 @@ impl Bench {
             was_cut_off: false,
             cursor: 0,
             parked: BTreeMap::new(),
+            deaths: 0,
+            died: 0,
+            kills: false,
             announces: true,
             lost: 0,
             discarded: BTreeSet::new(),
@@ -124,6 +134,13 @@ impl Bench {
         }
     }
 
+    /// The process dies and another one begins.
+    pub(super) fn die(&mut self) {
+        self.died += 1;
+        self.deaths += u32::from(self.cursor < self.log.len() as Seq);
+        self.restart();
+    }
+
     /// A process later: a new lane that knows only what the ledger has recorded.
     pub(super) fn restart(&mut self) {
         let position = Position {
@@ -136,6 +153,7 @@ impl Bench {
                 .cloned()
                 .collect(),
             dead: self.dead_places(),
+            deaths: self.deaths,
         };
         self.lane = Lane::new(self.hooks, self.policy.clone(), position, self.now);
         self.lane.set_head(self.log.len() as Seq);
@@ -227,7 +245,11 @@ impl Bench {
                 *at = cut.min(*at);
             }
         }
+        let died = self.died;
         self.run_until(cut);
+        if self.died > died {
+            return LaneTally::default();
+        }
         assert!(!self.lane.is_flying(), "a delivery flies on after the cut");
         let unread = self.lane.unread_before().map_or(0, |range| {
             let events = self.log.iter().map(|event| (event.recorded_seq(), event));
@@ -365,7 +387,7 @@ impl Bench {
         let wake_at = loop {
             self.steps += 1;
             assert!(self.steps < MAX_STEPS, "the lane runs in circles");
-            match self.lane.next(self.now.mono, self.recording_attempts) {
+            match self.lane.next(self.now, self.recording_attempts) {
                 Step::Deliver(flight) => self.depart(flight),
                 Step::Read(after, limit) => self.read(after, limit),
                 Step::Wait(wake_at) => break wake_at,
@@ -383,7 +405,8 @@ impl Bench {
                 true => Task::RecordingFailed(progress),
                 false => Task::Recorded(progress),
             };
-            self.tasks.push((self.now.mono + self.ledger_time, done));
+            let recorded_at = self.now.mono + self.ledger_time + self.recording_time;
+            self.tasks.push((recorded_at, done));
         }
         wake_at
     }
@@ -414,6 +437,9 @@ impl Bench {
         self.tasks
             .push((landing, Task::Landing(flight.id, outcome)));
         self.flights.push(flight);
+        if std::mem::take(&mut self.kills) {
+            self.die();
+        }
     }
 
     fn settle(&mut self, task: Task) {

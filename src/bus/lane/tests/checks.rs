@@ -3,6 +3,7 @@
 use super::bench::Bench;
 use super::plugin::{name, names};
 use crate::bus::lane::Flight;
+use crate::bus::lane::careful::DIED;
 use crate::event::{Event, Hooks, Seq};
 use crate::ledger::Progress;
 use crate::session::Incarnation;
@@ -13,6 +14,9 @@ pub(super) fn incarnation(event: &Event) -> Incarnation {
 
 impl Bench {
     pub(super) fn record(&mut self, progress: Progress) {
+        if progress.cursor.is_some() || !progress.unpark.is_empty() {
+            self.deaths = 0;
+        }
         for row in progress.park {
             self.parked.insert(row.event.recorded_seq(), row);
         }
@@ -41,6 +45,7 @@ impl Bench {
         assert!(flight.deadline > self.now.mono, "{text} has no time");
         let in_flight = self.flights.len() + 1;
         assert!(in_flight <= self.policy.max_in_flight, "{text} is too many");
+        self.check_trial(flight, &text);
         let seqs: Vec<_> = flight.events.iter().map(Event::recorded_seq).collect();
         assert!(seqs.is_sorted(), "{text} is not in log order");
         for (index, event) in flight.events.iter().enumerate() {
@@ -60,6 +65,22 @@ impl Bench {
             );
             self.check_order(event, &flight.events[..index], &text);
         }
+    }
+
+    /// A trial has the lane for itself, and its attempt is recorded.
+    fn check_trial(&self, flight: &Flight, text: &str) {
+        let Some(seq) = self.lane.parked.trial() else {
+            return;
+        };
+        assert!(self.flights.is_empty(), "{text} beside others");
+        assert_eq!(
+            flight.events[0].recorded_seq(),
+            seq,
+            "{text} during a trial"
+        );
+        let row = &self.parked[&seq];
+        assert_eq!(row.attempts, self.lane.parked.attempts(seq), "{text}");
+        assert_eq!(&*row.error, DIED);
     }
 
     /// An earlier event of the same incarnation is settled, and no later one is.

@@ -242,6 +242,28 @@ fn what_a_plugin_is_owed_when_it_was_down_for_too_long_is_dead_and_what_comes_la
 }
 
 #[test]
+fn a_backlog_that_is_given_up_is_read_no_faster_than_it_is_recorded() {
+    let mut bench = Bench::new(DeliveryPolicy {
+        retry_for: 60 * SECOND,
+        backoff_max: 10 * SECOND,
+        ..batches_of(2)
+    });
+    bench.plugin = Box::new(|_| Takes::Down);
+    for n in 0..100 {
+        bench.start(&format!("s{n}"));
+    }
+    bench.recording_time = 3600 * SECOND;
+    bench.wait(1800 * SECOND);
+    assert!(bench.lane.dead() > 0);
+    let held = bench.lane.progress.park.len();
+    assert!((1..=6).contains(&held), "{held} rows wait to be recorded");
+    bench.recording_time = Duration::ZERO;
+    bench.run();
+    assert_eq!(bench.dead().len(), 100);
+    bench.assert_all_settled();
+}
+
+#[test]
 fn a_rejection_shows_that_the_plugin_is_not_down() {
     let mut bench = Bench::new(DeliveryPolicy {
         retry_for: 60 * SECOND,

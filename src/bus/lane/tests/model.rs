@@ -19,6 +19,8 @@ enum Happens {
     Passes(Duration),
     /// An operator puts all dead letters back.
     Redelivers,
+    /// The process is killed, and another one begins.
+    Dies,
 }
 
 #[derive(Debug, Clone)]
@@ -59,6 +61,7 @@ fn worlds() -> impl Strategy<Value = World> {
         3 => (0usize..4).prop_map(Happens::Toggles),
         1 => millis(&[1, 400, 1000, 6000]).prop_map(Happens::Passes),
         1 => Just(Happens::Redelivers),
+        1 => Just(Happens::Dies),
     ];
     let takes = select(
         &[
@@ -68,6 +71,7 @@ fn worlds() -> impl Strategy<Value = World> {
             Takes::Down,
             Takes::Hangs,
             Takes::Panics,
+            Takes::Kills,
         ][..],
     );
     let plugin = (
@@ -126,6 +130,7 @@ fn live(bench: &mut Bench, happens: &[Happens]) {
             Happens::Toggles(id) => bench.toggle(&id.to_string()),
             Happens::Passes(time) => bench.wait(time),
             Happens::Redelivers => bench.redeliver(),
+            Happens::Dies => bench.die(),
         }
     }
 }
@@ -133,7 +138,11 @@ fn live(bench: &mut Bench, happens: &[Happens]) {
 /// Drains, and checks the counts. Afterwards the next process begins.
 fn drain(bench: &mut Bench, hooks: Hooks, patience: Duration) {
     let ends = bench.end_all();
+    let died = bench.died;
     let tally = bench.drain_ends(ends.clone(), patience);
+    if bench.died > died {
+        return;
+    }
     let ends = ends.map_or(0..0, |ends| *ends.start()..*ends.end() + 1);
     let told = ends.clone().filter(|seq| bench.acknowledged.contains(seq));
     let hears_ends = hooks.contains(Hook::SessionEnd);

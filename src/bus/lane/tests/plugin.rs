@@ -18,6 +18,8 @@ pub(super) enum Takes {
     Down,
     Hangs,
     Panics,
+    /// The process dies.
+    Kills,
 }
 
 pub(super) fn policy() -> DeliveryPolicy {
@@ -80,6 +82,10 @@ impl Bench {
                 Takes::Fails => Some(Failure::Error("failed".into())),
                 Takes::Down => Some(Failure::Down("down".into())),
                 Takes::Hangs => Some(Failure::TimedOut),
+                Takes::Kills => {
+                    self.kills = true;
+                    break;
+                }
                 Takes::Panics => Some(Failure::Panicked("panicked".into())),
             };
             break;

@@ -3,13 +3,14 @@
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
+use std::time::Duration;
 
 use super::support::{Home, SmallDisk};
 use crate::durability::Durability;
 use crate::event::Event;
 use crate::ledger::sqlite::SqliteLedger;
 use crate::ledger::tests::support::*;
-use crate::ledger::{Append, Ledger, LedgerFuture, Progress};
+use crate::ledger::{Append, Intent, Ledger, LedgerFuture, Progress, Reclaimed};
 use crate::session::{End, EndDetails, EndReason, NewSession};
 
 fn append_one(ledger: &SqliteLedger, event: Event) -> LedgerFuture<std::sync::Arc<[Event]>> {
@@ -85,6 +86,84 @@ fn more_requests_than_may_wait_are_refused_and_block_nobody() {
     let error = results[19_999].as_ref().unwrap_err().to_string();
     assert!(error.contains("too many requests"), "{error}");
     get(ledger.advance("audit", Progress::default()));
+}
+
+#[test]
+fn signs_of_life_and_stops_come_before_what_waits_and_nothing_is_let_go_of_meanwhile() {
+    let home = Home::new();
+    let ledger = home.open();
+    let run = Run::new();
+    get(ledger.recover(run.instance, at(0)));
+    get(ledger.attach("audit"));
+    for name in ["a", "b"] {
+        let open = run.start(&ledger, name, at(0));
+        run.end(&ledger, &open, EndReason::Completed, at(0));
+    }
+    let progress = Progress {
+        cursor: Some(4),
+        ..Progress::default()
+    };
+    get(ledger.advance("audit", progress));
+
+    let gate = hold(&ledger);
+    // The queue is full, and what is first in it does not end by itself.
+    let (begun, has_begun) = mpsc::channel();
+    let (end, ends) = mpsc::channel::<()>();
+    drop(ledger.writer.ask(0, move |_| {
+        let _ = begun.send(());
+        let _ = ends.recv();
+        Ok(())
+    }));
+    let waiting: Vec<_> = (0..20_000)
+        .map(|_| ledger.advance("audit", Progress::default()))
+        .collect();
+    let alive = ledger.keep_alive(at(5));
+    let reclaimed = ledger.reclaim(at(5000), Duration::ZERO);
+    let intended = ledger.intend(Intent {
+        reason: EndReason::Shutdown,
+        restart_expected: None,
+        trigger: "SIGTERM".into(),
+        asked_at: at(6),
+    });
+    let stopped = ledger.stop(at(7));
+    let before = ledger.commits();
+    drop(gate);
+    get(alive);
+    assert_eq!(get(reclaimed), Reclaimed::default());
+    get(intended);
+    get(stopped);
+    has_begun.recv().unwrap();
+    // That of the gate, and one each.
+    assert_eq!(ledger.commits() - before, 5);
+    drop(end);
+    let refused = waiting.into_iter().map(ask).filter(Result::is_err);
+    assert_eq!(refused.count(), 20_000 - 16_383);
+    assert_eq!(home.number("SELECT count(*) FROM ends"), 2);
+    assert_eq!(
+        home.number("SELECT stopped_at FROM instances"),
+        at(7).as_millisecond()
+    );
+}
+
+#[test]
+fn a_step_of_letting_go_that_fails_takes_nothing_else_with_it() {
+    let home = Home::new();
+    let ledger = home.open();
+    let run = Run::new();
+    for name in ["a", "b"] {
+        let open = run.start(&ledger, name, at(0));
+        run.end(&ledger, &open, EndReason::Completed, at(0));
+    }
+    // What only that step reads is not there.
+    home.sqlite()
+        .execute_batch("ALTER TABLE ends RENAME COLUMN detected_at TO noticed_at")
+        .unwrap();
+    let gate = hold(&ledger);
+    let reclaimed = ledger.reclaim(at(5000), Duration::ZERO);
+    let started = append_one(&ledger, run.start_event(NewSession::new(id("c")), at(1)));
+    drop(gate);
+    ask(reclaimed).unwrap_err();
+    assert_eq!(get(started)[0].seq(), Some(5));
 }
 
 #[test]

@@ -1,14 +1,20 @@
 //! Opening: what is there afterwards, and what is refused and left alone.
 
 use std::path::Path;
+use std::sync::mpsc;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt as _;
 
 use super::support::{Home, SmallDisk};
 use crate::durability::Durability;
-use crate::ledger::Ledger;
 use crate::ledger::sqlite::schema::MIGRATIONS;
 use crate::ledger::sqlite::{OpenError, SqliteLedger};
 use crate::ledger::tests::support::*;
-use crate::session::EndReason;
+use crate::ledger::{Append, Ledger};
+use crate::session::{EndReason, NewSession};
+use crate::state_dir::StateDir;
 
 fn refused(home: &Home) -> OpenError {
     SqliteLedger::open(home.path(), Durability::Power).unwrap_err()
@@ -47,7 +53,26 @@ fn a_new_ledger_is_for_its_owner_alone() {
         let mode = path.metadata().unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{}", path.display());
     }
-    assert!(ledger.size_bytes().unwrap() > 0);
+    let on_disk = [home.path(), home.wal()].map(|path| path.metadata().unwrap().len());
+    assert_eq!(ledger.size_bytes(), Some(on_disk.iter().sum()));
+}
+
+#[test]
+fn who_watches_an_old_part_of_the_log_holds_up_no_start() {
+    let home = used();
+    let ledger = home.open();
+    let (release, is_released) = std::sync::mpsc::channel::<()>();
+    let list = ledger.lists.ask(move |_| {
+        let _ = is_released.recv();
+        Ok(())
+    });
+    let mut replayed = ledger.replay(0, 64);
+    assert!(get(ledger.last_ended(&id("a"))).is_some());
+    assert_eq!(get(ledger.read(0, 64)).events.len(), 3);
+    assert!((&mut replayed).now_or_never().is_none());
+    drop(release);
+    get(list);
+    assert_eq!(get(replayed).events.len(), 3);
 }
 
 #[test]
@@ -228,8 +253,9 @@ fn a_directory_that_does_not_exist_is_named() {
 fn a_ledger_of_an_earlier_version_is_migrated_and_a_copy_of_it_kept() {
     let home = used();
     let later = [MIGRATIONS[0], "CREATE TABLE notes (text TEXT) STRICT;"];
-    let open =
-        |migrations: &[&str]| SqliteLedger::open_with(&home.path(), Durability::Power, migrations);
+    let open = |migrations: &[&str]| {
+        SqliteLedger::open_with(&home.path(), Durability::Power, migrations, None)
+    };
     let ledger = open(&later).unwrap();
     assert_eq!(ledger.head(), 3);
     ledger.close();
@@ -254,6 +280,34 @@ fn a_migration_that_fails_leaves_the_ledger_as_it_was() {
         MIGRATIONS[0],
         "CREATE TABLE notes (text TEXT) STRICT; DROP TABLE nothing;",
     ];
-    SqliteLedger::open_with(&home.path(), Durability::Power, &broken).unwrap_err();
+    SqliteLedger::open_with(&home.path(), Durability::Power, &broken, None).unwrap_err();
     assert_eq!(home.open().head(), 3);
+}
+
+#[test]
+fn a_state_directory_is_not_let_go_of_while_its_ledger_has_something_to_write() {
+    let home = Home::new();
+    let state_dir = StateDir::open(home.directory()).unwrap();
+    let ledger = SqliteLedger::open_in(&state_dir, Durability::Process).unwrap();
+    let (gate, closed) = mpsc::channel::<()>();
+    drop(ledger.writer.ask(0, move |_| {
+        let _ = closed.recv();
+        Ok(())
+    }));
+    let event = Run::new().start_event(NewSession::new(id("a")), at(0));
+    let recorded = ledger.append(Append {
+        events: vec![event],
+        amended: None,
+    });
+    drop((ledger, state_dir));
+    StateDir::open(home.directory()).unwrap_err();
+
+    drop(gate);
+    get(recorded);
+    let until = Instant::now() + Duration::from_secs(60);
+    while StateDir::open(home.directory()).is_err() {
+        assert!(Instant::now() < until, "the directory is never let go of");
+        sleep(Duration::from_millis(1));
+    }
+    assert!(!home.wal().exists(), "the file was closed before");
 }

@@ -98,6 +98,77 @@ fn what_a_process_held_that_died_ends_with_crash_when_it_was_last_known_alive() 
 }
 
 #[test]
+fn what_was_written_since_the_file_was_opened_is_ended_too_and_no_place_comes_twice() {
+    let home = Home::new();
+    let ledger = home.open();
+    begin(&ledger, at(0));
+    let next = home.open();
+    let run = Run::new();
+    run.start(&ledger, "late", at(1));
+    let (_, recovery) = begin(&next, at(10));
+    assert_eq!((recovery.found, next.head()), (1, 2));
+    assert_eq!(run.start(&next, "new", at(11)).start_seq, 3);
+    assert_eq!(read_all(&next, 10).0.len(), 3);
+}
+
+#[test]
+fn a_clock_that_jumped_ahead_and_back_puts_no_end_after_the_moment_it_is_noticed() {
+    let home = Home::new();
+    let ledger = home.open();
+    let (run, _) = begin(&ledger, at(0));
+    run.start(&ledger, "before", at(1));
+    get(ledger.keep_alive(at(3600)));
+    run.start(&ledger, "ahead", at(3601));
+    run.start(&ledger, "after", at(2));
+    let next = home.killed();
+    let ledger = next.open();
+    begin(&ledger, at(10));
+    assert_eq!(
+        next.number("SELECT count(*) FROM ends WHERE ended_at IS NOT NULL"),
+        0
+    );
+    for event in get(ledger.read(3, 10)).events.iter() {
+        let end = event.how_ended().unwrap();
+        assert_eq!(
+            (event.timestamp(), end.detected_at, end.ended_at),
+            (at(10), at(10), at(10))
+        );
+        let id = &event.session().unwrap().id;
+        let ended = get(ledger.last_ended(id)).unwrap().end.unwrap();
+        assert_eq!(ended.0, *end, "what is looked up is what is told");
+    }
+}
+
+#[test]
+fn a_session_that_starts_in_the_future_ends_when_that_is_noticed_and_is_let_go_of() {
+    let home = Home::new();
+    let ledger = home.open();
+    let (run, _) = begin(&ledger, at(0));
+    let far = at(1_000_000_000);
+    let starts = ["a", "b", "c"].map(|name| {
+        let mut new = NewSession::new(id(name));
+        new.started_at = Some(far);
+        run.start_event(new, at(1))
+    });
+    let starts = append(&ledger, starts.into());
+    let end = run.end(&ledger, &open(&starts[0]), EndReason::Completed, at(2));
+    assert_eq!((end.timestamp(), end.duration_ms()), (at(2), Some(0)));
+    let next = home.killed();
+    let ledger = next.open();
+    begin(&ledger, at(10));
+    let (events, _) = read_all(&ledger, 10);
+    for told in events.iter().filter(|told| told.end.is_some()) {
+        let end = told.end.as_ref().unwrap();
+        assert!(end.ended_at == end.detected_at && end.detected_at == told.timestamp);
+        assert!(told.timestamp <= at(10), "{told:?}");
+        let ended = get(ledger.last_ended(&told.session.id)).unwrap();
+        assert_eq!(Some(ended.end.unwrap().0), told.end);
+    }
+    get(ledger.reclaim(at(5000), Duration::from_secs(1000)));
+    assert_eq!(next.number("SELECT count(*) FROM starts"), 1, "the newest");
+}
+
+#[test]
 fn what_a_process_held_that_was_about_to_stop_ends_with_the_reason_of_the_stop() {
     for reason in [EndReason::Shutdown, EndReason::Restart] {
         let home = Home::new();
@@ -203,4 +274,86 @@ fn parked_events_and_cursors_outlive_the_process() {
     );
     let dead = get(ledger.dead_letters("audit", 0, 10));
     assert_eq!(told(&dead[0].event), told(&events[1]));
+}
+
+/// The deaths of `plugin` after one more run of `home` that dies once `work` is done in it.
+fn deaths_after(home: &mut Home, plugin: &str, work: impl FnOnce(&SqliteLedger, Run)) -> u32 {
+    let ledger = home.open();
+    let (run, _) = begin(&ledger, at(0));
+    get(ledger.attach(plugin));
+    work(&ledger, run);
+    *home = home.killed();
+    drop(ledger);
+    let ledger = home.open();
+    // As a supervisor does, whose new plugins are to hear of what the recovery ends.
+    let deaths = get(ledger.attach(plugin)).deaths;
+    begin(&ledger, at(0));
+    assert_eq!(get(ledger.attach(plugin)).deaths, deaths);
+    get(ledger.stop(at(0)));
+    ledger.close();
+    deaths
+}
+
+fn to(cursor: u64) -> Progress {
+    Progress {
+        cursor: Some(cursor),
+        ..Progress::default()
+    }
+}
+
+#[test]
+fn runs_that_die_are_counted_for_plugins_that_were_owed_something_until_they_get_on() {
+    let mut home = Home::new();
+    let died = |home: &mut Home| deaths_after(home, "audit", |_, _| {});
+    let owed = deaths_after(&mut home, "audit", |ledger, run| {
+        run.start(ledger, "a", at(0));
+    });
+    assert_eq!(owed, 1);
+    assert_eq!(died(&mut home), 2, "a stop in between changes nothing");
+    assert_eq!(died(&mut home), 3);
+
+    let parks = deaths_after(&mut home, "audit", |ledger, _| {
+        let event = get(ledger.read(0, 1)).events[0].clone();
+        let park = Progress {
+            park: vec![parked(&event, 1, false)],
+            ..Progress::default()
+        };
+        get(ledger.advance("audit", park));
+    });
+    assert_eq!(parks, 4, "what is only counted is no progress");
+    let unparks = deaths_after(&mut home, "audit", |ledger, _| {
+        let unpark = Progress {
+            unpark: vec![1],
+            ..Progress::default()
+        };
+        get(ledger.advance("audit", unpark));
+    });
+    assert_eq!(unparks, 1);
+    let moves = deaths_after(&mut home, "audit", |ledger, _| {
+        get(ledger.advance("audit", to(1)));
+    });
+    assert_eq!(moves, 1, "it is behind the end of `a` still");
+    let catches_up = deaths_after(&mut home, "audit", |ledger, _| {
+        get(ledger.advance("audit", to(ledger.head())));
+    });
+    assert_eq!(catches_up, 0);
+    assert_eq!(died(&mut home), 0, "it was owed nothing");
+}
+
+#[test]
+fn a_run_that_stops_or_a_plugin_that_is_detached_has_no_deaths() {
+    let mut home = Home::new();
+    let ledger = home.open();
+    let (run, _) = begin(&ledger, at(0));
+    get(ledger.attach("audit"));
+    run.start(&ledger, "a", at(0));
+    get(ledger.stop(at(1)));
+    ledger.close();
+    let ledger = home.open();
+    begin(&ledger, at(2));
+    assert_eq!(get(ledger.attach("audit")).deaths, 0);
+    get(ledger.detach_others(&["crm".into()], at(3)));
+    ledger.close();
+    deaths_after(&mut home, "crm", |_, _| {});
+    assert_eq!(get(home.open().attach("audit")).deaths, 0);
 }
