@@ -66,7 +66,7 @@ impl LedgerHealth {
     }
 
     /// The files are gone: what is recorded from now on would be found by nobody.
-    pub(crate) fn lose(&self, error: LedgerError) {
+    pub(crate) fn lose(&self, error: &LedgerError) {
         if self.0.lost.set(error.clone()).is_ok() {
             error!(%error, "starts and ends are refused from now on: start again");
         }
@@ -116,7 +116,7 @@ mod tests {
     #[test]
     fn a_lost_ledger_stays_lost() {
         let health = LedgerHealth::default();
-        health.lose(LedgerError::new("removed"));
+        health.lose(&LedgerError::new("removed"));
         health.beat(&Ok(()));
         assert!(!health.can_write());
         assert!(health.lost().is_some());

@@ -87,7 +87,7 @@ impl Upkeep {
             let look = move || check_files(&*ledger, lock.as_ref());
             if let Ok(Err(error)) = tokio::task::spawn_blocking(look).await {
                 (self.on_error)();
-                self.health.lose(error);
+                self.health.lose(&error);
                 return;
             }
         }

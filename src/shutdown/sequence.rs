@@ -115,7 +115,7 @@ impl Sequence {
         let looked = tokio::task::spawn_blocking(move || check_files(&*ledger, lock.as_ref()));
         let looked = timeout(settings.budget.ledger_patience(), looked).await;
         if let Ok(Ok(Err(error))) = looked {
-            settings.health.lose(error);
+            settings.health.lose(&error);
         }
     }
 

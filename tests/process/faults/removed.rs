@@ -15,9 +15,12 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const CONFIG: &str = "state_dir = \"state\"\n[[plugin]]\nname = \"audit\"\nkind = \"log\"\n\
     path = \"audit.jsonl\"\n";
 
+/// Takes something of a state directory away.
+type TakeAway = fn(&Path);
+
 #[test]
 fn g6_a_gateway_whose_files_are_taken_away_records_nothing_that_nobody_would_find() {
-    let ways: [(&str, fn(&Path)); 4] = [
+    let ways: [(&str, TakeAway); 4] = [
         ("removed", |state| fs::remove_dir_all(state).unwrap()),
         ("moved", |state| {
             fs::rename(state, state.with_extension("aside")).unwrap();
