@@ -41,7 +41,7 @@ impl PluginState {
 
     /// Whether what it is owed waits for something else than the plugin's own pace, so that waiting
     /// for it may be in vain.
-    pub(crate) fn waits(self) -> bool {
+    pub fn waits(self) -> bool {
         match self {
             Self::Healthy | Self::Lagging => false,
             Self::Retrying => true,
