@@ -75,7 +75,6 @@ struct LaneHandle {
 pub struct PluginBus {
     settings: BusSettings,
     ledger: Arc<dyn Ledger>,
-    head: watch::Sender<Seq>,
     /// The plugins with their places in the log, until the bus has started.
     plugins: Vec<(PluginSpec, Position)>,
     lanes: Vec<LaneHandle>,
@@ -119,7 +118,7 @@ impl std::fmt::Debug for PluginBus {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("PluginBus")
             .field("lanes", &self.lanes.len())
-            .field("head", &*self.head.borrow())
+            .field("head", &*self.settings.head.borrow())
             .finish_non_exhaustive()
     }
 }
@@ -144,7 +143,6 @@ impl PluginBus {
         plugins: Vec<(PluginSpec, Position)>,
     ) -> Self {
         Self {
-            head: settings.head.clone(),
             settings,
             ledger,
             plugins,
@@ -193,7 +191,7 @@ impl PluginBus {
         let ties = Ties {
             ledger: Arc::clone(&self.ledger),
             clock: self.settings.clock.clone(),
-            head: self.head.subscribe(),
+            head: self.settings.head.subscribe(),
             commands: command_receiver,
             status: status_sender,
             monitor: self.settings.monitor.lane(name),
@@ -279,7 +277,7 @@ impl Handler<Drain> for PluginBus {
     fn handle(&mut self, message: Drain, _: &mut Context<Self>) -> Self::Result {
         let sessions = message.ends.map_or(0, |ends| ends.count as u64);
         let specs = self.lanes.iter().map(|lane| lane.host.spec());
-        let listeners = specs.filter(|spec| spec.hooks().contains(Hook::SessionEnd));
+        let listeners = specs.filter(|spec| spec.hears_ends());
         let listeners = listeners.map(PluginSpec::shared_name);
         self.settings.monitor.begin_drain(sessions, listeners);
         let ends = message.ends.map(|ends| ends.first..=ends.last);

@@ -116,7 +116,7 @@ impl Handler<SessionStart> for PluginBus {
                 .events
                 .push(Event::start(session, timestamp, instance)),
         }
-        let (recorder, head) = (self.recorder(), self.head.clone());
+        let (recorder, head) = (self.recorder(), self.settings.head.clone());
         let turn = Arc::clone(&self.turn);
         Box::pin(async move {
             let turn = turn.lock().await;
@@ -135,7 +135,7 @@ impl Handler<SessionEnd> for PluginBus {
 
     fn handle(&mut self, message: SessionEnd, _: &mut Context<Self>) -> Self::Result {
         let instance = self.settings.instance;
-        let (recorder, head) = (self.recorder(), self.head.clone());
+        let (recorder, head) = (self.recorder(), self.settings.head.clone());
         let turn = Arc::clone(&self.turn);
         Box::pin(async move {
             let mut turn = Some(turn.lock().await);

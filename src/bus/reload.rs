@@ -14,7 +14,6 @@ use super::delivery::PluginHost;
 use super::runner::{Command, Operation};
 use super::{LaneHandle, PluginBus};
 use crate::error::Error;
-use crate::event::Hook;
 use crate::ledger::Position;
 use crate::plugin::PluginSpec;
 
@@ -48,8 +47,9 @@ impl Listeners {
     }
 
     fn set<'a>(&self, plugins: impl Iterator<Item = &'a PluginSpec>) {
-        let hears_ends = |plugin: &&PluginSpec| plugin.hooks().contains(Hook::SessionEnd);
-        let listeners = plugins.filter(hears_ends).map(PluginSpec::shared_name);
+        let listeners = plugins
+            .filter(|plugin| plugin.hears_ends())
+            .map(PluginSpec::shared_name);
         self.0.send_replace(listeners.collect());
     }
 

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::lane::Outcome;
 use super::runner::{LaneRunner, report_failure};
-use crate::event::{Deadline, Event, Hook, Verdict};
+use crate::event::{Deadline, Event, Verdict};
 
 /// How many sessions are named that a plugin was not told of.
 const MAX_NAMED: usize = 1000;
@@ -40,7 +40,7 @@ impl LaneRunner {
     pub(super) async fn tell_unrecorded(&self, ends: &[Event], cut: Instant) -> ToldUnrecorded {
         let spec = self.host.spec();
         let mut told = ToldUnrecorded::default();
-        if !spec.hooks().contains(Hook::SessionEnd) {
+        if !spec.hears_ends() {
             return told;
         }
         let mut can_tell = self.lane.is_idle();

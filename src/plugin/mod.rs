@@ -20,7 +20,7 @@ pub use self::adapter::{Panicked, PerSession};
 pub use self::log::LogPlugin;
 #[cfg(feature = "sqlite")]
 pub use self::sql::{SqlPlugin, SqlSettings};
-use crate::event::{Deliver, Event, Hooks};
+use crate::event::{Deliver, Event, Hook, Hooks};
 use crate::place::Place;
 
 /// Someone who is told of starts and ends.
@@ -275,6 +275,11 @@ impl PluginSpec {
     /// The hooks that it listens to.
     pub fn hooks(&self) -> Hooks {
         self.hooks
+    }
+
+    /// Whether it is told of ends.
+    pub fn hears_ends(&self) -> bool {
+        self.hooks.contains(Hook::SessionEnd)
     }
 
     /// How patiently it is served.

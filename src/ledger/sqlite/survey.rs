@@ -4,10 +4,10 @@ use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
+use super::SqliteLedger;
 use super::fault::OpenError;
 use super::recovery::{LAST_RUN, predecessor};
 use super::schema;
-use super::{HEAD, SqliteLedger};
 use crate::durability::Durability;
 use crate::event::Seq;
 use crate::ledger::Predecessor;
@@ -19,8 +19,6 @@ use crate::session::EndReason;
 pub struct Survey {
     /// The last run, if there was one.
     pub predecessor: Option<Predecessor>,
-    /// The place of the last event in the log.
-    pub head: Seq,
     /// How many sessions are open.
     pub open: u64,
     /// The ids of the first of these, in the order of their starts.
@@ -76,7 +74,6 @@ impl SqliteLedger {
 
 fn survey(connection: &Connection, named: usize) -> rusqlite::Result<Survey> {
     let predecessor = connection.query_row(LAST_RUN, [], predecessor).optional()?;
-    let head = connection.query_row(HEAD, [], |row| row.get(0))?;
     let open = connection.query_row("SELECT count(*) FROM open", [], |row| row.get(0))?;
     let sessions = connection
         .prepare(
@@ -115,7 +112,6 @@ fn survey(connection: &Connection, named: usize) -> rusqlite::Result<Survey> {
         .collect::<rusqlite::Result<_>>()?;
     Ok(Survey {
         predecessor,
-        head,
         open,
         sessions,
         plugins,
