@@ -89,7 +89,9 @@ pub use self::monitor::{
     Counts, DeliveryCount, DeliveryNotice, DeliveryOutcome, DrainProgress, HistogramCounts,
     LaneProgress, PluginCounts, Refusal, Watched, Watcher,
 };
-pub use self::plugin::{DeliveryPolicy, Down, LogPlugin, Panicked, PerSession, Plugin, PluginSpec};
+pub use self::plugin::{
+    DeliveryPolicy, Disabled, Down, LogPlugin, Panicked, PerSession, Plugin, PluginSpec,
+};
 #[cfg(feature = "sqlite")]
 pub use self::plugin::{SqlPlugin, SqlSettings};
 pub use self::registry::{

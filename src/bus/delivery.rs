@@ -13,7 +13,7 @@ use tracing::warn;
 use super::lane::{Failure, Outcome};
 use crate::event::{Deadline, Deliver, Event};
 use crate::place::Place;
-use crate::plugin::{Down, OutOfTime, Panicked, PluginSpec};
+use crate::plugin::{Disabled, Down, OutOfTime, Panicked, PluginSpec};
 
 /// A plugin and the thread that it lives on.
 pub(super) struct PluginHost {
@@ -65,7 +65,8 @@ impl PluginHost {
             warn!(plugin = self.spec.name(), "the plugin's actor is replaced");
         }
         let started = catch_unwind(AssertUnwindSafe(|| self.spec.start(&self.place)));
-        let started = started.map_err(|_| Failure::Down("its actor could not be made".into()))?;
+        let started =
+            started.map_err(|_| Failure::Down("its actor could not be made".into(), None))?;
         *actor = Some(started.clone());
         Ok(started)
     }
@@ -123,8 +124,10 @@ fn failure_of(error: &anyhow::Error) -> Failure {
     let message = format!("{error:#}").into();
     if error.is::<OutOfTime>() {
         Failure::TimedOut
-    } else if error.is::<Down>() {
-        Failure::Down(message)
+    } else if let Some(down) = error.downcast_ref::<Down>() {
+        Failure::Down(message, down.wait())
+    } else if error.is::<Disabled>() {
+        Failure::Disabled(message)
     } else if error.is::<Panicked>() {
         Failure::Panicked(message)
     } else {

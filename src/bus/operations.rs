@@ -230,7 +230,7 @@ impl Drop for CancelledOnDrop {
 impl TestOutcome {
     fn of(outcome: &Outcome) -> Self {
         match &outcome.failure {
-            Some(Failure::Down(_) | Failure::Error(_)) => Self::Error,
+            Some(Failure::Down(..) | Failure::Disabled(_) | Failure::Error(_)) => Self::Error,
             Some(Failure::TimedOut) => Self::Timeout,
             Some(Failure::Panicked(_)) => Self::Panic,
             // Some event was rejected.

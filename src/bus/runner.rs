@@ -449,7 +449,11 @@ impl LaneRunner {
 
     fn state(&self) -> PluginState {
         let lag = LAG_DELIVERIES * self.host.spec().policy().max_batch as u64;
-        if self.lane.is_retrying() {
+        if self.lane.is_disabled() {
+            PluginState::Disabled
+        } else if self.lane.is_quarantined() {
+            PluginState::Quarantined
+        } else if self.lane.is_retrying() {
             PluginState::Retrying
         } else if self.lane.owed() > lag {
             PluginState::Lagging
@@ -476,9 +480,7 @@ impl LaneRunner {
         let dead = self.lane.dead() as u64;
         let last_error = self.lane.last_error();
         self.status.send_if_modified(|status| {
-            if status.state != state {
-                debug!(from = ?status.state, to = ?state, "plugin state changed");
-            }
+            report_change(status.state, state, last_error);
             let is_same = status.state == state
                 && (status.owed, status.dead) == (owed, dead)
                 && status.last_error.as_ref() == last_error;
@@ -490,6 +492,26 @@ impl LaneRunner {
             status.latency_ms = self.latency_ms.map(rounded);
             !is_same
         });
+    }
+}
+
+/// Logs that a plugin is in another state now.
+fn report_change(from: PluginState, to: PluginState, error: Option<&Arc<str>>) {
+    let is_given_up = |state| matches!(state, PluginState::Quarantined | PluginState::Disabled);
+    let (was, is) = (from.as_str(), to.as_str());
+    if from == to {
+        return;
+    }
+    if is_given_up(to) {
+        let error = error.map_or("", |error| &**error);
+        warn!(
+            was,
+            is, error, "the plugin is told nothing for now: its events stay owed"
+        );
+    } else if is_given_up(from) {
+        info!(was, is, "the plugin is told again");
+    } else {
+        debug!(was, is, "plugin state changed");
     }
 }
 

@@ -33,18 +33,31 @@ pub enum PluginState {
     Lagging,
     /// It failed, or rejected an event: something waits for another attempt.
     Retrying,
+    /// It failed ten times in a row: it is tried again every
+    /// [`backoff_max`](crate::DeliveryPolicy::backoff_max), or when it is resumed, and a shutdown
+    /// does not wait for it.
+    Quarantined,
+    /// It said that it wants nothing more: it is told nothing until it is resumed, or the process
+    /// starts again.
+    Disabled,
 }
 
 impl PluginState {
     /// Every state.
-    pub const ALL: &[Self] = &[Self::Healthy, Self::Lagging, Self::Retrying];
+    pub const ALL: &[Self] = &[
+        Self::Healthy,
+        Self::Lagging,
+        Self::Retrying,
+        Self::Quarantined,
+        Self::Disabled,
+    ];
 
     /// Whether what it is owed waits for something else than the plugin's own pace, so that waiting
     /// for it may be in vain.
     pub fn waits(self) -> bool {
         match self {
             Self::Healthy | Self::Lagging => false,
-            Self::Retrying => true,
+            Self::Retrying | Self::Quarantined | Self::Disabled => true,
         }
     }
 
@@ -54,6 +67,8 @@ impl PluginState {
             Self::Healthy => "healthy",
             Self::Lagging => "lagging",
             Self::Retrying => "retrying",
+            Self::Quarantined => "quarantined",
+            Self::Disabled => "disabled",
         }
     }
 }

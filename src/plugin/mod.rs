@@ -41,7 +41,7 @@ pub trait Plugin: 'static {
     /// # Errors
     ///
     /// [`Down`] when the plugin can't work at present: it is tried again later with the same
-    /// events. Any other error is the failure of the events that got no answer through
+    /// events. [`Disabled`] when it never will. Any other error is the failure of the events that got no answer through
     /// [`Deliver::acks`]: they are then tried one by one, and an event that fails by itself
     /// repeatedly becomes a dead letter.
     fn deliver(&self, delivery: &Deliver) -> impl Future<Output = anyhow::Result<()>>;
@@ -50,22 +50,61 @@ pub trait Plugin: 'static {
 /// The failure of a plugin that can't work at present, whatever it is asked: a refused
 /// connection, a locked database, a full disk. No event is blamed for it.
 #[derive(Debug)]
-pub struct Down(anyhow::Error);
+pub struct Down {
+    error: anyhow::Error,
+    retry_after: Option<Duration>,
+}
 
 impl Down {
     /// Says that the plugin is down because of `error`.
     pub fn new(error: impl Into<anyhow::Error>) -> Self {
-        Self(error.into())
+        Self {
+            error: error.into(),
+            retry_after: None,
+        }
+    }
+
+    /// Asks for no further attempt before this much time has passed. What the plugin's backoff
+    /// comes to is waited for in any case, and a shutdown tries once all the same.
+    #[must_use]
+    pub fn retry_after(mut self, wait: Duration) -> Self {
+        self.retry_after = Some(wait);
+        self
+    }
+
+    pub(crate) fn wait(&self) -> Option<Duration> {
+        self.retry_after
     }
 }
 
 impl fmt::Display for Down {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:#}", self.0)
+        write!(f, "{:#}", self.error)
     }
 }
 
 impl std::error::Error for Down {}
+
+/// The failure of a plugin that wants to be told nothing more: whoever it speaks for has gone for
+/// good. It is disabled until an operator resumes it, or until the next start; its events stay
+/// owed.
+#[derive(Debug)]
+pub struct Disabled(anyhow::Error);
+
+impl Disabled {
+    /// Says that the plugin is to be disabled because of `error`.
+    pub fn new(error: impl Into<anyhow::Error>) -> Self {
+        Self(error.into())
+    }
+}
+
+impl fmt::Display for Disabled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#}", self.0)
+    }
+}
+
+impl std::error::Error for Disabled {}
 
 /// The failure of a plugin that noticed by itself that the time of a delivery is over. It counts
 /// like a delivery that does not answer in time.

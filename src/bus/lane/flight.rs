@@ -19,8 +19,10 @@ pub(in crate::bus) struct Now {
 /// Why a delivery failed as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::bus) enum Failure {
-    /// The plugin said that it can't work at present.
-    Down(Arc<str>),
+    /// The plugin said that it can't work at present, and how long it wants to be left alone.
+    Down(Arc<str>, Option<Duration>),
+    /// The plugin said that it wants nothing more.
+    Disabled(Arc<str>),
     /// The plugin returned some other error.
     Error(Arc<str>),
     /// No answer in time.
@@ -32,7 +34,10 @@ pub(in crate::bus) enum Failure {
 impl Failure {
     pub(in crate::bus) fn message(&self) -> Arc<str> {
         match self {
-            Self::Down(error) | Self::Error(error) | Self::Panicked(error) => Arc::clone(error),
+            Self::Down(error, _)
+            | Self::Disabled(error)
+            | Self::Error(error)
+            | Self::Panicked(error) => Arc::clone(error),
             Self::TimedOut => "timed out".into(),
         }
     }
@@ -57,7 +62,7 @@ impl Outcome {
     ) -> Attempt<'a> {
         let failure = self.failure.as_ref().map(|failure| match failure {
             _ if is_cut => DeliveryOutcome::Cut,
-            Failure::Down(_) | Failure::Error(_) => DeliveryOutcome::Error,
+            Failure::Down(..) | Failure::Disabled(_) | Failure::Error(_) => DeliveryOutcome::Error,
             Failure::TimedOut => DeliveryOutcome::Timeout,
             Failure::Panicked(_) => DeliveryOutcome::Panic,
         });

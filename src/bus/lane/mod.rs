@@ -6,9 +6,12 @@
 //! | it returned an error, several events | tried one by one | goes on |
 //! | it returned an error, one event | counts an attempt: parked, in the end a dead letter | goes on |
 //! | it said that it is down | stay, tried again as they were | backs off |
+//! | it said that it is disabled | stay | delivers nothing until it is resumed |
 //! | timed out or panicked, several events | tried one by one | backs off, unless some were acknowledged |
 //! | timed out or panicked, one event | counts an attempt if the plugin acknowledged another since the event last failed, or, where no other is left to tell, since it was first tried; otherwise stays, behind the others | backs off unless it counted |
 //! | cut by the cap | stay | is finished |
+//!
+//! A lane that backs off for the tenth time in a row puts its plugin into quarantine.
 //!
 //! An event that the plugin rejected by itself counts an attempt in any case. What the plugin took
 //! before an earlier event of the same incarnation is delivered again after that one.
@@ -50,6 +53,12 @@ use crate::session::{Incarnation, SessionId};
 /// How many events may be parked, the dead not counted, before the lane pauses: a plugin that
 /// rejects everything must not move the whole log into memory.
 const MAX_PARKED: usize = 10_000;
+
+/// How many failed rounds in a row put a plugin into quarantine.
+const QUARANTINE_AFTER: u32 = 10;
+
+/// The longest wait that a plugin can ask for.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 3600);
 
 /// Why an event is dead that was not rejected.
 const TOO_LONG: &str = "the plugin was down for too long";
@@ -99,6 +108,8 @@ pub(super) struct Lane {
     is_closed: bool,
     /// Deliveries are held back until the plugin is served otherwise.
     is_paused: bool,
+    /// The plugin wants nothing more, until somebody resumes it.
+    is_disabled: bool,
     /// Events up to here are parked instead of being delivered, and nothing else is done before
     /// that is recorded.
     careful_to: Option<Seq>,
@@ -145,6 +156,7 @@ impl Lane {
             drain: None,
             is_closed: false,
             is_paused: false,
+            is_disabled: false,
         }
     }
 
@@ -159,6 +171,23 @@ impl Lane {
     /// Whether something waits for another attempt.
     pub(super) fn is_retrying(&self) -> bool {
         self.retry_at.is_some() || self.parked.live() > 0
+    }
+
+    /// Whether the plugin has failed so often in a row that it is tried at long intervals only, and
+    /// not by a shutdown.
+    pub(super) fn is_quarantined(&self) -> bool {
+        self.failed_rounds >= QUARANTINE_AFTER
+    }
+
+    /// Whether the plugin wants nothing more.
+    pub(super) fn is_disabled(&self) -> bool {
+        self.is_disabled
+    }
+
+    /// Whether nothing is delivered for now, whatever the time.
+    fn is_held(&self) -> bool {
+        let is_given_up = self.is_quarantined() && self.cut.is_some();
+        self.is_paused || self.is_disabled || is_given_up
     }
 
     pub(super) fn is_flying(&self) -> bool {
@@ -224,7 +253,7 @@ impl Lane {
         }
         // What is being read becomes a delivery.
         let under_way = self.flights.len() + usize::from(self.reading);
-        if under_way >= max_in_flight || self.is_closed || self.is_paused || is_cut {
+        if under_way >= max_in_flight || self.is_closed || self.is_held() || is_cut {
             return Step::Wait(None);
         }
         if let Some(retry_at) = self.retry_at.filter(|&at| at > now.mono) {
@@ -343,7 +372,7 @@ impl Lane {
                 drain.lose(&self.gap);
             }
         }
-        let waits = self.is_paused || self.retry_at.is_some_and(|at| at > now.mono);
+        let waits = self.is_held() || self.retry_at.is_some_and(|at| at > now.mono);
         let batch = match self.is_cut(now.mono) || waits {
             // It is read again when the plugin is tried again.
             true => Arc::new([]),

@@ -10,8 +10,11 @@ use crate::plugin::DeliveryPolicy;
 use crate::session::Incarnation;
 
 impl Lane {
-    /// Tries at once whatever waits for its next attempt.
+    /// Tries at once whatever waits for its next attempt, as if nothing had failed. That ends a
+    /// quarantine, and the plugin is no longer disabled.
     pub(in crate::bus) fn resume(&mut self, now: Instant) {
+        self.failed_rounds = 0;
+        self.is_disabled = false;
         self.retry_at = None;
         self.parked.hurry(now);
     }

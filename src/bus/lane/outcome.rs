@@ -8,7 +8,7 @@ use tracing::warn;
 
 use super::flight::{Failure, Flight, Now, Outcome, Tries};
 use super::parked::Parking;
-use super::{Lane, TOO_LONG, incarnation_of};
+use super::{Lane, MAX_RETRY_AFTER, TOO_LONG, incarnation_of};
 use crate::event::{Event, Verdict};
 use crate::plugin::DeliveryPolicy;
 
@@ -137,7 +137,7 @@ impl Lane {
         let alone = flight.events.len() == 1;
         let is_down = match failure {
             _ if cut => true,
-            Failure::Down(_) => true,
+            Failure::Down(..) | Failure::Disabled(_) => true,
             Failure::Error(_) => false,
             Failure::TimedOut | Failure::Panicked(_) if alone => {
                 let others_can_tell = flight.events.iter().any(|it| self.owes_others(it));
@@ -164,22 +164,31 @@ impl Lane {
                 self.parked.put_back(seq, tries, now.mono);
             }
         } else {
-            let alone = !matches!(failure, Failure::Down(_)) && !cut;
+            let alone = !matches!(failure, Failure::Down(..) | Failure::Disabled(_)) && !cut;
             self.pending.put_back(flight, open, tries, alone);
             self.park_followers(now);
         }
-        if is_down {
-            self.back_off(flight, now);
+        match failure {
+            Failure::Disabled(_) => self.is_disabled = true,
+            Failure::Down(_, wait) => self.back_off(flight, *wait, now),
+            _ if is_down => self.back_off(flight, None, now),
+            _ => {}
         }
     }
 
-    /// The plugin failed: nothing is tried for a while, and too long a while ends its owed events.
-    fn back_off(&mut self, flight: &Flight, now: Now) {
+    /// The plugin failed: nothing is tried for a while, as long as it asked for at least, and too
+    /// long a while ends its owed events.
+    fn back_off(&mut self, flight: &Flight, asked_for: Option<Duration>, now: Now) {
         // Deliveries that flew side by side and failed together are one failed round.
         if self.failed_at.is_none_or(|at| flight.departed >= at) {
             self.failed_rounds += 1;
             self.failed_at = Some(now.mono);
-            self.retry_at = Some(now.mono + backoff(&self.policy, self.failed_rounds));
+            let wait = match self.is_quarantined() {
+                true => self.policy.backoff_max,
+                false => backoff(&self.policy, self.failed_rounds),
+            };
+            let asked_for = asked_for.unwrap_or_default().min(MAX_RETRY_AFTER);
+            self.retry_at = Some(now.mono + wait.max(asked_for));
         }
         let down_since = *self.down_since.get_or_insert(now.mono);
         if now.mono.saturating_duration_since(down_since) >= self.policy.retry_for {

@@ -10,3 +10,4 @@ mod operator;
 mod order;
 mod plugin;
 mod poison;
+mod quarantine;

@@ -36,7 +36,7 @@ fn a_lane_in_backoff_is_tried_at_once() {
     let mut bench = Bench::new(policy());
     bench.starts(["A", "B"]);
     bench.plugin = Box::new(|_| Takes::Down);
-    bench.wait(600 * SECOND);
+    bench.wait(60 * SECOND);
     bench.plugin = takes([]);
     let tally = bench.drain(2 * SECOND);
     assert_eq!(counts(&tally), [2, 0, 0, 0, 0]);
@@ -48,7 +48,7 @@ fn a_lane_whose_next_attempt_is_after_the_cut_is_finished_and_did_not_time_out()
     let mut bench = Bench::new(policy());
     bench.starts(["A", "B"]);
     bench.plugin = Box::new(|_| Takes::Down);
-    bench.wait(600 * SECOND);
+    bench.wait(60 * SECOND);
     let before = bench.deliveries.len();
     let tally = bench.drain(2 * SECOND);
     assert_eq!(bench.deliveries.len(), before + 1, "tried once, at once");

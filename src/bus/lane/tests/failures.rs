@@ -385,7 +385,7 @@ fn what_was_parked_ahead_of_the_cursor_keeps_its_count_over_a_restart() {
     bench.starts(["B", "A"]);
     bench.next_outcome = Some(Outcome {
         verdicts: vec![Verdict::Open, Verdict::Rejected("no".into())],
-        failure: Some(Failure::Down("down".into())),
+        failure: Some(Failure::Down("down".into(), None)),
     });
     bench.wait(SECOND / 2);
     assert_eq!((bench.cursor, bench.attempts("A+")), (0, 1));
@@ -406,7 +406,7 @@ fn a_lane_with_too_many_parked_ahead_of_the_cursor_goes_on_after_a_restart() {
     }
     let mut verdicts = vec![Verdict::Rejected("no".into()); MAX_PARKED + 1];
     verdicts[0] = Verdict::Open;
-    let failure = Some(Failure::Down("down".into()));
+    let failure = Some(Failure::Down("down".into(), None));
     bench.next_outcome = Some(Outcome { verdicts, failure });
     bench.call_time = Duration::ZERO;
     bench.wait(SECOND / 2);

@@ -80,7 +80,7 @@ impl Bench {
                     continue;
                 }
                 Takes::Fails => Some(Failure::Error("failed".into())),
-                Takes::Down => Some(Failure::Down("down".into())),
+                Takes::Down => Some(Failure::Down("down".into(), None)),
                 Takes::Hangs => Some(Failure::TimedOut),
                 Takes::Kills => {
                     self.kills = true;
