@@ -88,6 +88,14 @@ pub(crate) struct Drain {
     pub(crate) unrecorded: (Arc<[OpenSession]>, Arc<End>),
 }
 
+/// Lets go of every plugin, and waits until then for them and their threads to be gone; not for those
+/// that hang. Answers whether all are. Nothing is delivered any more.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "bool")]
+pub(crate) struct ClosePlugins {
+    pub(crate) until: Instant,
+}
+
 /// Asks how the plugins are, in the order of their registration.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "Vec<PluginStatus>")]

@@ -6,6 +6,7 @@
 //! carries out, `delivery` makes one attempt.
 
 mod delivery;
+mod host;
 mod lane;
 mod messages;
 mod operations;
@@ -25,10 +26,12 @@ use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tracing::{Instrument as _, error, info_span, warn};
 
-use self::delivery::PluginHost;
+use self::host::PluginHost;
 pub(crate) use self::lane::LaneTally;
 use self::lane::{Lane, Now};
-pub(crate) use self::messages::{CutAt, DeliveryStates, Drain, PluginStatuses, TellLifecycle};
+pub(crate) use self::messages::{
+    ClosePlugins, CutAt, DeliveryStates, Drain, PluginStatuses, TellLifecycle,
+};
 pub use self::messages::{RecordedEnds, SessionEnd, SessionStart};
 pub(crate) use self::operations::{
     DiscardDeadLetters, ListDeadLetters, Redeliver, ResumePlugin, TestPlugin,
@@ -96,7 +99,7 @@ impl LaneHandle {
         ledger: Arc<dyn Ledger>,
         now: Timestamp,
     ) -> impl Future<Output = PluginStatus> + use<> {
-        let status = self.status.clone();
+        let (status, host) = (self.status.clone(), Rc::clone(&self.host));
         let (reply, since) = oneshot::channel();
         let _ = self.commands.send(Command::OwedSince(reply));
         async move {
@@ -108,6 +111,7 @@ impl LaneHandle {
             PluginStatus {
                 oldest_owed_age_ms: age.map(|age| u64::try_from(age).unwrap_or(0)),
                 held_bytes: ledger.held_bytes(&status.name),
+                hung_threads: host.hung_threads_now() as u64,
                 ..status
             }
         }
@@ -180,6 +184,7 @@ impl PluginBus {
             held_bytes: None,
             dead: 0,
             last_error: None,
+            hung_threads: 0,
             latency_ms: None,
         };
         let since = position.since;
@@ -240,7 +245,9 @@ impl Handler<TellLifecycle> for PluginBus {
         let listeners = self
             .lanes
             .iter()
-            .filter(|lane| lane.host.spec().hooks().contains(hook));
+            .filter(|lane| lane.host.spec().hooks().contains(hook))
+            // There is no time to spare for those that have been given up for now.
+            .filter(|lane| !lane.status.borrow().state.is_given_up());
         let calls = listeners.map(|lane| {
             let (host, events) = (Rc::clone(&lane.host), Arc::clone(&events));
             let deadline = Deadline::at(message.deadline);
@@ -257,6 +264,22 @@ impl Handler<TellLifecycle> for PluginBus {
         });
         let calls = join_all(calls);
         Box::pin(async move { calls.await.into_iter().flatten().collect() })
+    }
+}
+
+impl Handler<ClosePlugins> for PluginBus {
+    type Result = ResponseFuture<bool>;
+
+    fn handle(&mut self, message: ClosePlugins, _: &mut Context<Self>) -> Self::Result {
+        let hosts: Vec<_> = self
+            .lanes
+            .iter()
+            .map(|lane| Rc::clone(&lane.host))
+            .collect();
+        Box::pin(async move {
+            let closed = join_all(hosts.iter().map(|host| host.close(message.until)));
+            closed.await.into_iter().all(|is_gone| is_gone)
+        })
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::info;
 
-use super::delivery::PluginHost;
+use super::host::PluginHost;
 use super::lane::{Failure, Outcome};
 use super::runner::{Command, LettersChange, LettersChanged, LettersJob, Operation};
 use super::{LaneHandle, PluginBus, PluginStatus};

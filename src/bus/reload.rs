@@ -10,7 +10,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-use super::delivery::PluginHost;
+use super::host::PluginHost;
 use super::runner::{Command, Operation};
 use super::{LaneHandle, PluginBus};
 use crate::error::Error;

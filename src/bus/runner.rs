@@ -17,7 +17,7 @@ use tracing::{Instrument as _, debug, info, info_span, warn};
 
 pub(super) use self::operations::{LettersChange, LettersChanged, LettersJob, Operation};
 use self::operations::{LettersDone, Operations};
-use super::delivery::PluginHost;
+use super::host::PluginHost;
 use super::lane::{Flight, Lane, LaneTally, Now, Outcome, Step};
 use super::{DeliveryState, PluginState, PluginStatus};
 use crate::clock::WallClock;
@@ -30,6 +30,9 @@ const LEDGER_RETRY: Duration = Duration::from_secs(1);
 
 /// How long the count of a backlog may take at the end of a drain.
 const COUNT_TIMEOUT: Duration = Duration::from_millis(20);
+
+/// How long a plugin that was cut off may take to notice it, before it counts as hanging.
+const NOTICE_PATIENCE: Duration = Duration::from_millis(5);
 
 /// How far a lane may be behind the log and still count as healthy, in deliveries.
 const LAG_DELIVERIES: u64 = 4;
@@ -397,6 +400,8 @@ impl LaneRunner {
         };
         let mut tally = self.lane.tally(Instant::now(), unread);
         tally.state = self.state();
+        let notice_by = count_by.min(Instant::now() + NOTICE_PATIENCE);
+        tally.hung_threads = self.host.hung_threads(notice_by).await as u64;
         let first = self.lane.first_end();
         self.monitor.progressed(|| tally.standing(first), true);
         self.lane.close();
@@ -409,6 +414,7 @@ impl LaneRunner {
                 lost = tally.lost,
                 owed_before = tally.owed_before,
                 timed_out = tally.timed_out,
+                hung_threads = tally.hung_threads,
                 last_error = tally.last_error.as_deref(),
                 "drained, but not everything was delivered"
             );
@@ -497,18 +503,17 @@ impl LaneRunner {
 
 /// Logs that a plugin is in another state now.
 fn report_change(from: PluginState, to: PluginState, error: Option<&Arc<str>>) {
-    let is_given_up = |state| matches!(state, PluginState::Quarantined | PluginState::Disabled);
     let (was, is) = (from.as_str(), to.as_str());
     if from == to {
         return;
     }
-    if is_given_up(to) {
+    if to.is_given_up() {
         let error = error.map_or("", |error| &**error);
         warn!(
             was,
             is, error, "the plugin is told nothing for now: its events stay owed"
         );
-    } else if is_given_up(from) {
+    } else if from.is_given_up() {
         info!(was, is, "the plugin is told again");
     } else {
         debug!(was, is, "plugin state changed");

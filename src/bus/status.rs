@@ -61,6 +61,12 @@ impl PluginState {
         }
     }
 
+    /// Whether its events wait until an operator or a long time helps: a shutdown does not wait for
+    /// it.
+    pub(crate) fn is_given_up(self) -> bool {
+        matches!(self, Self::Quarantined | Self::Disabled)
+    }
+
     /// The state's name on the wire.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -95,6 +101,9 @@ pub struct PluginStatus {
     pub dead: u64,
     /// Why its last failed delivery failed; none after a delivery that did not.
     pub last_error: Option<Arc<str>>,
+    /// How many of its threads hang, in code of the plugin that has not come back. It goes on on
+    /// another one, until four are left behind.
+    pub hung_threads: u64,
     /// How long its last deliveries took, in milliseconds, the latest counting most; none before
     /// the first.
     pub latency_ms: Option<f64>,

@@ -177,6 +177,9 @@ impl SupervisorMetrics {
         }
         let help = "Events that a plugin rejected for good";
         to.gauges("dead_letters", help, each(|plugin| plugin.dead as f64))?;
+        let help = "Threads that hang in code of a plugin";
+        let hung = each(|plugin| plugin.hung_threads as f64);
+        to.gauges("hung_threads", help, hung)?;
         let states = self.plugins.iter().flat_map(|plugin| {
             PluginState::ALL.iter().map(|state| {
                 let labels = [("plugin", &*plugin.name), ("state", state.as_str())];

@@ -27,6 +27,10 @@ impl<P: Plugin> Handler<Deliver> for PluginActor<P> {
     fn handle(&mut self, delivery: Deliver, _: &mut Context<Self>) -> Self::Result {
         let plugin = Rc::clone(&self.0);
         Box::pin(async move {
+            // It waited behind something that blocked this thread.
+            if delivery.deadline.is_over() {
+                return Err(OutOfTime("cut off").into());
+            }
             let work = caught(async { plugin.deliver(&delivery).await });
             tokio::select! {
                 biased;

@@ -211,6 +211,7 @@ pub struct PluginSpec {
     hooks: Hooks,
     policy: DeliveryPolicy,
     factory: Factory,
+    is_replaceable: bool,
     configuration: Option<Configuration>,
 }
 
@@ -241,10 +242,13 @@ impl PluginSpec {
     }
 
     /// An actor that runs already, where its owner started it. It can't be replaced: when it has
-    /// died, its events stay owed.
+    /// died, or while it hangs, its events stay owed.
     pub fn running(name: impl Into<Arc<str>>, actor: impl Into<Recipient<Deliver>>) -> Self {
         let actor = actor.into();
-        Self::with_factory(name, Arc::new(move |_| actor.clone()))
+        Self {
+            is_replaceable: false,
+            ..Self::with_factory(name, Arc::new(move |_| actor.clone()))
+        }
     }
 
     /// A closure that is called once per event, for sessions side by side, for one session in
@@ -263,6 +267,7 @@ impl PluginSpec {
             hooks: Hooks::SESSION,
             policy: DeliveryPolicy::default(),
             factory,
+            is_replaceable: true,
             configuration: None,
         }
     }
@@ -324,6 +329,11 @@ impl PluginSpec {
     /// How patiently it is served.
     pub fn policy(&self) -> &DeliveryPolicy {
         &self.policy
+    }
+
+    /// Whether another actor can be made in place of one that hangs or has died.
+    pub(crate) fn is_replaceable(&self) -> bool {
+        self.is_replaceable
     }
 
     /// Makes the plugin's actor at `place`.

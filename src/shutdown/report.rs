@@ -124,6 +124,9 @@ pub struct PluginReport {
     pub duration_ms: u64,
     /// Why its last failed delivery failed.
     pub last_error: Option<String>,
+    /// How many of its threads were left behind, since they hang in code of the plugin.
+    #[serde(default)]
+    pub hung_threads: u64,
     /// The ids of sessions whose end it was not told, at most 1,000.
     pub unfinished: Vec<String>,
 }
@@ -279,6 +282,7 @@ impl PluginReport {
             timed_out: tally.timed_out,
             duration_ms: millis(tally.duration),
             last_error: tally.last_error.as_deref().map(Into::into),
+            hung_threads: tally.hung_threads,
             unfinished: unfinished.collect(),
         }
     }

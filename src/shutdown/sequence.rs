@@ -16,7 +16,7 @@ use super::Shutdown;
 use super::report::{DRAIN_STEP, PluginReport, ShutdownReport, StepOutcome, millis};
 use super::settings::CoordinatorSettings;
 use super::writer::ReportWriter;
-use crate::bus::{CutAt, Drain, RecordedEnds, SessionEnd, TellLifecycle};
+use crate::bus::{ClosePlugins, CutAt, Drain, RecordedEnds, SessionEnd, TellLifecycle};
 use crate::event::{Hook, Lifecycle, OpenSession};
 use crate::ledger::{Intent, LedgerError, LedgerFuture, check_files};
 use crate::registry::{CloseDoor, ClosedDoor};
@@ -25,6 +25,12 @@ use crate::session::{End, EndDetails};
 /// How long the end of the stop may take to be noted and its report to be written, whatever is left
 /// of the budget.
 const END_PATIENCE: Duration = Duration::from_millis(50);
+
+/// How long plugins may take to let go of what they have.
+const CLOSE_PATIENCE: Duration = Duration::from_millis(200);
+
+/// The name of that step.
+const CLOSE_STEP: &str = "plugins";
 
 /// The name of the ledger among the warnings.
 const LEDGER_WARNING: &str = "ledger";
@@ -73,6 +79,7 @@ impl Sequence {
         }
         self.drain(&closed).await;
         self.writer.write_soon(&self.report.borrow());
+        self.close_plugins().await;
         self.tear_down().await;
         self.finish().await;
     }
@@ -261,6 +268,22 @@ impl Sequence {
         self.report.borrow_mut().warn(LEDGER_WARNING);
         self.all_recorded.set(false);
         ends
+    }
+
+    /// Lets go of the plugins. Those that hang are left behind.
+    async fn close_plugins(&self) {
+        let began = Instant::now();
+        let until = began + CLOSE_PATIENCE.min(self.settings.budget.teardown / 4);
+        let closed = self.settings.bus.send(ClosePlugins { until });
+        // Its own time passes before, unless the bus is stuck.
+        let closed = timeout_at(until + CLOSE_PATIENCE / 4, closed).await;
+        let outcome = match closed {
+            Ok(Ok(true)) => StepOutcome::Ok,
+            Ok(Ok(false) | Err(_)) => StepOutcome::Failed,
+            Err(_) => StepOutcome::TimedOut,
+        };
+        let mut report = self.report.borrow_mut();
+        report.add_step(CLOSE_STEP, began.elapsed(), outcome);
     }
 
     async fn tear_down(&self) {

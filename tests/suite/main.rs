@@ -12,6 +12,7 @@ mod faulty_ledger;
 mod gateway;
 mod guarantees;
 mod hooks;
+mod isolation;
 mod model;
 mod operations;
 mod outage;

@@ -43,6 +43,8 @@ pub(crate) struct LaneTally {
     pub(crate) timed_out: bool,
     pub(crate) duration: Duration,
     pub(crate) last_error: Option<Arc<str>>,
+    /// How many of the plugin's threads hang.
+    pub(crate) hung_threads: u64,
     /// The places of ends that are owed, at most 1,000.
     pub(crate) unfinished: Vec<Seq>,
     /// Of the ends that the ledger did not record.

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Duration, Instant};
 use tracing::{info, warn};
 
-use super::super::delivery::PluginHost;
+use super::super::host::PluginHost;
 use super::{Done, LaneRunner};
 use crate::error::Error;
 use crate::event::{EventId, Seq};

@@ -14,6 +14,7 @@ use super::client::TestGateway;
 const NAMES: &[(&str, &str, &[&str])] = &[
     ("build_info", "gauge", &["version"]),
     ("dead_letters", "gauge", &["plugin"]),
+    ("hung_threads", "gauge", &["plugin"]),
     (
         "deliveries_total",
         "counter",

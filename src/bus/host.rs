@@ -1,0 +1,288 @@
+//! Where a plugin lives: a thread and an actor, which are given up and replaced when it hangs or has
+//! died.
+
+use std::cell::{OnceCell, RefCell};
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use actix::Recipient;
+use actix_rt::Arbiter;
+use futures_util::FutureExt as _;
+use futures_util::future::LocalBoxFuture;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
+use tracing::warn;
+
+use super::lane::Failure;
+use crate::event::{Deadline, Deliver};
+use crate::place::Place;
+use crate::plugin::PluginSpec;
+
+/// How long a plugin that has let a deadline pass may take to notice it, before it counts as
+/// hanging.
+const NOTICE_GRACE: Duration = Duration::from_millis(50);
+
+/// How many threads of one plugin may hang. It is not replaced while there are as many.
+const MAX_HUNG_THREADS: usize = 4;
+
+/// How many blocking tasks (`spawn_blocking`) a plugin may have under way: those that hang can't be
+/// ended, so there must not be ever more of them.
+const MAX_BLOCKING_TASKS: usize = 16;
+
+/// A plugin, and where it lives for now.
+pub(super) struct PluginHost {
+    spec: PluginSpec,
+    own_thread: bool,
+    /// None once it is closed.
+    life: RefCell<Option<Rc<Life>>>,
+    /// Held by each of the plugin's threads until it ends.
+    threads: Arc<()>,
+}
+
+/// An actor and its thread.
+pub(super) struct Life {
+    place: Place,
+    /// The thread is the plugin's own, so it ends with this life.
+    thread: Option<Thread>,
+    actor: OnceCell<Recipient<Deliver>>,
+    /// Deliveries whose deadline has passed, and that the actor has not answered.
+    overdue: RefCell<Vec<LocalBoxFuture<'static, ()>>>,
+}
+
+struct Thread {
+    arbiter: Arbiter,
+    /// Fails when the thread has ended.
+    ended: RefCell<Option<oneshot::Receiver<()>>>,
+}
+
+/// Dropped when its thread has ended, with all that lived there.
+struct ThreadGuard {
+    _ended: oneshot::Sender<()>,
+    _threads: Arc<()>,
+}
+
+thread_local! {
+    static GUARD: RefCell<Option<ThreadGuard>> = const { RefCell::new(None) };
+}
+
+impl fmt::Debug for PluginHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PluginHost")
+            .field("spec", &self.spec)
+            .finish_non_exhaustive()
+    }
+}
+
+impl PluginHost {
+    /// A host for `spec`, on a thread of its own or on the caller's.
+    ///
+    /// # Errors
+    ///
+    /// When the thread can't be started: threads or files may have run out.
+    pub(super) fn new(spec: PluginSpec, own_thread: bool) -> io::Result<Self> {
+        let own_thread = own_thread && spec.is_replaceable();
+        let threads = Arc::new(());
+        let life = Life::begin(own_thread, &threads)?;
+        Ok(Self {
+            spec,
+            own_thread,
+            life: RefCell::new(Some(Rc::new(life))),
+            threads,
+        })
+    }
+
+    pub(super) fn spec(&self) -> &PluginSpec {
+        &self.spec
+    }
+
+    /// The plugin's actor, for a delivery: a new one on a new thread if the last has died, or hangs.
+    pub(super) async fn actor(
+        &self,
+        deadline: &Deadline,
+    ) -> Result<(Rc<Life>, Recipient<Deliver>), Failure> {
+        let life = self.life.borrow().clone();
+        let mut life = life.ok_or_else(|| down("the plugin is closed"))?;
+        if life.is_dead() {
+            life = self.renew(&life, "has died")?;
+        } else if life
+            .hangs(Instant::now() + NOTICE_GRACE.min(deadline.remaining()))
+            .await
+        {
+            life = self.renew(&life, "hangs")?;
+        }
+        let actor = life.actor(&self.spec)?;
+        Ok((life, actor))
+    }
+
+    /// Gives `old` up for a new life.
+    fn renew(&self, old: &Rc<Life>, why: &str) -> Result<Rc<Life>, Failure> {
+        let mut life = self.life.borrow_mut();
+        match &*life {
+            // A delivery beside this one was first.
+            Some(renewed) if !Rc::ptr_eq(renewed, old) => return Ok(Rc::clone(renewed)),
+            Some(_) => {}
+            None => return Err(down("the plugin is closed")),
+        }
+        if !self.spec.is_replaceable() {
+            return Err(down(&format!("its actor {why}, and can't be replaced")));
+        }
+        let left_behind = self.threads_left_behind();
+        if left_behind >= MAX_HUNG_THREADS {
+            let problem = format!("{left_behind} of its threads hang: it is not replaced again");
+            return Err(down(&problem));
+        }
+        let fresh = Life::begin(self.own_thread, &self.threads)
+            .map_err(|error| down(&format!("no thread for it: {error}")))?;
+        let plugin = self.spec.name();
+        warn!(plugin, left_behind, "the plugin {why}: it is replaced");
+        let fresh = Rc::new(fresh);
+        *life = Some(Rc::clone(&fresh));
+        Ok(fresh)
+    }
+
+    /// How many threads there are beside that of the present life.
+    fn threads_left_behind(&self) -> usize {
+        let present = usize::from(self.own_thread);
+        (Arc::strong_count(&self.threads) - 1).saturating_sub(present)
+    }
+
+    /// How many of the plugin's threads hang: those of lives before, and that of the present one if
+    /// it has not answered at `until` what it should have answered already.
+    pub(super) async fn hung_threads(&self, until: Instant) -> usize {
+        let life = self.life.borrow().clone();
+        let hangs = match life {
+            Some(life) => life.hangs(until).await,
+            None => false,
+        };
+        self.threads_left_behind() + usize::from(hangs)
+    }
+
+    /// The same, as far as it can be told at once.
+    pub(super) fn hung_threads_now(&self) -> usize {
+        let life = self.life.borrow();
+        let hangs = life.as_ref().is_some_and(|life| life.is_overdue());
+        self.threads_left_behind() + usize::from(hangs)
+    }
+
+    /// Lets go of the plugin, and waits until `until` for it to be gone with its thread; not for one
+    /// that hangs. Whether it is gone.
+    pub(super) async fn close(&self, until: Instant) -> bool {
+        let Some(life) = self.life.take() else {
+            return true;
+        };
+        let plugin = self.spec.name();
+        if life.hangs(Instant::now()).await {
+            warn!(plugin, "the plugin hangs: it is left behind");
+            return false;
+        }
+        let ended = life.thread.as_ref().and_then(|it| it.ended.take());
+        // Stops its thread, unless a delivery is still under way.
+        drop(life);
+        let Some(ended) = ended else {
+            return true;
+        };
+        let is_gone = timeout_at(until, ended).await.is_ok();
+        if !is_gone {
+            warn!(plugin, "the plugin takes too long to let go");
+        }
+        is_gone
+    }
+}
+
+impl Life {
+    fn begin(own_thread: bool, threads: &Arc<()>) -> io::Result<Self> {
+        let thread = own_thread.then(|| Thread::start(threads)).transpose()?;
+        Ok(Self {
+            place: thread
+                .as_ref()
+                .map_or(Place::Current, |thread| Place::On(thread.arbiter.handle())),
+            thread,
+            actor: OnceCell::new(),
+            overdue: RefCell::default(),
+        })
+    }
+
+    /// The actor, made if there is none yet. Where that panics on this thread, only the plugin may
+    /// suffer.
+    fn actor(&self, spec: &PluginSpec) -> Result<Recipient<Deliver>, Failure> {
+        if let Some(actor) = self.actor.get() {
+            return Ok(actor.clone());
+        }
+        let started = catch_unwind(AssertUnwindSafe(|| spec.start(&self.place)));
+        let started = started.map_err(|_| down("its actor could not be made"))?;
+        Ok(self.actor.get_or_init(|| started).clone())
+    }
+
+    fn is_dead(&self) -> bool {
+        self.actor.get().is_some_and(|actor| !actor.connected())
+    }
+
+    /// Keeps an eye on a delivery that was given up: whether `answer` comes after all.
+    pub(super) fn watch(&self, answer: impl Future + 'static) {
+        let answer = answer.map(|_| ()).boxed_local();
+        self.overdue.borrow_mut().push(answer);
+    }
+
+    fn is_overdue(&self) -> bool {
+        !self.overdue.borrow().is_empty()
+    }
+
+    /// Whether deliveries that were given up are still not answered at `until`.
+    async fn hangs(&self, until: Instant) -> bool {
+        if !self.is_overdue() {
+            return false;
+        }
+        let answered = poll_fn(|context| {
+            let mut overdue = self.overdue.borrow_mut();
+            overdue.retain_mut(|answer| answer.poll_unpin(context).is_pending());
+            match overdue.is_empty() {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            }
+        });
+        timeout_at(until, answered).await.is_err() && self.is_overdue()
+    }
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        // Not joined: the plugin may be blocking it.
+        if let Some(thread) = &self.thread {
+            thread.arbiter.stop();
+        }
+    }
+}
+
+impl Thread {
+    fn start(threads: &Arc<()>) -> io::Result<Self> {
+        let arbiter = Arbiter::try_with_tokio_rt(plugin_runtime)?;
+        let (sender, ended) = oneshot::channel();
+        let guard = ThreadGuard {
+            _ended: sender,
+            _threads: Arc::clone(threads),
+        };
+        arbiter.spawn_fn(move || GUARD.set(Some(guard)));
+        Ok(Self {
+            arbiter,
+            ended: RefCell::new(Some(ended)),
+        })
+    }
+}
+
+fn plugin_runtime() -> io::Result<Runtime> {
+    Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(MAX_BLOCKING_TASKS)
+        .build()
+}
+
+fn down(problem: &str) -> Failure {
+    Failure::Down(problem.into(), None)
+}
