@@ -22,7 +22,7 @@ const DEFAULT_FILTER: &str = "info,actix_server=warn,actix_http=off";
 const MAX_WAITING_LINES: usize = 10_000;
 
 /// How long the program waits at its end for the last lines to be read.
-const FLUSH_PATIENCE: Duration = Duration::from_millis(100);
+const FLUSH_PATIENCE: Duration = Duration::from_millis(30);
 
 /// Writes the last lines when it is dropped, if somebody reads them.
 #[must_use = "dropping it ends the logs"]

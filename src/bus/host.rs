@@ -29,6 +29,9 @@ use crate::plugin::PluginSpec;
 /// hanging.
 const NOTICE_GRACE: Duration = Duration::from_millis(50);
 
+/// The same at the end of a stop, which has no time to spare.
+const CUT_GRACE: Duration = Duration::from_millis(25);
+
 /// How many threads of one plugin may hang. It is not replaced while there are as many.
 const MAX_HUNG_THREADS: usize = 4;
 
@@ -178,7 +181,7 @@ impl PluginHost {
             return true;
         };
         let plugin = self.spec.name();
-        if life.hangs(Instant::now()).await {
+        if life.hangs(until.min(Instant::now() + CUT_GRACE)).await {
             warn!(plugin, "the plugin hangs: it is left behind");
             return false;
         }

@@ -63,6 +63,7 @@ Exit codes:
   78       the configuration is wrong: a line says where, what is wrong and what was expected
   3        stopped, and something was lost: what plugins are owed with the memory ledger, or
            what another ledger could not record in time
+  4        the stop took longer than it may, and the watchdog ended it
   128 + n  a further signal n forced the exit
 
 Examples:
@@ -141,7 +142,8 @@ fn start(flags: &Flags, config: &Config, state_dir: StateDir) -> anyhow::Result<
     let builder = builder
         .on_reload(move || read_again(&flags, &running))
         .state_dir(state_dir)
-        .handle_signals();
+        .handle_signals()
+        .exit_process();
     let supervisor = runtime.block_on(builder.start())?;
     let gateway = Gateway::start(listeners, supervisor.clone(), config.access())?;
     for address in gateway.addresses() {

@@ -84,6 +84,20 @@ impl Budget {
         self.cut(asked_at) + self.reserve() / 2
     }
 
+    /// When teardown steps are waited for no longer. The rest is for the report.
+    pub(crate) fn torn_down(&self, asked_at: Instant) -> Instant {
+        self.end(asked_at) - self.end_reserve()
+    }
+
+    /// When the last word is written of a stop that does not get over by itself.
+    pub(crate) fn last_word(&self, asked_at: Instant) -> Instant {
+        self.end(asked_at) - self.end_reserve() / 2
+    }
+
+    fn end_reserve(&self) -> Duration {
+        Duration::from_millis(50).min(self.teardown / 4)
+    }
+
     /// When everything is over.
     pub(crate) fn end(&self, asked_at: Instant) -> Instant {
         asked_at + self.cap + self.teardown

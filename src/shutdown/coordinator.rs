@@ -1,17 +1,19 @@
 //! The actor that takes the request for a shutdown and keeps its time.
 
-use std::cell::RefCell;
 use std::fmt;
+use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
+use futures_util::FutureExt as _;
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
+use super::draft::Draft;
 use super::report::{Outcome, ShutdownReport};
 use super::sequence::Sequence;
 use super::settings::{Adjust, CoordinatorSettings};
@@ -42,7 +44,7 @@ pub struct ShutdownCoordinator {
 /// A stop that is under way.
 struct Stop {
     /// Its report, as far as it goes.
-    draft: Rc<RefCell<ShutdownReport>>,
+    draft: Draft,
     writer: Rc<ReportWriter>,
 }
 
@@ -64,13 +66,17 @@ impl ShutdownCoordinator {
     }
 
     /// Begins the shutdown, unless one is under way. Its report so far.
-    fn begin(&mut self, request: Shutdown, ctx: &mut Context<Self>) -> Rc<RefCell<ShutdownReport>> {
+    fn begin(&mut self, request: Shutdown, ctx: &mut Context<Self>) -> Draft {
         if let Some(stop) = &self.stop {
-            return Rc::clone(&stop.draft);
+            return stop.draft.clone();
         }
         let settings = &self.settings;
         settings.door.close();
-        info!(reason = %request.reason(), trigger = request.trigger, "shutting down");
+        // Before anything that may be stuck, the log included.
+        let end = settings.budget.end(request.asked_at);
+        if let Some(watchdog) = &settings.watchdog {
+            watchdog.arm(end.into_std());
+        }
         let draft = ShutdownReport::begin(
             settings.instance,
             request.reason(),
@@ -79,21 +85,35 @@ impl ShutdownCoordinator {
             settings.clock.now(),
             settings.budget.cap,
         );
-        let draft = Rc::new(RefCell::new(draft));
-        let writer = Rc::new(ReportWriter::start(settings.archive()));
+        let draft = Draft::new(draft);
+        let ended_at = settings
+            .watchdog
+            .is_some()
+            .then(|| settings.budget.last_word(request.asked_at));
+        let writer = ReportWriter::start(settings.archive(), draft.clone(), ended_at);
+        let writer = Rc::new(writer);
         self.stop = Some(Stop {
-            draft: Rc::clone(&draft),
+            draft: draft.clone(),
             writer: Rc::clone(&writer),
         });
 
+        info!(reason = %request.reason(), trigger = request.trigger, "shutting down");
         let give_up = CancellationToken::new();
         let give_up_at = settings.budget.give_up(request.asked_at);
         let wait = give_up_at.saturating_duration_since(Instant::now());
         let alarm = give_up.clone();
         ctx.run_later(wait, move |_, _| alarm.cancel());
-        let report = Rc::clone(&draft);
-        let sequence = Sequence::new(Rc::clone(settings), request, report, writer, give_up);
-        actix_rt::spawn(sequence.run());
+        let sequence = Sequence::new(Rc::clone(settings), request, draft.clone(), writer, give_up);
+        let run = AssertUnwindSafe(sequence.run()).catch_unwind();
+        let (settings, broken) = (Rc::clone(settings), draft.clone());
+        actix_rt::spawn(async move {
+            if run.await.is_err() {
+                error!("the stop itself panicked: what it has not told is told at the next start");
+                let mut report = broken.broken_off();
+                report.set_lost();
+                settings.end(report);
+            }
+        });
         draft
     }
 
@@ -119,7 +139,7 @@ impl ShutdownCoordinator {
             return;
         }
         warn!(signal = signal.as_str(), "forced to stop at once");
-        let mut report = stop.draft.borrow().clone();
+        let mut report = stop.draft.broken_off();
         let (now, is_durable) = (self.settings.clock.now(), self.settings.is_durable());
         let took = Duration::try_from(now.duration_since(report.started_at));
         let took = took.unwrap_or_default();
@@ -139,7 +159,7 @@ impl ShutdownCoordinator {
             if timeout(FORCED_REPORT_PATIENCE, written).await.is_err() {
                 warn!("the report could not be written in time");
             }
-            settings.reports.fill(report);
+            settings.end(report);
         });
     }
 }
@@ -169,8 +189,7 @@ impl Handler<BeginShutdown> for ShutdownCoordinator {
     type Result = MessageResult<BeginShutdown>;
 
     fn handle(&mut self, message: BeginShutdown, ctx: &mut Context<Self>) -> Self::Result {
-        let draft = self.begin(message.0, ctx);
-        let draft = draft.borrow();
+        let draft = self.begin(message.0, ctx).report();
         let cap = SignedDuration::try_from(self.settings.budget.cap).unwrap_or_default();
         MessageResult(ShutdownNotice {
             reason: draft.reason,

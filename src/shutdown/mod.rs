@@ -7,11 +7,13 @@
 mod archive;
 mod budget;
 mod coordinator;
+mod draft;
 mod report;
 mod sequence;
 mod settings;
 mod signal;
 mod teardown;
+mod watchdog;
 mod writer;
 
 use std::sync::Arc;
@@ -31,6 +33,7 @@ pub use self::report::{
 };
 pub(crate) use self::settings::{Adjust, CoordinatorSettings, ReportSlot, ReportWatch};
 pub(crate) use self::teardown::TeardownSteps;
+pub(crate) use self::watchdog::Watchdog;
 use crate::error::Error;
 use crate::session::EndReason;
 

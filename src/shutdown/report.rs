@@ -181,6 +181,10 @@ pub struct ShutdownReport {
     pub plugins: Vec<PluginReport>,
     /// The steps in their order.
     pub steps: Vec<StepReport>,
+    /// The step that was under way when the stop was broken off, by the watchdog or by a further
+    /// signal.
+    #[serde(default)]
+    pub held_by: Option<String>,
     /// The names of the steps that failed or timed out, and `ledger` where it failed.
     pub warnings: Vec<String>,
     /// What the next start found, if it had to complete this report.
@@ -313,6 +317,7 @@ impl ShutdownReport {
             drain: DrainReport::default(),
             plugins: Vec::new(),
             steps: Vec::new(),
+            held_by: None,
             warnings: Vec::new(),
             recovery: None,
         }

@@ -1,6 +1,6 @@
 //! The phases of a shutdown, one after the other.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::Shutdown;
-use super::report::{DRAIN_STEP, PluginReport, ShutdownReport, StepOutcome, millis};
+use super::draft::Draft;
+use super::report::{DRAIN_STEP, PluginReport, StepOutcome, millis};
 use super::settings::CoordinatorSettings;
 use super::writer::ReportWriter;
 use crate::bus::{ClosePlugins, CutAt, Drain, RecordedEnds, SessionEnd, TellLifecycle};
@@ -29,8 +30,10 @@ const END_PATIENCE: Duration = Duration::from_millis(50);
 /// How long plugins may take to let go of what they have.
 const CLOSE_PATIENCE: Duration = Duration::from_millis(200);
 
-/// The name of that step.
+/// The names of steps, for the report.
 const CLOSE_STEP: &str = "plugins";
+const DOOR_STEP: &str = "door";
+const REPORT_STEP: &str = "report";
 
 /// The name of the ledger among the warnings.
 const LEDGER_WARNING: &str = "ledger";
@@ -39,7 +42,7 @@ const LEDGER_WARNING: &str = "ledger";
 pub(super) struct Sequence {
     settings: Rc<CoordinatorSettings>,
     request: Shutdown,
-    report: Rc<RefCell<ShutdownReport>>,
+    draft: Draft,
     /// Fires when the cap does not allow to wait for anybody any more.
     give_up: CancellationToken,
     writer: Rc<ReportWriter>,
@@ -51,14 +54,14 @@ impl Sequence {
     pub(super) fn new(
         settings: Rc<CoordinatorSettings>,
         request: Shutdown,
-        report: Rc<RefCell<ShutdownReport>>,
+        draft: Draft,
         writer: Rc<ReportWriter>,
         give_up: CancellationToken,
     ) -> Self {
         Self {
             settings,
             request,
-            report,
+            draft,
             give_up,
             writer,
             all_recorded: Cell::new(true),
@@ -68,7 +71,8 @@ impl Sequence {
     pub(super) async fn run(self) {
         let cut = self.settings.budget.cut(self.request.asked_at);
         self.settings.bus.do_send(CutAt(cut));
-        self.writer.write_soon(&self.report.borrow());
+        self.writer.write_soon(&self.draft.report());
+        self.draft.begin_step(DOOR_STEP);
         // The reason is on record before anybody is told of it.
         let (closed, (), ()) = join3(self.close_door(), self.intend(), self.look_at_files()).await;
         self.tell(Hook::GatewayShutdown, closed.sessions.len())
@@ -78,7 +82,7 @@ impl Sequence {
                 .await;
         }
         self.drain(&closed).await;
-        self.writer.write_soon(&self.report.borrow());
+        self.writer.write_soon(&self.draft.report());
         self.close_plugins().await;
         self.tear_down().await;
         self.finish().await;
@@ -100,13 +104,13 @@ impl Sequence {
             reason: self.request.reason(),
             restart_expected: self.request.restart_expected,
             trigger: self.request.trigger.clone(),
-            asked_at: self.report.borrow().started_at,
+            asked_at: self.draft.with(|report| report.started_at),
         };
         let recorded = self.settings.ledger.intend(intent);
         if let Err(error) = self.ledger_answer(recorded).await {
             self.settings.monitor.ledger_failed();
             error!(%error, "the reason of the stop is not recorded");
-            self.report.borrow_mut().warn(LEDGER_WARNING);
+            self.draft.with(|report| report.warn(LEDGER_WARNING));
         }
     }
 
@@ -141,26 +145,24 @@ impl Sequence {
         let closed = self.bounded(self.settings.registry.send(message)).await;
         if let Some(Ok(Ok(closed))) = closed {
             let sessions: &[OpenSession] = &closed.sessions;
-            let mut report = self.report.borrow_mut();
             let plugins = self.settings.plugins.names();
             let plugins = plugins
                 .iter()
-                .map(|name| PluginReport::unanswered(name, sessions));
-            report.set_plugins(
-                sessions.len(),
-                plugins.collect(),
-                self.settings.is_durable(),
-            );
+                .map(|name| PluginReport::unanswered(name, sessions))
+                .collect();
+            let is_durable = self.settings.is_durable();
+            self.draft
+                .with(|report| report.set_plugins(sessions.len(), plugins, is_durable));
             if closed.unsettled > 0 {
                 let unsettled = closed.unsettled;
                 error!(unsettled, "the ledger is late with starts and ends");
-                report.warn(LEDGER_WARNING);
+                self.draft.with(|report| report.warn(LEDGER_WARNING));
                 self.all_recorded.set(false);
             }
             return closed;
         }
         error!("the registry did not answer: the ends of its sessions are told to nobody");
-        self.report.borrow_mut().warn(DRAIN_STEP);
+        self.draft.with(|report| report.warn(DRAIN_STEP));
         self.all_recorded.set(false);
         let now = self.settings.clock.now();
         ClosedDoor {
@@ -172,6 +174,7 @@ impl Sequence {
 
     async fn tell(&self, hook: Hook, active_sessions: usize) {
         let began = Instant::now();
+        self.draft.begin_step(hook.as_str());
         let cut = self.settings.budget.cut(self.request.asked_at);
         let deadline = cut.min(began + self.settings.budget.lifecycle_timeout);
         let message = TellLifecycle {
@@ -189,12 +192,12 @@ impl Sequence {
             Some(Err(_)) => StepOutcome::Failed,
             Some(Ok(_)) | None => StepOutcome::TimedOut,
         };
-        let mut report = self.report.borrow_mut();
-        report.add_step(hook.as_str(), began.elapsed(), outcome);
+        self.draft.end_step(hook.as_str(), began.elapsed(), outcome);
     }
 
     async fn drain(&self, closed: &ClosedDoor) {
         let began = Instant::now();
+        self.draft.begin_step(DRAIN_STEP);
         let sessions: &[OpenSession] = &closed.sessions;
         let ends = self.record(closed).await;
         let recorded = ends.map_or(0, |ends| ends.count).min(sessions.len());
@@ -220,14 +223,12 @@ impl Sequence {
             plugin.add_unrecorded(unrecorded, told);
             plugin
         });
-        let mut report = self.report.borrow_mut();
-        report.set_plugins(
-            sessions.len(),
-            plugins.collect(),
-            self.settings.is_durable(),
-        );
-        report.drain.duration_ms = millis(began.elapsed());
-        let drain = &report.drain;
+        let (plugins, is_durable) = (plugins.collect(), self.settings.is_durable());
+        let drain = self.draft.with(|report| {
+            report.set_plugins(sessions.len(), plugins, is_durable);
+            report.drain.duration_ms = millis(began.elapsed());
+            report.drain.clone()
+        });
         let (sessions, delivered) = (drain.sessions, drain.delivered);
         let outcome = if drain.timed_out {
             let (owed, lost) = (drain.owed, drain.lost);
@@ -240,7 +241,7 @@ impl Sequence {
             info!(sessions, delivered, "the session-end drain is over");
             StepOutcome::Ok
         };
-        report.add_step(DRAIN_STEP, began.elapsed(), outcome);
+        self.draft.end_step(DRAIN_STEP, began.elapsed(), outcome);
     }
 
     /// Has the ends of the closed door's sessions recorded. Their places in the log.
@@ -265,7 +266,7 @@ impl Sequence {
             error = problem,
             "not all ends of the sessions are recorded: plugins are told of the others once"
         );
-        self.report.borrow_mut().warn(LEDGER_WARNING);
+        self.draft.with(|report| report.warn(LEDGER_WARNING));
         self.all_recorded.set(false);
         ends
     }
@@ -273,6 +274,7 @@ impl Sequence {
     /// Lets go of the plugins. Those that hang are left behind.
     async fn close_plugins(&self) {
         let began = Instant::now();
+        self.draft.begin_step(CLOSE_STEP);
         let until = began + CLOSE_PATIENCE.min(self.settings.budget.teardown / 4);
         let closed = self.settings.bus.send(ClosePlugins { until });
         // Its own time passes before, unless the bus is stuck.
@@ -282,14 +284,14 @@ impl Sequence {
             Ok(Ok(false) | Err(_)) => StepOutcome::Failed,
             Err(_) => StepOutcome::TimedOut,
         };
-        let mut report = self.report.borrow_mut();
-        report.add_step(CLOSE_STEP, began.elapsed(), outcome);
+        self.draft.end_step(CLOSE_STEP, began.elapsed(), outcome);
     }
 
     async fn tear_down(&self) {
         let steps = self.settings.teardown.take();
-        let until = Instant::now() + self.settings.budget.teardown;
-        let until = until.min(self.settings.budget.end(self.request.asked_at));
+        let budget = &self.settings.budget;
+        let until = Instant::now() + budget.teardown;
+        let until = until.min(budget.torn_down(self.request.asked_at));
         let mut left = u32::try_from(steps.len()).unwrap_or(u32::MAX);
         let mut arbiter = self.settings.teardown_arbiter.clone();
         for step in steps {
@@ -297,6 +299,7 @@ impl Sequence {
             let limit = until.saturating_duration_since(Instant::now()) / left;
             left -= 1;
             let name = step.name.clone();
+            self.draft.begin_step(&name);
             let (outcome, took) = step.run(arbiter.as_ref(), limit).await;
             if outcome == StepOutcome::TimedOut && arbiter.is_some() {
                 // It may be blocking its thread, which must not keep the next ones from running.
@@ -305,8 +308,7 @@ impl Sequence {
                     .map(|fresh| fresh.handle())
                     .or(arbiter);
             }
-            let mut report = self.report.borrow_mut();
-            report.add_step(&name, took, outcome);
+            self.draft.end_step(&name, took, outcome);
         }
     }
 
@@ -321,11 +323,11 @@ impl Sequence {
     }
 
     async fn finish(self) {
-        let report = {
-            let mut report = self.report.borrow_mut();
+        self.draft.begin_step(REPORT_STEP);
+        let report = self.draft.with(|report| {
             let took = self.request.asked_at.elapsed();
             if self.settings.health.lost().is_some() {
-                report.warn(LEDGER_WARNING);
+                self.draft.with(|report| report.warn(LEDGER_WARNING));
                 self.all_recorded.set(false);
             }
             report.finish(self.settings.clock.now(), took, self.settings.is_durable());
@@ -333,7 +335,7 @@ impl Sequence {
                 report.set_lost();
             }
             report.clone()
-        };
+        });
         // A process that was frozen past its budget still says how it went.
         let end = self.settings.budget.end(self.request.asked_at);
         let end = end.max(Instant::now() + END_PATIENCE);
@@ -351,7 +353,7 @@ impl Sequence {
             // A report that was forced is the last word, and is about to be there.
             let _ = self.settings.reports.watch().wait().await;
         }
-        self.settings.reports.fill(report);
+        self.settings.end(report);
         if self.settings.owns_system {
             // Those who asked by message get their answers first.
             tokio::task::yield_now().await;

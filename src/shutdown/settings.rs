@@ -12,6 +12,7 @@ use super::archive::ReportArchive;
 use super::budget::Budget;
 use super::report::ShutdownReport;
 use super::teardown::TeardownSteps;
+use super::watchdog::Watchdog;
 use crate::bus::{Listeners, PluginBus};
 use crate::clock::WallClock;
 use crate::error::Error;
@@ -104,6 +105,8 @@ pub(crate) struct CoordinatorSettings {
     pub(crate) handle_signals: bool,
     /// Who reloads on SIGHUP, if anybody can.
     pub(crate) hangups: Option<mpsc::Sender<()>>,
+    /// Ends the process, if that was left to the supervisor.
+    pub(crate) watchdog: Option<Watchdog>,
     /// Whether the actix system is the supervisor's own, and is stopped in the end.
     pub(crate) owns_system: bool,
 }
@@ -113,6 +116,15 @@ impl CoordinatorSettings {
     pub(super) fn archive(&self) -> Option<ReportArchive> {
         let state_dir = self.state_dir.as_ref()?;
         Some(ReportArchive::new(state_dir.path()))
+    }
+
+    /// The stop is over, and this is what came of it.
+    pub(super) fn end(&self, report: ShutdownReport) {
+        let exit_code = report.exit_code;
+        self.reports.fill(report);
+        if let Some(watchdog) = &self.watchdog {
+            watchdog.over(exit_code);
+        }
     }
 
     /// Whether the ledger outlives the process.

@@ -2,12 +2,14 @@
 //! coordinator.
 
 use std::cell::{Cell, RefCell};
-use std::sync::mpsc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 use tracing::error;
 
 use super::archive::ReportArchive;
+use super::draft::Draft;
 use super::report::ShutdownReport;
 
 /// A report to write, and who waits for it.
@@ -20,10 +22,17 @@ pub(super) struct ReportWriter {
 }
 
 impl ReportWriter {
-    /// A writer to `archive`, or one that writes nothing if there is none.
-    pub(super) fn start(archive: Option<ReportArchive>) -> Self {
+    /// A writer to `archive`, or one that writes nothing if there is none. A stop that is not over at
+    /// `last_word`, if there is such a moment, is about to be ended by the watchdog: what `draft`
+    /// says then is written, unless a last report was.
+    pub(super) fn start(
+        archive: Option<ReportArchive>,
+        draft: Draft,
+        last_word: Option<Instant>,
+    ) -> Self {
+        let start = |archive| start_thread(archive, draft, last_word.map(Instant::into_std));
         Self {
-            reports: RefCell::new(archive.and_then(start_thread)),
+            reports: RefCell::new(archive.and_then(start)),
             is_closed: Cell::new(false),
         }
     }
@@ -62,14 +71,43 @@ impl ReportWriter {
     }
 }
 
-fn start_thread(archive: ReportArchive) -> Option<mpsc::Sender<Job>> {
-    let (reports, written) = mpsc::channel::<Job>();
+fn start_thread(
+    archive: ReportArchive,
+    draft: Draft,
+    mut last_word: Option<std::time::Instant>,
+) -> Option<mpsc::Sender<Job>> {
+    let (reports, queue) = mpsc::channel::<Job>();
+    let write = move |report: &ShutdownReport| {
+        if let Err(error) = archive.write(report) {
+            error!(%error, "can't write the report");
+        }
+    };
     let write_all = move || {
-        for (report, done) in written {
-            if let Err(error) = archive.write(&report) {
-                error!(%error, "can't write the report");
+        loop {
+            let next = match last_word {
+                Some(at) => {
+                    queue.recv_timeout(at.saturating_duration_since(std::time::Instant::now()))
+                }
+                None => queue.recv().map_err(RecvTimeoutError::from),
+            };
+            match next {
+                Ok((report, done)) => {
+                    write(&report);
+                    let _ = done.send(());
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    last_word = None;
+                    if let Some(report) = draft.for_watchdog() {
+                        write(&report);
+                        let held_by = report.held_by;
+                        error!(
+                            held_by,
+                            "the stop takes too long: the watchdog is about to end it"
+                        );
+                    }
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
             }
-            let _ = done.send(());
         }
     };
     let thread = std::thread::Builder::new().name("report-writer".into());
@@ -97,7 +135,6 @@ mod tests {
     async fn nothing_overwrites_the_last_report() {
         let dir = tempfile::tempdir().unwrap();
         let archive = ReportArchive::new(dir.path());
-        let writer = ReportWriter::start(Some(archive.clone()));
         let cap = Duration::from_secs(2);
         let mut report = ShutdownReport::begin(
             InstanceId::generate(),
@@ -107,6 +144,8 @@ mod tests {
             Timestamp::UNIX_EPOCH,
             cap,
         );
+        let draft = Draft::new(report.clone());
+        let writer = ReportWriter::start(Some(archive.clone()), draft, None);
         writer.write_soon(&report);
         report.outcome = Outcome::Forced;
         let written = writer.write_last(&report);

@@ -25,6 +25,7 @@ use crate::plugin::PluginSpec;
 use crate::registry::{Door, RegistrySettings, SessionRegistry, Snapshot};
 use crate::shutdown::{
     AwaitReady, CoordinatorSettings, ReportArchive, ReportSlot, ShutdownCoordinator, TeardownSteps,
+    Watchdog,
 };
 use crate::state_dir::StateDir;
 
@@ -53,6 +54,7 @@ pub struct Builder {
     retention: Duration,
     threads: Threads,
     handle_signals: bool,
+    exits_process: bool,
     clock: WallClock,
 }
 
@@ -76,6 +78,7 @@ impl Default for Builder {
             retention: Duration::from_secs(7 * 24 * 3600),
             threads: Threads::default(),
             handle_signals: false,
+            exits_process: false,
             clock: WallClock::default(),
         }
     }
@@ -185,6 +188,19 @@ impl Builder {
         self
     }
 
+    /// Ends the process when a stop is over, for programs that are nothing without their sessions: with
+    /// the report's exit code, 60 ms after the report is there unless the program has ended by then.
+    /// A stop that takes longer than cap and teardown is broken off there, with exit code 4 and
+    /// the report's outcome [`Watchdog`](crate::Outcome::Watchdog): the process is gone by then,
+    /// whatever plugins, teardown steps or the program's own threads do. What was registered to run
+    /// at the exit of the process may not run.
+    ///
+    /// Not with [`Threads::Current`], where what blocks the caller's thread blocks the supervisor.
+    pub fn exit_process(mut self) -> Self {
+        self.exits_process = true;
+        self
+    }
+
     /// Lets the supervisor be told to [reload](SessionSupervisor::reload): `read` then reads the
     /// settings again, on a thread of its own where [`Threads::Own`] has those. With [`handle_signals`](Self::handle_signals) SIGHUP
     /// reloads too, unless standard input is a terminal. An error changes nothing and is told to
@@ -219,7 +235,7 @@ impl Builder {
         self.live.check().map_err(Error::Settings)?;
         match self.threads {
             Threads::Current => {
-                let supervisor = self.assemble().await?;
+                let supervisor = self.assemble(None).await?;
                 let kept = supervisor.clone();
                 actix_rt::spawn(async move { kept.stopped().await });
                 Ok(supervisor)
@@ -230,9 +246,11 @@ impl Builder {
 
     async fn start_own_system(self) -> Result<SessionSupervisor, Error> {
         let (ready, started) = oneshot::channel();
+        let watchdog = self.exits_process.then(Watchdog::start).transpose();
+        let watchdog = watchdog.map_err(|error| Error::Start(error.to_string()))?;
         let run = move || {
             let system = System::new();
-            let outcome = system.block_on(self.assemble());
+            let outcome = system.block_on(self.assemble(watchdog.clone()));
             let kept = outcome.clone();
             if ready.send(outcome).is_err() || kept.is_err() {
                 // Nobody has a handle, so nobody would ever stop it and its threads.
@@ -240,6 +258,9 @@ impl Builder {
             }
             if let Err(error) = system.run() {
                 tracing::error!(%error, "the supervisor's system failed");
+            }
+            if let Some(watchdog) = watchdog {
+                watchdog.returned();
             }
             drop(kept);
         };
@@ -251,7 +272,7 @@ impl Builder {
         started.await.map_err(|_| died())?
     }
 
-    async fn assemble(self) -> Result<SessionSupervisor, Error> {
+    async fn assemble(self, watchdog: Option<Watchdog>) -> Result<SessionSupervisor, Error> {
         let (budget, limits) = (self.live.budget(), self.live.limits());
         let instance = InstanceId::generate();
         let (door, report_slot) = (Door::default(), ReportSlot::new());
@@ -344,6 +365,7 @@ impl Builder {
             restart_expected: self.live.restart_expected,
             hangups: reloader.can_read().then_some(hangups),
             handle_signals: self.handle_signals,
+            watchdog,
             owns_system,
         };
         let coordinator = place()?.start(move || ShutdownCoordinator::new(coordinator_settings));

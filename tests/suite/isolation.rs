@@ -30,7 +30,7 @@ async fn start(plugins: impl IntoIterator<Item = PluginSpec>) -> SessionSupervis
     let builder = SessionSupervisor::builder().cap(Duration::from_secs(1));
     let builder = plugins
         .into_iter()
-        .fold(builder, |it, plugin| it.plugin(plugin));
+        .fold(builder, session_supervisor::Builder::plugin);
     builder.start().await.unwrap()
 }
 
@@ -197,7 +197,7 @@ where
         let fails = made.fetch_add(1, Ordering::SeqCst) < failing;
         let (told, fail) = (told.clone(), fail.clone());
         Acts(move |delivery: Deliver| {
-            let failure = fails.then(|| fail());
+            let failure = fails.then(&fail);
             let told = told.clone();
             async move {
                 if let Some(failure) = failure {

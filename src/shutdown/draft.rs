@@ -1,0 +1,71 @@
+//! The report of a stop that is under way, as far as it goes. The thread that writes it looks at it,
+//! too, when the coordinator can't say any more what goes on.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::report::{Outcome, ShutdownReport, StepOutcome};
+use super::watchdog;
+
+/// A report that is being put together. Shared by clones.
+#[derive(Debug, Clone)]
+pub(super) struct Draft(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+struct State {
+    report: ShutdownReport,
+    /// The step that is under way.
+    step: Option<String>,
+}
+
+impl Draft {
+    pub(super) fn new(report: ShutdownReport) -> Self {
+        Self(Arc::new(Mutex::new(State { report, step: None })))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing that can panic runs under the lock, so its content is whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The report as it stands.
+    pub(super) fn report(&self) -> ShutdownReport {
+        self.lock().report.clone()
+    }
+
+    /// Changes the report, or reads something of it.
+    pub(super) fn with<T>(&self, change: impl FnOnce(&mut ShutdownReport) -> T) -> T {
+        change(&mut self.lock().report)
+    }
+
+    /// Notes which step is under way from now on.
+    pub(super) fn begin_step(&self, name: &str) {
+        self.lock().step = Some(name.into());
+    }
+
+    /// The step that was under way is over.
+    pub(super) fn end_step(&self, name: &str, took: Duration, outcome: StepOutcome) {
+        let mut state = self.lock();
+        state.step = None;
+        state.report.add_step(name, took, outcome);
+    }
+
+    /// The report of a stop that is broken off now, whatever it was at.
+    pub(super) fn broken_off(&self) -> ShutdownReport {
+        let state = self.lock();
+        let mut report = state.report.clone();
+        report.held_by.clone_from(&state.step);
+        report
+    }
+
+    /// What is to be read of a stop that the watchdog ends. None if nobody can say.
+    pub(super) fn for_watchdog(&self) -> Option<ShutdownReport> {
+        // Whoever is stuck may have it.
+        let state = self.0.try_lock().ok()?;
+        let mut report = state.report.clone();
+        report.held_by.clone_from(&state.step);
+        report.outcome = Outcome::Watchdog;
+        report.exit_code = watchdog::EXIT_CODE;
+        Some(report)
+    }
+}
