@@ -32,6 +32,13 @@ const FORCED_REPORT_PATIENCE: Duration = Duration::from_millis(50);
 #[rtype(result = "()")]
 pub(crate) struct AwaitReady;
 
+/// The sequence of a stop has come to its end, and needs its alarm no more.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+struct SequenceOver {
+    alarm: SpawnHandle,
+}
+
 /// The actor that shuts down. Takes [`Shutdown`].
 pub struct ShutdownCoordinator {
     settings: Rc<CoordinatorSettings>,
@@ -90,10 +97,14 @@ impl ShutdownCoordinator {
         let give_up_at = settings.budget.give_up(request.asked_at);
         let wait = give_up_at.saturating_duration_since(Instant::now());
         let alarm = give_up.clone();
-        ctx.run_later(wait, move |_, _| alarm.cancel());
+        let alarm = ctx.run_later(wait, move |_, _| alarm.cancel());
         let report = Rc::clone(&draft);
         let sequence = Sequence::new(Rc::clone(settings), request, report, writer, give_up);
-        actix_rt::spawn(sequence.run());
+        let coordinator = ctx.address();
+        actix_rt::spawn(async move {
+            sequence.run().await;
+            coordinator.do_send(SequenceOver { alarm });
+        });
         draft
     }
 
@@ -176,6 +187,16 @@ impl Handler<BeginShutdown> for ShutdownCoordinator {
             reason: draft.reason,
             deadline_at: draft.started_at.checked_add(cap).unwrap_or(Timestamp::MAX),
         })
+    }
+}
+
+impl Handler<SequenceOver> for ShutdownCoordinator {
+    type Result = ();
+
+    fn handle(&mut self, message: SequenceOver, ctx: &mut Context<Self>) {
+        // With a timer it would outlive everyone who has its address, and keep the ledger and the
+        // state directory for as long.
+        ctx.cancel_future(message.alarm);
     }
 }
 

@@ -36,7 +36,7 @@ const SLOWNESS: Duration = Duration::from_millis(200);
 /// | `hangs-in-spawn-blocking` | waits for ever for a job that it has given to `spawn_blocking` | no |
 /// | `blocks-main` | blocks the main thread for ever, and never answers; see [`BlocksMain`](Self::BlocksMain) | no |
 /// | `holds-stdout` | takes the lock of the standard output, and blocks its thread for ever | no, only in a process that no other test runs in |
-/// | `panics-while-unwinding` | panics, and again in a destructor: the process aborts | no, only in a process that no other test runs in |
+/// | `panics-while-unwinding` | panics, and again in a destructor: the process aborts when it has printed a backtrace, which may take a second in a debug build | no, only in a process that no other test runs in |
 ///
 /// "Here" is whether it can be used on the test's own thread ([`Threads::Current`], a [`Harness`]);
 /// the others need the threads that a supervisor has of its own ([`Threads::Own`]), which are left
