@@ -38,6 +38,7 @@
 //! | `shutdown` | [`ShutdownCoordinator`]: phases, cap and report of a stop |
 //! | `supervisor` | [`SessionSupervisor`]: builder and handle |
 //! | `gateway` | the HTTP API over the handle |
+//! | [`testing`] | for tests of plugins: recorders, gates, misbehaving plugins, a harness |
 //! | `config`, `cli`, `telemetry` | the binary |
 
 mod bus;
@@ -65,6 +66,7 @@ mod state_dir;
 mod supervisor;
 #[cfg(feature = "cli")]
 mod telemetry;
+pub mod testing;
 
 pub use self::bus::{
     DeliveryState, PluginBus, PluginState, PluginStatus, PluginTest, RecordedEnds, Redelivered,

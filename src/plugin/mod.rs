@@ -295,6 +295,20 @@ impl PluginSpec {
         self
     }
 
+    /// Shows `look` each actor that is made for the plugin.
+    pub(crate) fn observed<F>(mut self, look: F) -> Self
+    where
+        F: Fn(&Recipient<Deliver>) + Send + Sync + 'static,
+    {
+        let make = self.factory;
+        self.factory = Arc::new(move |place| {
+            let actor = make(place);
+            look(&actor);
+            actor
+        });
+        self
+    }
+
     /// Whether `other` would do the same.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         let both = self

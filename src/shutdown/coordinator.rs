@@ -34,6 +34,13 @@ const FORCED_REPORT_PATIENCE: Duration = Duration::from_millis(50);
 #[rtype(result = "()")]
 pub(crate) struct AwaitReady;
 
+/// The sequence of a stop has come to its end, and needs its alarm no more.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+struct SequenceOver {
+    alarm: SpawnHandle,
+}
+
 /// The actor that shuts down. Takes [`Shutdown`].
 pub struct ShutdownCoordinator {
     settings: Rc<CoordinatorSettings>,
@@ -102,10 +109,11 @@ impl ShutdownCoordinator {
         let give_up_at = settings.budget.give_up(request.asked_at);
         let wait = give_up_at.saturating_duration_since(Instant::now());
         let alarm = give_up.clone();
-        ctx.run_later(wait, move |_, _| alarm.cancel());
+        let alarm = ctx.run_later(wait, move |_, _| alarm.cancel());
         let sequence = Sequence::new(Rc::clone(settings), request, draft.clone(), writer, give_up);
         let run = AssertUnwindSafe(sequence.run()).catch_unwind();
         let (settings, broken) = (Rc::clone(settings), draft.clone());
+        let coordinator = ctx.address();
         actix_rt::spawn(async move {
             if run.await.is_err() {
                 error!("the stop itself panicked: what it has not told is told at the next start");
@@ -113,6 +121,7 @@ impl ShutdownCoordinator {
                 report.set_lost();
                 settings.end(report);
             }
+            coordinator.do_send(SequenceOver { alarm });
         });
         draft
     }
@@ -195,6 +204,16 @@ impl Handler<BeginShutdown> for ShutdownCoordinator {
             reason: draft.reason,
             deadline_at: draft.started_at.checked_add(cap).unwrap_or(Timestamp::MAX),
         })
+    }
+}
+
+impl Handler<SequenceOver> for ShutdownCoordinator {
+    type Result = ();
+
+    fn handle(&mut self, message: SequenceOver, ctx: &mut Context<Self>) {
+        // With a timer it would outlive everyone who has its address, and keep the ledger and the
+        // state directory for as long.
+        ctx.cancel_future(message.alarm);
     }
 }
 

@@ -53,7 +53,7 @@ impl Signal {
     }
 }
 
-/// Sends `receiver` every signal that this process gets from now on.
+/// Sends `receiver` every signal that this process gets from now on, and does not keep it alive.
 pub(super) fn listen(receiver: &Recipient<Signal>) -> io::Result<()> {
     let hup = if io::stdin().is_terminal() {
         Signal::TerminalGone
@@ -66,9 +66,12 @@ pub(super) fn listen(receiver: &Recipient<Signal>) -> io::Result<()> {
             continue;
         }
         let mut arrivals = signal(kind.kind())?;
-        let receiver = receiver.clone();
+        let receiver = receiver.downgrade();
         actix_rt::spawn(async move {
             while arrivals.recv().await.is_some() {
+                let Some(receiver) = receiver.upgrade() else {
+                    return;
+                };
                 receiver.do_send(kind);
             }
         });

@@ -213,6 +213,22 @@ impl Builder {
         self
     }
 
+    /// Changes every plugin: those that are set, and those that a reload brings.
+    pub(crate) fn map_plugins<F>(mut self, change: F) -> Self
+    where
+        F: Fn(PluginSpec) -> PluginSpec + Send + Sync + 'static,
+    {
+        let change = move |settings: LiveSettings| LiveSettings {
+            plugins: settings.plugins.into_iter().map(&change).collect(),
+            ..settings
+        };
+        self.live = change(self.live);
+        if let Some(read) = self.on_reload {
+            self.on_reload = Some(Arc::new(move || Ok(change(read()?))));
+        }
+        self
+    }
+
     /// Reads the wall clock with `now`, for tests. Deadlines don't use it.
     pub fn wall_clock(mut self, now: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
         self.clock = WallClock::new(now);

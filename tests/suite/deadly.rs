@@ -9,12 +9,13 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use actix::System;
+use session_supervisor::testing::{Gate, line};
 use session_supervisor::{
     DeliveryPolicy, Durability, EndReason, Event, PluginSpec, SessionSupervisor, Shutdown,
     SqliteLedger, Threads,
 };
 
-use crate::support::{Gate, Shorthand, line};
+use crate::support::Shorthand;
 
 /// How long a child may take.
 const PATIENCE: Duration = Duration::from_secs(60);

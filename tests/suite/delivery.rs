@@ -7,6 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use actix::prelude::*;
+use session_supervisor::testing::{
+    Harness, Recorder, Recording, in_time, line, recorder, recorder_with,
+};
 use session_supervisor::{
     Append, Deliver, DeliveryPolicy, Down, EndReason, Event, Hooks, Ledger, LedgerFuture,
     MemoryLedger, Outcome, Page, Parked, PluginSpec, PluginState, PluginStatus, Position, Progress,
@@ -14,10 +17,7 @@ use session_supervisor::{
 };
 use tokio::time::{Instant, sleep};
 
-use crate::support::{
-    Recorder, Recording, Shorthand, builder, in_virtual_time, line, per_session, recorder, start,
-    within,
-};
+use crate::support::{Shorthand, builder, in_virtual_time};
 
 const MILLIS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -32,7 +32,7 @@ async fn status(supervisor: &SessionSupervisor) -> PluginStatus {
 
 /// Waits until nothing is owed any more.
 async fn settled(supervisor: &SessionSupervisor) {
-    within(async {
+    in_time(async {
         while supervisor
             .plugins()
             .await
@@ -107,9 +107,9 @@ fn panic() -> anyhow::Result<()> {
 
 #[test]
 fn an_actor_that_panics_is_made_anew_and_told_again() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let (plugin, deliveries, made) = scripted(vec![panic, panic]);
-        let supervisor = start(builder().plugin(plugin)).await;
+        let supervisor = harness.start(builder().plugin(plugin)).await;
         supervisor.begin("A").await;
         settled(&supervisor).await;
         assert_eq!(*deliveries.lock().unwrap(), vec![["session_start A"]; 3]);
@@ -136,16 +136,19 @@ fn an_actor_that_died_between_deliveries_costs_no_attempt() {
         type Result = anyhow::Result<()>;
 
         fn handle(&mut self, delivery: Deliver, _: &mut Context<Self>) -> Self::Result {
-            delivery.events.iter().for_each(|event| self.0.add(event));
+            delivery
+                .events
+                .iter()
+                .for_each(|event| self.0.record(event));
             Ok(())
         }
     }
 
-    in_virtual_time(async {
-        let told = Recording::default();
+    in_virtual_time(async |harness| {
+        let told = Recording::new();
         let of_plugin = told.clone();
         let plugin = PluginSpec::actor("p", move || Mortal(of_plugin.clone()));
-        let supervisor = start(builder().plugin(plugin)).await;
+        let supervisor = harness.start(builder().plugin(plugin)).await;
         supervisor.begin("A").await;
         told.wait_for(1).await;
         sleep(2 * SECOND).await;
@@ -159,18 +162,20 @@ fn an_actor_that_died_between_deliveries_costs_no_attempt() {
 
 #[test]
 fn a_plugin_that_cannot_be_made_is_down_and_nobody_else_is() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let (healthy, told) = recorder("healthy");
-        let broken_told = Recording::default();
+        let broken_told = Recording::new();
         let (of_plugin, attempts) = (broken_told.clone(), AtomicUsize::new(0));
         let broken = PluginSpec::actor("broken", move || {
             let attempt = attempts.fetch_add(1, Ordering::Relaxed);
             assert!(attempt >= 8, "as the test wants it");
-            Recorder(of_plugin.clone())
+            Recorder::new(of_plugin.clone())
         });
         // It also hears of the supervisor's own start, which no lane stands before.
         let broken = broken.with_hooks(Hooks::ALL);
-        let supervisor = start(builder().plugin(broken).plugin(healthy)).await;
+        let supervisor = harness
+            .start(builder().plugin(broken).plugin(healthy))
+            .await;
         supervisor.begin("A").await;
         told.wait_for(1).await;
         assert_eq!(status(&supervisor).await.state, PluginState::Retrying);
@@ -182,9 +187,9 @@ fn a_plugin_that_cannot_be_made_is_down_and_nobody_else_is() {
 
 #[test]
 fn g9_a_failing_plugin_is_seen_in_its_status_until_it_works_again() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let (plugin, deliveries, _) = scripted(vec![down, down]);
-        let supervisor = start(builder().plugin(plugin)).await;
+        let supervisor = harness.start(builder().plugin(plugin)).await;
         supervisor.begin("A").await;
         sleep(SECOND / 2).await;
         let seen = status(&supervisor).await;
@@ -202,10 +207,12 @@ fn g9_a_failing_plugin_is_seen_in_its_status_until_it_works_again() {
 
 #[test]
 fn an_event_that_fails_max_attempts_times_is_a_dead_letter_and_its_later_ones_with_it() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let (plugin, deliveries, _) = scripted(vec![failure; 3]);
         let policy = |policy: &mut DeliveryPolicy| policy.max_attempts = 3;
-        let supervisor = start(builder().plugin(with_policy(plugin, policy))).await;
+        let supervisor = harness
+            .start(builder().plugin(with_policy(plugin, policy)))
+            .await;
         supervisor.begin("A").await;
         settled(&supervisor).await;
         assert_eq!(status(&supervisor).await.dead, 1);
@@ -225,17 +232,18 @@ fn with_policy(plugin: PluginSpec, change: impl FnOnce(&mut DeliveryPolicy)) -> 
 }
 
 /// How long a healthy plugin takes for what happens while it runs, and for its part of a drain.
-async fn healthy_beside(other: Option<PluginSpec>) -> (Duration, u64) {
-    let (healthy, told) = per_session("healthy", |_| async {
+async fn healthy_beside(harness: &Harness, other: Option<PluginSpec>) -> (Duration, u64) {
+    let (healthy, told) = recorder_with("healthy", |_| async {
         sleep(3 * MILLIS).await;
         Ok(())
     });
     let builder = builder().plugin(healthy);
-    let supervisor = start(match other {
-        Some(other) => builder.plugin(other),
-        None => builder,
-    })
-    .await;
+    let supervisor = harness
+        .start(match other {
+            Some(other) => builder.plugin(other),
+            None => builder,
+        })
+        .await;
     let began = Instant::now();
     for id in 0..20 {
         supervisor.begin(&id.to_string()).await;
@@ -260,23 +268,23 @@ async fn healthy_beside(other: Option<PluginSpec>) -> (Duration, u64) {
 fn g5_a_plugin_that_fails_delays_and_loses_nothing_for_another() {
     let alone = Arc::new(Mutex::new(None));
     let of_test = Arc::clone(&alone);
-    in_virtual_time(async move {
-        *of_test.lock().unwrap() = Some(healthy_beside(None).await);
+    in_virtual_time(async move |harness| {
+        *of_test.lock().unwrap() = Some(healthy_beside(harness, None).await);
     });
-    let hangs = per_session("hangs", |_| std::future::pending()).0;
-    let rejects = per_session("rejects", |_| async { failure() }).0;
-    let panics = per_session("panics", |_| async { panic() }).0;
+    let hangs = recorder_with("hangs", |_| std::future::pending()).0;
+    let rejects = recorder_with("rejects", |_| async { failure() }).0;
+    let panics = recorder_with("panics", |_| async { panic() }).0;
     let dies = scripted(vec![panic; 1000]).0;
-    let is_down = per_session("down", |_| async { down() }).0;
-    let slow = per_session("slow", |_| async {
+    let is_down = recorder_with("down", |_| async { down() }).0;
+    let slow = recorder_with("slow", |_| async {
         sleep(SECOND).await;
         Ok(())
     });
     for other in [hangs, rejects, panics, dies, is_down, slow.0] {
         let alone = Arc::clone(&alone);
-        in_virtual_time(async move {
+        in_virtual_time(async move |harness| {
             let name = other.name().to_owned();
-            let beside = healthy_beside(Some(other)).await;
+            let beside = healthy_beside(harness, Some(other)).await;
             assert_eq!(Some(beside), *alone.lock().unwrap(), "beside {name}");
         });
     }
@@ -284,9 +292,9 @@ fn g5_a_plugin_that_fails_delays_and_loses_nothing_for_another() {
 
 #[test]
 fn a_lane_in_backoff_is_tried_at_once_when_the_drain_begins() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let (plugin, deliveries, _) = scripted(vec![down; 8]);
-        let supervisor = start(builder().plugin(plugin)).await;
+        let supervisor = harness.start(builder().plugin(plugin)).await;
         supervisor.begin("A").await;
         sleep(200 * SECOND).await;
         assert_eq!(deliveries.lock().unwrap().len(), 8);
@@ -301,9 +309,9 @@ fn a_lane_in_backoff_is_tried_at_once_when_the_drain_begins() {
 
 #[test]
 fn a_plugin_that_stays_down_neither_holds_the_stop_nor_times_it_out() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let (plugin, deliveries, _) = scripted(vec![down; 100]);
-        let supervisor = start(builder().plugin(plugin)).await;
+        let supervisor = harness.start(builder().plugin(plugin)).await;
         supervisor.begin("A").await;
         sleep(200 * SECOND).await;
         let report = supervisor.shutdown(Shutdown::now()).await.unwrap();
@@ -382,14 +390,14 @@ impl Ledger for Late {
 
 #[test]
 fn a_ledger_that_is_late_with_what_it_announced_is_asked_again_after_a_while() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let (plugin, told) = recorder("p");
         let ledger = Late {
             ledger: MemoryLedger::new(),
             readable_at: Instant::now() + 10 * SECOND,
             reads: AtomicUsize::new(0),
         };
-        let supervisor = start(builder().ledger(ledger).plugin(plugin)).await;
+        let supervisor = harness.start(builder().ledger(ledger).plugin(plugin)).await;
         supervisor.begin("A").await;
         told.wait_for(1).await;
         settled(&supervisor).await;

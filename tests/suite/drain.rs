@@ -2,19 +2,18 @@
 
 use std::time::Duration;
 
+use session_supervisor::testing::{gated, recorder, recorder_with};
 use session_supervisor::{EndReason, Hook, Hooks, Outcome, Shutdown};
 
-use crate::support::{
-    Shorthand, builder, gated_at_ends, in_virtual_time, per_session, recorder, start,
-};
+use crate::support::{Shorthand, builder, in_virtual_time};
 
 const SHORT_CAP: Duration = Duration::from_millis(120);
 
 #[test]
 fn d1_nothing_active_and_nothing_owed_drains_without_a_call() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let (plugin, told) = recorder("p");
-        let supervisor = start(builder().plugin(plugin)).await;
+        let supervisor = harness.start(builder().plugin(plugin)).await;
         let report = supervisor.shutdown(Shutdown::now()).await.unwrap();
         assert_eq!(report.drain.sessions, 0);
         assert!(!report.drain.timed_out);
@@ -24,9 +23,9 @@ fn d1_nothing_active_and_nothing_owed_drains_without_a_call() {
 
 #[test]
 fn d2_each_session_gets_exactly_one_end_and_a_second_drain_does_nothing() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let (plugin, told) = recorder("p");
-        let supervisor = start(builder().plugin(plugin)).await;
+        let supervisor = harness.start(builder().plugin(plugin)).await;
         supervisor.begin("A").await;
         supervisor.begin("B").await;
         let first = supervisor.shutdown(Shutdown::now()).await.unwrap();
@@ -40,9 +39,9 @@ fn d2_each_session_gets_exactly_one_end_and_a_second_drain_does_nothing() {
 
 #[test]
 fn d3_a_planned_restart_is_the_reason() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let (plugin, told) = recorder("p");
-        let supervisor = start(builder().plugin(plugin)).await;
+        let supervisor = harness.start(builder().plugin(plugin)).await;
         supervisor.begin("A").await;
         let restart = Shutdown::for_restart(Duration::ZERO);
         supervisor.shutdown(restart).await.unwrap();
@@ -53,9 +52,9 @@ fn d3_a_planned_restart_is_the_reason() {
 #[test]
 fn d4_a_session_that_has_ended_before_is_not_ended_again() {
     for reason in [EndReason::Reset, EndReason::Deleted, EndReason::Compaction] {
-        in_virtual_time(async {
+        in_virtual_time(async |harness| {
             let (plugin, told) = recorder("p");
-            let supervisor = start(builder().plugin(plugin)).await;
+            let supervisor = harness.start(builder().plugin(plugin)).await;
             supervisor.begin("A").await;
             supervisor.begin("B").await;
             supervisor.finish("A", reason).await;
@@ -68,9 +67,9 @@ fn d4_a_session_that_has_ended_before_is_not_ended_again() {
 
 #[test]
 fn d5_the_drain_is_not_complete_before_the_handler_is() {
-    in_virtual_time(async {
-        let (plugin, told, gate) = gated_at_ends("p");
-        let supervisor = start(builder().plugin(plugin)).await;
+    in_virtual_time(async |harness| {
+        let (plugin, told, gate) = gated("p", Hook::SessionEnd);
+        let supervisor = harness.start(builder().plugin(plugin)).await;
         supervisor.begin("A").await;
         let shutdown = supervisor.shutdown(Shutdown::now());
         tokio::pin!(shutdown);
@@ -88,14 +87,14 @@ fn d5_the_drain_is_not_complete_before_the_handler_is() {
 
 #[test]
 fn d6_a_handler_that_never_returns_is_called_once_and_times_out() {
-    in_virtual_time(async {
-        let (plugin, told) = per_session("p", |event| async move {
+    in_virtual_time(async |harness| {
+        let (plugin, told) = recorder_with("p", |event| async move {
             if event.hook() == Hook::SessionEnd {
                 std::future::pending::<()>().await;
             }
             Ok(())
         });
-        let supervisor = start(builder().plugin(plugin).cap(SHORT_CAP)).await;
+        let supervisor = harness.start(builder().plugin(plugin).cap(SHORT_CAP)).await;
         supervisor.begin("A").await;
         let began = tokio::time::Instant::now();
         let report = supervisor.shutdown(Shutdown::now()).await.unwrap();
@@ -110,15 +109,15 @@ fn d6_a_handler_that_never_returns_is_called_once_and_times_out() {
 
 #[test]
 fn d7_the_session_whose_handler_returns_is_told_beside_one_whose_handler_never_does() {
-    in_virtual_time(async {
-        let (plugin, told) = per_session("p", |event| async move {
+    in_virtual_time(async |harness| {
+        let (plugin, told) = recorder_with("p", |event| async move {
             let hangs = event.session().is_some_and(|it| it.id.as_str() == "A");
             if event.hook() == Hook::SessionEnd && hangs {
                 std::future::pending::<()>().await;
             }
             Ok(())
         });
-        let supervisor = start(builder().plugin(plugin).cap(SHORT_CAP)).await;
+        let supervisor = harness.start(builder().plugin(plugin).cap(SHORT_CAP)).await;
         supervisor.begin("A").await;
         supervisor.begin("B").await;
         let report = supervisor.shutdown(Shutdown::now()).await.unwrap();
@@ -131,10 +130,10 @@ fn d7_the_session_whose_handler_returns_is_told_beside_one_whose_handler_never_d
 
 #[test]
 fn d8_without_a_listener_a_session_ends_all_the_same_and_the_drain_emits_nothing() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let (plugin, told) = recorder("p");
         let starts_only = plugin.with_hooks(Hooks::NONE.with(Hook::SessionStart));
-        let supervisor = start(builder().plugin(starts_only)).await;
+        let supervisor = harness.start(builder().plugin(starts_only)).await;
         supervisor.begin("A").await;
         supervisor.begin("B").await;
         supervisor.finish("A", EndReason::Deleted).await;

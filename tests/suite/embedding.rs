@@ -3,11 +3,12 @@
 
 use std::time::{Duration, Instant};
 
+use session_supervisor::testing::{recorder, recorder_with};
 use session_supervisor::{Error, Outcome, SessionSupervisor, Shutdown, Threads};
 
 use futures_util::FutureExt as _;
 
-use crate::support::{Shorthand, builder, in_virtual_time, per_session, recorder, session};
+use crate::support::{Shorthand, builder, in_virtual_time, session};
 
 const SHORT: Duration = Duration::from_millis(50);
 
@@ -103,7 +104,7 @@ async fn a_delivery_that_its_thread_ends_before_ours_has_timed_out_all_the_same(
     // Long enough that lanes on a machine with other work answer between the cut and the cap.
     let mut builder = SessionSupervisor::builder().cap(Duration::from_secs(1));
     for n in 0..8 {
-        let (plugin, _) = per_session(&format!("p{n}"), |_| std::future::pending());
+        let (plugin, _) = recorder_with(format!("p{n}"), |_| std::future::pending());
         builder = builder.plugin(plugin);
     }
     let supervisor = builder.start().await.unwrap();
@@ -151,7 +152,7 @@ fn a_supervisor_whose_system_was_stopped_by_somebody_else_says_so() {
 
 #[tokio::test]
 async fn dropping_the_handle_stops_nothing() {
-    let (plugin, told) = per_session("p", |_| tokio::time::sleep(SHORT).map(Ok));
+    let (plugin, told) = recorder_with("p", |_| tokio::time::sleep(SHORT).map(Ok));
     let supervisor = SessionSupervisor::builder().plugin(plugin);
     let supervisor = supervisor.start().await.unwrap();
     supervisor.begin("A").await;
@@ -163,8 +164,8 @@ async fn dropping_the_handle_stops_nothing() {
 
 #[test]
 fn dropping_the_handle_stops_nothing_on_the_callers_arbiter_either() {
-    in_virtual_time(async {
-        let (plugin, told) = per_session("p", |_| tokio::time::sleep(SHORT).map(Ok));
+    in_virtual_time(async |_| {
+        let (plugin, told) = recorder_with("p", |_| tokio::time::sleep(SHORT).map(Ok));
         let supervisor = builder().plugin(plugin).start().await.unwrap();
         supervisor.begin("A").await;
         told.wait_for(1).await;

@@ -4,22 +4,20 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use session_supervisor::testing::{gated, recorder, recorder_with};
 use session_supervisor::{
     Deliver, EndMatching, EndReason, Ended, EndedSession, Error, Hook, Hooks, Outcome, Plugin,
     PluginSpec, SessionFilter, Shutdown, Started,
 };
 use tokio::time::{Instant, sleep};
 
-use crate::support::{
-    Shorthand, builder, gated_at_ends, id, in_virtual_time, per_session, recorder, session,
-    session_with_key, start,
-};
+use crate::support::{Shorthand, builder, id, in_virtual_time, session, session_with_key};
 
 #[test]
 fn g1_of_racing_ends_the_first_wins_and_one_event_exists() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let (plugin, told) = recorder("p");
-        let supervisor = start(builder().plugin(plugin)).await;
+        let supervisor = harness.start(builder().plugin(plugin)).await;
         supervisor.begin("A").await;
         let ends = [EndReason::Completed, EndReason::Closed, EndReason::Reset];
         let answers = futures_util::future::join_all(
@@ -41,9 +39,9 @@ fn g1_of_racing_ends_the_first_wins_and_one_event_exists() {
 
 #[test]
 fn g1_an_end_that_races_with_the_drain_finds_the_reason_of_the_drain() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let (plugin, told) = recorder("p");
-        let supervisor = start(builder().plugin(plugin)).await;
+        let supervisor = harness.start(builder().plugin(plugin)).await;
         supervisor.begin("A").await;
         let (report, late) = tokio::join!(supervisor.shutdown(Shutdown::now()), async {
             tokio::task::yield_now().await;
@@ -61,9 +59,9 @@ fn g1_an_end_that_races_with_the_drain_finds_the_reason_of_the_drain() {
 
 #[test]
 fn g1_an_id_that_starts_again_after_its_end_is_a_new_incarnation() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let (plugin, told) = recorder("p");
-        let supervisor = start(builder().plugin(plugin)).await;
+        let supervisor = harness.start(builder().plugin(plugin)).await;
         let first = supervisor.started(session("A")).await.unwrap().session;
         supervisor.finish("A", EndReason::Completed).await;
         let second = supervisor.started(session("A")).await.unwrap();
@@ -83,9 +81,9 @@ fn g1_an_id_that_starts_again_after_its_end_is_a_new_incarnation() {
 
 #[test]
 fn g1_a_start_under_a_key_that_is_taken_replaces_its_session() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let (plugin, told) = recorder("p");
-        let supervisor = start(builder().plugin(plugin)).await;
+        let supervisor = harness.start(builder().plugin(plugin)).await;
         supervisor
             .started(session_with_key("A", "k"))
             .await
@@ -114,9 +112,9 @@ fn g1_a_start_under_a_key_that_is_taken_replaces_its_session() {
 
 #[test]
 fn g2_starting_an_active_id_again_fires_nothing() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let (plugin, told) = recorder("p");
-        let supervisor = start(builder().plugin(plugin)).await;
+        let supervisor = harness.start(builder().plugin(plugin)).await;
         let first = supervisor.started(session("A")).await.unwrap().session;
         let again = supervisor
             .started(session_with_key("A", "k"))
@@ -141,9 +139,9 @@ fn g2_starting_an_active_id_again_fires_nothing() {
 
 #[test]
 fn g2_ending_what_has_ended_or_another_incarnation_fires_nothing() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let (plugin, told) = recorder("p");
-        let supervisor = start(builder().plugin(plugin)).await;
+        let supervisor = harness.start(builder().plugin(plugin)).await;
         let first = supervisor.started(session("A")).await.unwrap().session;
         supervisor.finish("A", EndReason::Completed).await;
         let again = supervisor.finish("A", EndReason::Reset).await;
@@ -165,9 +163,9 @@ fn g2_ending_what_has_ended_or_another_incarnation_fires_nothing() {
 
 #[test]
 fn g3_messages_for_one_id_are_told_in_their_order() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let (plugin, told) = recorder("p");
-        let supervisor = start(builder().plugin(plugin)).await;
+        let supervisor = harness.start(builder().plugin(plugin)).await;
         let registry = supervisor.registry();
         // All sent before any is answered.
         let mut answers: Vec<std::pin::Pin<Box<dyn Future<Output = ()>>>> = Vec::new();
@@ -199,10 +197,10 @@ fn g3_messages_for_one_id_are_told_in_their_order() {
 
 #[test]
 fn g3_events_of_one_session_are_never_told_side_by_side() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let running = Arc::new(Mutex::new(BTreeSet::new()));
         let seen = running.clone();
-        let (plugin, told) = per_session("p", move |event| {
+        let (plugin, told) = recorder_with("p", move |event| {
             let running = seen.clone();
             async move {
                 let id = event.session().unwrap().id.clone();
@@ -215,7 +213,9 @@ fn g3_events_of_one_session_are_never_told_side_by_side() {
         let mut policy = plugin.policy().clone();
         policy.max_in_flight = 4;
         policy.max_batch = 3;
-        let supervisor = start(builder().plugin(plugin.with_policy(policy))).await;
+        let supervisor = harness
+            .start(builder().plugin(plugin.with_policy(policy)))
+            .await;
         for round in 0..10 {
             for n in 0..4 {
                 let id = format!("s{n}");
@@ -245,13 +245,13 @@ fn g3_events_of_one_session_are_never_told_side_by_side() {
 #[test]
 fn g4_asynchronous_plugins_that_hang_in_every_hook_do_not_move_the_cap() {
     for cap in [120, 500, 2000].map(Duration::from_millis) {
-        in_virtual_time(async {
+        in_virtual_time(async |harness| {
             let mut builder = builder().cap(cap);
             for name in ["one", "two", "three"] {
-                let (plugin, _) = per_session(name, |_| std::future::pending());
+                let (plugin, _) = recorder_with(name, |_| std::future::pending());
                 builder = builder.plugin(plugin.with_hooks(Hooks::ALL));
             }
-            let supervisor = start(builder).await;
+            let supervisor = harness.start(builder).await;
             for n in 0..1000 {
                 supervisor.begin(&format!("s{n}")).await;
             }
@@ -269,9 +269,9 @@ fn g4_asynchronous_plugins_that_hang_in_every_hook_do_not_move_the_cap() {
 
 #[test]
 fn g4_the_cap_counts_from_the_request_and_not_from_its_arrival() {
-    in_virtual_time(async {
-        let (plugin, _) = per_session("p", |_| std::future::pending());
-        let supervisor = start(builder().plugin(plugin)).await;
+    in_virtual_time(async |harness| {
+        let (plugin, _) = recorder_with("p", |_| std::future::pending());
+        let supervisor = harness.start(builder().plugin(plugin)).await;
         supervisor.begin("A").await;
         let asked = Shutdown::now();
         let began = Instant::now();
@@ -283,12 +283,12 @@ fn g4_the_cap_counts_from_the_request_and_not_from_its_arrival() {
 
 #[test]
 fn g5_a_plugin_that_hangs_costs_another_neither_time_nor_events() {
-    in_virtual_time(async {
-        let (hanging, _) = per_session("hangs", |_| std::future::pending());
-        let (failing, _) = per_session("fails", |_| async { anyhow::bail!("never") });
+    in_virtual_time(async |harness| {
+        let (hanging, _) = recorder_with("hangs", |_| std::future::pending());
+        let (failing, _) = recorder_with("fails", |_| async { anyhow::bail!("never") });
         let finished = Arc::new(Mutex::new(None));
         let at = finished.clone();
-        let (good, told) = per_session("good", move |event| {
+        let (good, told) = recorder_with("good", move |event| {
             let at = at.clone();
             async move {
                 sleep(Duration::from_millis(20)).await;
@@ -299,7 +299,7 @@ fn g5_a_plugin_that_hangs_costs_another_neither_time_nor_events() {
             }
         });
         let plugins = builder().plugin(hanging).plugin(failing).plugin(good);
-        let supervisor = start(plugins).await;
+        let supervisor = harness.start(plugins).await;
         for n in 0..100 {
             supervisor.begin(&format!("s{n}")).await;
         }
@@ -317,8 +317,8 @@ fn g5_a_plugin_that_hangs_costs_another_neither_time_nor_events() {
 
 #[test]
 fn g9_the_report_names_the_plugin_the_sessions_and_the_error() {
-    in_virtual_time(async {
-        let (plugin, _) = per_session("picky", |event| async move {
+    in_virtual_time(async |harness| {
+        let (plugin, _) = recorder_with("picky", |event| async move {
             let is_bad = event.session().is_some_and(|it| it.id.as_str() == "bad");
             anyhow::ensure!(!is_bad, "no such customer");
             Ok(())
@@ -328,7 +328,7 @@ fn g9_the_report_names_the_plugin_the_sessions_and_the_error() {
         policy.backoff_max = Duration::from_secs(60);
         let hooks = Hooks::NONE.with(Hook::SessionEnd);
         let plugin = plugin.with_policy(policy).with_hooks(hooks);
-        let supervisor = start(builder().plugin(plugin)).await;
+        let supervisor = harness.start(builder().plugin(plugin)).await;
         supervisor.begin("good").await;
         supervisor.begin("bad").await;
         let report = supervisor.shutdown(Shutdown::now()).await.unwrap();
@@ -344,9 +344,9 @@ fn g9_the_report_names_the_plugin_the_sessions_and_the_error() {
 
 #[test]
 fn g10_from_the_request_on_new_sessions_are_refused_and_the_old_ones_accounted_for() {
-    in_virtual_time(async {
-        let (plugin, told, gate) = gated_at_ends("p");
-        let supervisor = start(builder().plugin(plugin)).await;
+    in_virtual_time(async |harness| {
+        let (plugin, told, gate) = gated("p", Hook::SessionEnd);
+        let supervisor = harness.start(builder().plugin(plugin)).await;
         supervisor.begin("A").await;
         assert!(supervisor.is_ready());
         let shutdown = supervisor.shutdown(Shutdown::now());
@@ -373,11 +373,11 @@ fn g10_from_the_request_on_new_sessions_are_refused_and_the_old_ones_accounted_f
 
 #[test]
 fn sessions_end_by_idleness_and_age() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let (plugin, told) = recorder("p");
         let minute = Duration::from_secs(60);
         let builder = builder().idle_after(30 * minute).max_age(60 * minute);
-        let supervisor = start(builder.plugin(plugin)).await;
+        let supervisor = harness.start(builder.plugin(plugin)).await;
         supervisor.begin("quiet").await;
         supervisor.begin("busy").await;
         for _ in 0..3 {
@@ -393,8 +393,8 @@ fn sessions_end_by_idleness_and_age() {
 
 #[test]
 fn more_sessions_than_may_be_active_are_refused() {
-    in_virtual_time(async {
-        let supervisor = start(builder().max_active(2)).await;
+    in_virtual_time(async |harness| {
+        let supervisor = harness.start(builder().max_active(2)).await;
         supervisor.begin("A").await;
         supervisor
             .started(session_with_key("B", "k"))
@@ -414,9 +414,9 @@ fn more_sessions_than_may_be_active_are_refused() {
 
 #[test]
 fn a_session_tells_what_became_of_its_last_event_per_plugin() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let (good, told) = recorder("good");
-        let (picky, _) = per_session("picky", |event| async move {
+        let (picky, _) = recorder_with("picky", |event| async move {
             anyhow::ensure!(event.hook() == Hook::SessionStart, "no ends, please");
             Ok(())
         });
@@ -426,7 +426,9 @@ fn a_session_tells_what_became_of_its_last_event_per_plugin() {
         let starts_only = starts_only.with_hooks(Hooks::NONE.with(Hook::SessionStart));
         let deaf = recorder("deaf").0.with_hooks(Hooks::NONE);
         let plugins = builder().plugin(good).plugin(picky.with_policy(policy));
-        let supervisor = start(plugins.plugin(starts_only).plugin(deaf)).await;
+        let supervisor = harness
+            .start(plugins.plugin(starts_only).plugin(deaf))
+            .await;
         let states = async || {
             let record = supervisor.find(&id("A")).await.unwrap().unwrap();
             let states = supervisor.delivery_states(&record).await.unwrap();
@@ -457,13 +459,14 @@ fn a_session_tells_what_became_of_its_last_event_per_plugin() {
 
 #[test]
 fn g4_a_delivery_that_begins_after_the_request_knows_of_the_cap() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let remaining = Arc::new(Mutex::new(Vec::new()));
         let seen = Arc::clone(&remaining);
-        let supervisor = start(builder().plugin(PluginSpec::new("p", move || {
-            DeadlineReader(Arc::clone(&seen))
-        })))
-        .await;
+        let supervisor = harness
+            .start(builder().plugin(PluginSpec::new("p", move || {
+                DeadlineReader(Arc::clone(&seen))
+            })))
+            .await;
         supervisor.begin("A").await;
         sleep(Duration::from_millis(10)).await;
         supervisor.shutdown(Shutdown::now()).await.unwrap();
@@ -489,8 +492,8 @@ impl Plugin for DeadlineReader {
 
 #[test]
 fn g1_of_many_that_end_each_ends_once_whatever_else_is_being_recorded() {
-    in_virtual_time(async {
-        let supervisor = start(builder()).await;
+    in_virtual_time(async |harness| {
+        let supervisor = harness.start(builder()).await;
         for id in ["A", "B", "C"] {
             supervisor.begin(id).await;
         }

@@ -2,21 +2,24 @@
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use session_supervisor::testing::{Harness, Recording, recorder};
 use session_supervisor::{
     EndDetails, EndReason, Ended, Incarnation, SessionId, SessionKey, SessionSupervisor, Shutdown,
 };
 
-use crate::support::{Recording, builder, id, in_virtual_time, recorder, session, start};
+use crate::support::{builder, id, in_virtual_time, session};
 
 fn at(text: &str) -> Timestamp {
     text.parse().unwrap()
 }
 
 /// A supervisor whose wall clock stands at noon.
-async fn at_noon() -> (SessionSupervisor, Recording) {
+async fn at_noon(harness: &Harness) -> (SessionSupervisor, Recording) {
     let (plugin, told) = recorder("p");
     let noon = at("2026-11-22T12:00:00.5Z");
-    let supervisor = start(builder().plugin(plugin).wall_clock(move || noon)).await;
+    let supervisor = harness
+        .start(builder().plugin(plugin).wall_clock(move || noon))
+        .await;
     (supervisor, told)
 }
 
@@ -50,8 +53,8 @@ fn session_on_the_wire(incarnation: Incarnation) -> Value {
 
 #[test]
 fn h1_a_session_start_handler_receives_exactly_the_event() {
-    in_virtual_time(async {
-        let (supervisor, told) = at_noon().await;
+    in_virtual_time(async |harness| {
+        let (supervisor, told) = at_noon(harness).await;
         let incarnation = start_a_full_session(&supervisor).await;
         told.wait_for(1).await;
         let event = &told.events()[0];
@@ -68,8 +71,8 @@ fn h1_a_session_start_handler_receives_exactly_the_event() {
 
 #[test]
 fn h2_a_session_end_handler_receives_exactly_the_event_with_reason_and_next_id() {
-    in_virtual_time(async {
-        let (supervisor, told) = at_noon().await;
+    in_virtual_time(async |harness| {
+        let (supervisor, told) = at_noon(harness).await;
         let incarnation = start_a_full_session(&supervisor).await;
         let mut ended = Ended::new(id("sess-A"), EndReason::Compaction);
         let mut details = EndDetails::default();
@@ -100,8 +103,8 @@ fn h2_a_session_end_handler_receives_exactly_the_event_with_reason_and_next_id()
 
 #[test]
 fn a_drained_end_has_the_shape_of_a_normal_one() {
-    in_virtual_time(async {
-        let (supervisor, told) = at_noon().await;
+    in_virtual_time(async |harness| {
+        let (supervisor, told) = at_noon(harness).await;
         let incarnation = start_a_full_session(&supervisor).await;
         supervisor.shutdown(Shutdown::now()).await.unwrap();
         let end = wire(&told, 1);
@@ -115,10 +118,12 @@ fn a_drained_end_has_the_shape_of_a_normal_one() {
 
 #[test]
 fn a_lifecycle_event_has_its_own_shape() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let (plugin, told) = recorder("p");
         let hooks = session_supervisor::Hooks::ALL;
-        let supervisor = start(builder().plugin(plugin.with_hooks(hooks))).await;
+        let supervisor = harness
+            .start(builder().plugin(plugin.with_hooks(hooks)))
+            .await;
         supervisor.shutdown(Shutdown::now()).await.unwrap();
         let shutdown = wire(&told, 1);
         assert_eq!(shutdown["type"], "gateway_shutdown");

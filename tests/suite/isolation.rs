@@ -7,12 +7,13 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
+use session_supervisor::testing::{Recording, recorder};
 use session_supervisor::{
     Deliver, DeliveryPolicy, Down, EndReason, Plugin, PluginSpec, PluginState, PluginStatus,
     SessionSupervisor, Shutdown,
 };
 
-use crate::support::{Recording, Shorthand, recorder};
+use crate::support::Shorthand;
 
 /// How long anything may take on a machine with other work.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -105,14 +106,14 @@ impl Plugin for Blocks {
         delivery
             .events
             .iter()
-            .for_each(|event| self.told.add(event));
+            .for_each(|event| self.told.record(event));
         Ok(())
     }
 }
 
 #[actix::test]
 async fn g5_a_plugin_that_blocks_its_thread_is_replaced_and_told_on_another() {
-    let (barrier, told) = (Arc::new(Barrier::default()), Recording::default());
+    let (barrier, told) = (Arc::new(Barrier::default()), Recording::new());
     let (healthy, heard) = recorder("healthy");
     let supervisor = start([Blocks::plugin(2, &barrier, &told), healthy]).await;
     supervisor.begin("A").await;
@@ -135,7 +136,7 @@ async fn g5_a_plugin_that_blocks_its_thread_is_replaced_and_told_on_another() {
 
 #[actix::test]
 async fn g5_no_more_than_four_threads_are_left_behind_and_the_plugin_is_quarantined() {
-    let (barrier, told) = (Arc::new(Barrier::default()), Recording::default());
+    let (barrier, told) = (Arc::new(Barrier::default()), Recording::new());
     let (healthy, heard) = recorder("healthy");
     let supervisor = start([Blocks::plugin(usize::MAX, &barrier, &told), healthy]).await;
     supervisor.begin("A").await;
@@ -191,7 +192,7 @@ fn fails_at_first<R>(
 where
     R: Future<Output = anyhow::Result<()>> + 'static,
 {
-    let recording = Recording::default();
+    let recording = Recording::new();
     let (told, made) = (recording.clone(), AtomicUsize::new(0));
     let make = move || {
         let fails = made.fetch_add(1, Ordering::SeqCst) < failing;
@@ -203,7 +204,7 @@ where
                 if let Some(failure) = failure {
                     return failure.await;
                 }
-                delivery.events.iter().for_each(|event| told.add(event));
+                delivery.events.iter().for_each(|event| told.record(event));
                 Ok(())
             }
         })

@@ -19,6 +19,7 @@ mod outage;
 mod reload;
 mod shutdown;
 mod support;
+mod testing;
 mod tracker;
 mod upkeep;
 mod watching;

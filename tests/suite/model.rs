@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use proptest::prelude::*;
+use session_supervisor::testing::recorder;
 use session_supervisor::{EndReason, Ended, EndedSession, Shutdown};
 use tokio::time::sleep;
 
 use crate::faulty_ledger::{Call, Fault, FaultyLedger};
-use crate::support::{Shorthand, builder, id, in_virtual_time, recorder, session, start};
+use crate::support::{Shorthand, builder, id, in_virtual_time, session};
 
 const IDS: [&str; 4] = ["A", "B", "C", "D"];
 const KEYS: [&str; 2] = ["k1", "k2"];
@@ -81,9 +82,9 @@ proptest! {
     fn g1_g2_g3_the_registry_does_what_a_naive_table_does(
         operations in proptest::collection::vec(operation(), 1..60)
     ) {
-        in_virtual_time(async move {
+        in_virtual_time(async move |harness| {
             let (plugin, told) = recorder("p");
-            let supervisor = start(builder().plugin(plugin)).await;
+            let supervisor = harness.start(builder().plugin(plugin)).await;
             let mut model = Model::default();
             let mut incarnations = BTreeMap::new();
             for operation in operations {
@@ -149,10 +150,10 @@ proptest! {
         operations in proptest::collection::vec(operation(), 1..60),
         is_slow in any::<bool>(),
     ) {
-        in_virtual_time(async move {
+        in_virtual_time(async move |harness| {
             let ledger = FaultyLedger::new();
             let (plugin, told) = recorder("p");
-            let supervisor = start(builder().plugin(plugin).ledger(ledger.clone())).await;
+            let supervisor = harness.start(builder().plugin(plugin).ledger(ledger.clone())).await;
             let mut model = Model::default();
             let mut answers: Vec<std::pin::Pin<Box<dyn Future<Output = ()>>>> = Vec::new();
             if is_slow {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use session_supervisor::testing::{Harness, Recording, in_time, line, recorder, recorder_with};
 use session_supervisor::{
     DeliveryPolicy, DeliveryState, Down, EndReason, Error, Event, Hook, Hooks, PluginSpec,
     PluginState, SessionSupervisor, Shutdown, TestOutcome,
@@ -11,9 +12,7 @@ use session_supervisor::{
 use tokio::time::{Instant, sleep};
 
 use crate::faulty_ledger::{Call, Fault, FaultyLedger};
-use crate::support::{
-    Recording, Shorthand, builder, id, in_virtual_time, line, per_session, recorder, start, within,
-};
+use crate::support::{Shorthand, builder, id, in_virtual_time};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -41,13 +40,13 @@ impl Switch {
 /// A plugin that rejects what is about A until it is repaired.
 fn rejects_a(policy: DeliveryPolicy) -> (PluginSpec, Recording, Switch) {
     let repaired = Switch::default();
-    let (works, told) = (repaired.clone(), Recording::default());
+    let (works, told) = (repaired.clone(), Recording::new());
     let record = told.clone();
     let call = move |event: Event| {
         let is_about_a = event.session().is_some_and(|it| it.id.as_str() == "A");
         let rejects = is_about_a && !works.is_on();
         if !rejects {
-            record.add(&event);
+            record.record(&event);
         }
         async move {
             match rejects {
@@ -61,7 +60,7 @@ fn rejects_a(policy: DeliveryPolicy) -> (PluginSpec, Recording, Switch) {
 }
 
 async fn wait_for_dead(supervisor: &SessionSupervisor, dead: u64) {
-    within(async {
+    in_time(async {
         while supervisor.plugins().await.unwrap()[0].dead != dead {
             sleep(Duration::from_millis(1)).await;
         }
@@ -78,9 +77,9 @@ async fn dead_letters(supervisor: &SessionSupervisor) -> Vec<String> {
 
 #[test]
 fn g6_dead_letters_are_listed_and_come_back_in_order() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let (plugin, told, repaired) = rejects_a(strict());
-        let supervisor = start(builder().plugin(plugin)).await;
+        let supervisor = harness.start(builder().plugin(plugin)).await;
         for id in ["A", "B"] {
             supervisor.begin(id).await;
         }
@@ -112,9 +111,9 @@ fn g6_dead_letters_are_listed_and_come_back_in_order() {
 
 #[test]
 fn one_dead_letter_comes_back_with_those_of_its_incarnation_only() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let (plugin, told, repaired) = rejects_a(strict());
-        let supervisor = start(builder().plugin(plugin)).await;
+        let supervisor = harness.start(builder().plugin(plugin)).await;
         for _ in 0..2 {
             supervisor.begin("A").await;
             supervisor.finish("A", EndReason::Completed).await;
@@ -145,9 +144,9 @@ impl MapIds for Vec<Event> {
 
 #[test]
 fn dead_letters_are_let_go_of_one_by_one_or_all() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let (plugin, told, repaired) = rejects_a(strict());
-        let supervisor = start(builder().plugin(plugin)).await;
+        let supervisor = harness.start(builder().plugin(plugin)).await;
         supervisor.begin("A").await;
         supervisor.finish("A", EndReason::Completed).await;
         supervisor.begin("A").await;
@@ -176,10 +175,12 @@ fn dead_letters_are_let_go_of_one_by_one_or_all() {
 
 #[test]
 fn a_redelivery_that_the_ledger_does_not_record_changes_nothing() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let (plugin, told, repaired) = rejects_a(strict());
         let ledger = FaultyLedger::new();
-        let supervisor = start(builder().plugin(plugin).ledger(ledger.clone())).await;
+        let supervisor = harness
+            .start(builder().plugin(plugin).ledger(ledger.clone()))
+            .await;
         supervisor.begin("A").await;
         wait_for_dead(&supervisor, 1).await;
         sleep(SECOND).await;
@@ -204,14 +205,16 @@ fn a_redelivery_that_the_ledger_does_not_record_changes_nothing() {
 #[test]
 fn g8_many_dead_letters_come_back_as_there_is_room() {
     const DEAD: u64 = 10_500;
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let repaired = Switch::default();
         let works = repaired.clone();
-        let (plugin, told) = per_session("p", move |_| {
+        let (plugin, told) = recorder_with("p", move |_| {
             let works = works.is_on();
             async move { works.then_some(()).ok_or_else(|| anyhow::anyhow!("no")) }
         });
-        let supervisor = start(builder().plugin(plugin.with_policy(strict()))).await;
+        let supervisor = harness
+            .start(builder().plugin(plugin.with_policy(strict())))
+            .await;
         for n in 0..DEAD {
             supervisor.begin(&format!("s{n}")).await;
         }
@@ -233,10 +236,12 @@ fn g8_many_dead_letters_come_back_as_there_is_room() {
 
 #[test]
 fn g4_a_look_at_dead_letters_that_hangs_does_not_hold_up_a_shutdown() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let (plugin, _, _) = rejects_a(strict());
         let ledger = FaultyLedger::new();
-        let supervisor = start(builder().plugin(plugin).ledger(ledger.clone())).await;
+        let supervisor = harness
+            .start(builder().plugin(plugin).ledger(ledger.clone()))
+            .await;
         supervisor.begin("A").await;
         supervisor.begin("B").await;
         wait_for_dead(&supervisor, 1).await;
@@ -250,15 +255,18 @@ fn g4_a_look_at_dead_letters_that_hangs_does_not_hold_up_a_shutdown() {
         assert!(began.elapsed() < SECOND, "{:?}", began.elapsed());
         // The end of A is dead with its start.
         assert_eq!((report.drain.delivered, report.drain.sessions), (1, 2));
+        ledger.heal();
     });
 }
 
 #[test]
 fn g8_changes_of_dead_letters_wait_for_their_turn_or_are_refused() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let (plugin, _, _) = rejects_a(strict());
         let ledger = FaultyLedger::new();
-        let supervisor = start(builder().plugin(plugin).ledger(ledger.clone())).await;
+        let supervisor = harness
+            .start(builder().plugin(plugin).ledger(ledger.clone()))
+            .await;
         supervisor.begin("A").await;
         wait_for_dead(&supervisor, 1).await;
         sleep(SECOND).await;
@@ -283,9 +291,9 @@ fn g8_changes_of_dead_letters_wait_for_their_turn_or_are_refused() {
 
 #[test]
 fn a_test_is_told_and_recorded_nowhere() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let (plugin, told) = recorder("p");
-        let supervisor = start(builder().plugin(plugin)).await;
+        let supervisor = harness.start(builder().plugin(plugin)).await;
         let test = supervisor.test_plugin("p").await.unwrap();
         assert_eq!((test.outcome, test.error), (TestOutcome::Ok, None));
         let events = told.events();
@@ -308,42 +316,45 @@ fn a_test_is_told_and_recorded_nowhere() {
 
 #[test]
 fn a_test_says_how_the_plugin_took_it() {
-    async fn outcome(plugin: PluginSpec) -> (TestOutcome, Option<String>, Duration) {
-        let supervisor = start(builder().plugin(plugin)).await;
+    async fn outcome(
+        harness: &Harness,
+        plugin: PluginSpec,
+    ) -> (TestOutcome, Option<String>, Duration) {
+        let supervisor = harness.start(builder().plugin(plugin)).await;
         let test = supervisor.test_plugin("p").await.unwrap();
         let error = test.error.map(|error| error.to_string());
         (test.outcome, error, test.duration)
     }
-    in_virtual_time(async {
-        let (rejects, _) = per_session("p", |_| async { anyhow::bail!("no such table") });
-        let (result, error, _) = outcome(rejects).await;
+    in_virtual_time(async |harness| {
+        let (rejects, _) = recorder_with("p", |_| async { anyhow::bail!("no such table") });
+        let (result, error, _) = outcome(harness, rejects).await;
         assert_eq!(
             (result, error.as_deref()),
             (TestOutcome::Error, Some("no such table"))
         );
 
-        let (down, _) = per_session("p", |_| async {
+        let (down, _) = recorder_with("p", |_| async {
             Err(Down::new(anyhow::anyhow!("refused")).into())
         });
-        assert_eq!(outcome(down).await.0, TestOutcome::Error);
+        assert_eq!(outcome(harness, down).await.0, TestOutcome::Error);
 
-        let (panics, _) = per_session("p", |_| async { panic!("a bug") });
-        assert_eq!(outcome(panics).await.0, TestOutcome::Panic);
+        let (panics, _) = recorder_with("p", |_| async { panic!("a bug") });
+        assert_eq!(outcome(harness, panics).await.0, TestOutcome::Panic);
 
-        let (hangs, _) = per_session("p", |_| std::future::pending());
+        let (hangs, _) = recorder_with("p", |_| std::future::pending());
         let mut policy = DeliveryPolicy::default();
         policy.timeout = 7 * SECOND;
-        let (result, _, took) = outcome(hangs.with_policy(policy)).await;
+        let (result, _, took) = outcome(harness, hangs.with_policy(policy)).await;
         assert_eq!(result, TestOutcome::Timeout);
         assert!((7 * SECOND..8 * SECOND).contains(&took), "{took:?}");
 
         let (ends_only, told) = recorder("p");
         let ends_only = ends_only.with_hooks(Hooks::NONE.with(Hook::SessionEnd));
-        assert_eq!(outcome(ends_only).await.0, TestOutcome::Ok);
+        assert_eq!(outcome(harness, ends_only).await.0, TestOutcome::Ok);
         assert_eq!(told.lines(), ["session_end synthetic closed"]);
 
         let (deaf, _) = recorder("p");
-        let (result, error, _) = outcome(deaf.with_hooks(Hooks::NONE)).await;
+        let (result, error, _) = outcome(harness, deaf.with_hooks(Hooks::NONE)).await;
         assert_eq!(result, TestOutcome::Error);
         assert!(error.unwrap().contains("neither"));
     });
@@ -351,15 +362,15 @@ fn a_test_says_how_the_plugin_took_it() {
 
 #[test]
 fn g4_a_test_does_not_hold_up_a_shutdown() {
-    in_virtual_time(async {
-        let (plugin, told) = per_session("p", |event| async move {
+    in_virtual_time(async |harness| {
+        let (plugin, told) = recorder_with("p", |event| async move {
             if event.is_synthetic() {
                 std::future::pending().await
             } else {
                 Ok(())
             }
         });
-        let supervisor = start(builder().plugin(plugin)).await;
+        let supervisor = harness.start(builder().plugin(plugin)).await;
         supervisor.begin("A").await;
         told.wait_for(1).await;
         let tester = supervisor.clone();
@@ -375,9 +386,9 @@ fn g4_a_test_does_not_hold_up_a_shutdown() {
 
 #[test]
 fn operators_change_nothing_in_a_shutdown() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let (plugin, _) = recorder("p");
-        let supervisor = start(builder().plugin(plugin)).await;
+        let supervisor = harness.start(builder().plugin(plugin)).await;
         supervisor.shutdown(Shutdown::now()).await.unwrap();
         let refusals = [
             supervisor.test_plugin("p").await.err(),
@@ -394,8 +405,8 @@ fn operators_change_nothing_in_a_shutdown() {
 
 #[test]
 fn a_plugin_that_is_unknown_is_named() {
-    in_virtual_time(async {
-        let supervisor = start(builder()).await;
+    in_virtual_time(async |harness| {
+        let supervisor = harness.start(builder()).await;
         let refusals = [
             supervisor.test_plugin("q").await.err(),
             supervisor.dead_letters("q", 0, 1).await.err(),
@@ -415,10 +426,10 @@ fn a_plugin_that_is_unknown_is_named() {
 
 #[test]
 fn a_plugin_that_is_resumed_is_tried_at_once() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let repaired = Switch::default();
         let works = repaired.clone();
-        let (plugin, told) = per_session("p", move |_| {
+        let (plugin, told) = recorder_with("p", move |_| {
             let works = works.is_on();
             async move {
                 works
@@ -428,7 +439,9 @@ fn a_plugin_that_is_resumed_is_tried_at_once() {
         });
         let mut policy = DeliveryPolicy::default();
         (policy.backoff, policy.backoff_max) = (3600 * SECOND, 3600 * SECOND);
-        let supervisor = start(builder().plugin(plugin.with_policy(policy))).await;
+        let supervisor = harness
+            .start(builder().plugin(plugin.with_policy(policy)))
+            .await;
         supervisor.begin("A").await;
         told.wait_for(1).await;
         sleep(SECOND).await;

@@ -4,16 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use session_supervisor::testing::{Harness, Recording, recorder, recorder_with};
 use session_supervisor::{
     EndReason, Ended, Error, Hook, Hooks, Outcome, Shutdown, ShutdownReport, Started,
 };
 use tokio::time::{Instant, sleep};
 
 use crate::faulty_ledger::{Call, Fault, FaultyLedger};
-use crate::support::{
-    Recording, Shorthand, builder, id, in_virtual_time, per_session, recorder, session_with_key,
-    start,
-};
+use crate::support::{Shorthand, builder, id, in_virtual_time, session_with_key};
 
 /// More than are recorded in one step.
 const MANY: usize = 5000;
@@ -44,10 +42,12 @@ fn assert_sum(report: &ShutdownReport) {
 
 #[test]
 fn g1_ends_that_were_recorded_in_part_are_not_recorded_again() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let (ledger, (plugin, told)) = (FaultyLedger::new(), recorder("p"));
         let builder = builder().idle_after(Duration::from_secs(60));
-        let supervisor = start(builder.plugin(plugin).ledger(ledger.clone())).await;
+        let supervisor = harness
+            .start(builder.plugin(plugin).ledger(ledger.clone()))
+            .await;
         for n in 0..MANY {
             supervisor.begin(&format!("s{n}")).await;
         }
@@ -68,9 +68,11 @@ fn g1_ends_that_were_recorded_in_part_are_not_recorded_again() {
 #[test]
 fn g9_ends_of_a_drain_that_were_recorded_in_part_are_counted_for_what_they_are() {
     for fault in [Fault::Fails, Fault::Hangs] {
-        in_virtual_time(async move {
+        in_virtual_time(async move |harness| {
             let (ledger, (plugin, told)) = (FaultyLedger::new(), recorder("p"));
-            let supervisor = start(builder().plugin(plugin).ledger(ledger.clone())).await;
+            let supervisor = harness
+                .start(builder().plugin(plugin).ledger(ledger.clone()))
+                .await;
             for n in 0..MANY {
                 supervisor.begin(&format!("s{n}")).await;
             }
@@ -94,9 +96,11 @@ fn g9_ends_of_a_drain_that_were_recorded_in_part_are_counted_for_what_they_are()
 
 #[test]
 fn g4_a_ledger_that_hangs_costs_the_drain_no_more_than_its_patience() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let (ledger, (plugin, told)) = (FaultyLedger::durable(), recorder("p"));
-        let supervisor = start(builder().plugin(plugin).ledger(ledger.clone())).await;
+        let supervisor = harness
+            .start(builder().plugin(plugin).ledger(ledger.clone()))
+            .await;
         supervisor.begin("A").await;
         ledger.breaks(Call::Append, 0, Fault::Hangs);
         let began = Instant::now();
@@ -115,16 +119,18 @@ fn g4_a_ledger_that_hangs_costs_the_drain_no_more_than_its_patience() {
 
 #[test]
 fn ends_that_are_not_recorded_are_told_once_and_none_before_its_start() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let ledger = FaultyLedger::durable();
-        let (plugin, told) = per_session("p", |event| async move {
+        let (plugin, told) = recorder_with("p", |event| async move {
             let id = event.session().map(|session| session.id.to_string());
             let is_start = event.hook() == Hook::SessionStart;
             anyhow::ensure!(!(is_start && id.as_deref() == Some("A")), "no A");
             anyhow::ensure!(is_start || id.as_deref() != Some("B"), "no end of B");
             Ok(())
         });
-        let supervisor = start(builder().plugin(plugin).ledger(ledger.clone())).await;
+        let supervisor = harness
+            .start(builder().plugin(plugin).ledger(ledger.clone()))
+            .await;
         for id in ["A", "B", "C"] {
             supervisor.begin(id).await;
         }
@@ -145,9 +151,11 @@ fn ends_that_are_not_recorded_are_told_once_and_none_before_its_start() {
 #[test]
 fn g4_what_a_slow_ledger_has_recorded_in_time_is_delivered_and_the_rest_is_told() {
     const STEPS: usize = 8;
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let (ledger, (plugin, told)) = (FaultyLedger::durable(), recorder("p"));
-        let supervisor = start(builder().plugin(plugin).ledger(ledger.clone())).await;
+        let supervisor = harness
+            .start(builder().plugin(plugin).ledger(ledger.clone()))
+            .await;
         let sessions = STEPS * 4096;
         for n in 0..sessions {
             supervisor.begin(&format!("s{n}")).await;
@@ -170,11 +178,11 @@ fn g4_what_a_slow_ledger_has_recorded_in_time_is_delivered_and_the_rest_is_told(
 #[test]
 fn g7_the_reason_of_a_stop_is_on_record_before_anybody_is_told() {
     for (fault, told_after) in [(Fault::Fails, 0), (Fault::Hangs, 250)] {
-        in_virtual_time(async move {
+        in_virtual_time(async move |harness| {
             let ledger = FaultyLedger::durable();
             let times = Arc::new(Mutex::new(Vec::new()));
             let heard = Arc::clone(&times);
-            let (plugin, _) = per_session("p", move |_| {
+            let (plugin, _) = recorder_with("p", move |_| {
                 heard.lock().unwrap().push(Instant::now());
                 async { Ok(()) }
             });
@@ -183,7 +191,9 @@ fn g7_the_reason_of_a_stop_is_on_record_before_anybody_is_told() {
                     .with(Hook::SessionEnd)
                     .with(Hook::GatewayShutdown),
             );
-            let supervisor = start(builder().plugin(plugin).ledger(ledger.clone())).await;
+            let supervisor = harness
+                .start(builder().plugin(plugin).ledger(ledger.clone()))
+                .await;
             supervisor.begin("A").await;
             ledger.breaks(Call::Intend, 0, fault);
             let asked_at = Instant::now();
@@ -203,9 +213,11 @@ fn g7_the_reason_of_a_stop_is_on_record_before_anybody_is_told() {
 
 #[test]
 fn g10_a_ledger_that_hangs_on_an_end_makes_no_clean_stop() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let (ledger, (plugin, _)) = (FaultyLedger::durable(), recorder("p"));
-        let supervisor = start(builder().plugin(plugin).ledger(ledger.clone())).await;
+        let supervisor = harness
+            .start(builder().plugin(plugin).ledger(ledger.clone()))
+            .await;
         supervisor.begin("A").await;
         ledger.breaks(Call::Append, 0, Fault::Hangs);
         let end = supervisor.ended(Ended::new(id("A"), EndReason::Completed));
@@ -217,14 +229,15 @@ fn g10_a_ledger_that_hangs_on_an_end_makes_no_clean_stop() {
         assert!(end.is_err());
         assert_eq!(report.warnings, ["ledger"]);
         assert_eq!((report.outcome, report.exit_code), (Outcome::Lost, 3));
+        ledger.heal();
     });
 }
 
 #[test]
 fn g10_an_end_that_fails_after_the_snapshot_is_made_up_for_by_the_shutdown() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let ledger = FaultyLedger::new();
-        let supervisor = start(builder().ledger(ledger.clone())).await;
+        let supervisor = harness.start(builder().ledger(ledger.clone())).await;
         supervisor
             .started(session_with_key("A", "k"))
             .await
@@ -252,9 +265,11 @@ fn g10_an_end_that_fails_after_the_snapshot_is_made_up_for_by_the_shutdown() {
 
 #[test]
 fn a_start_and_the_end_that_it_causes_fail_together() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let (ledger, (plugin, told)) = (FaultyLedger::new(), recorder("p"));
-        let supervisor = start(builder().plugin(plugin).ledger(ledger.clone())).await;
+        let supervisor = harness
+            .start(builder().plugin(plugin).ledger(ledger.clone()))
+            .await;
         supervisor
             .started(session_with_key("A", "k"))
             .await
@@ -280,8 +295,8 @@ fn a_start_and_the_end_that_it_causes_fail_together() {
 
 #[test]
 fn successors_under_way_do_not_count_beside_those_whose_places_they_take() {
-    in_virtual_time(async {
-        let supervisor = start(builder().max_active(2)).await;
+    in_virtual_time(async |harness| {
+        let supervisor = harness.start(builder().max_active(2)).await;
         for (id, key) in [("A", "k1"), ("B", "k2")] {
             supervisor.started(session_with_key(id, key)).await.unwrap();
         }
@@ -301,9 +316,9 @@ fn successors_under_way_do_not_count_beside_those_whose_places_they_take() {
 
 #[test]
 fn g3_a_key_that_a_session_gives_up_is_free_for_messages_that_come_after() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let ledger = FaultyLedger::new();
-        let supervisor = start(builder().ledger(ledger.clone())).await;
+        let supervisor = harness.start(builder().ledger(ledger.clone())).await;
         supervisor
             .started(session_with_key("A", "k1"))
             .await
@@ -331,8 +346,8 @@ fn g3_a_key_that_a_session_gives_up_is_free_for_messages_that_come_after() {
 #[test]
 fn a_crowd_that_wants_one_key_is_served_in_time_that_grows_with_it() {
     // In real time: what is measured is the registry's own work.
-    actix::System::new().block_on(async {
-        let supervisor = start(builder()).await;
+    Harness::run(async |harness| {
+        let supervisor = harness.start(builder()).await;
         let mut took = Vec::new();
         for size in [500, 4000] {
             let began = std::time::Instant::now();
@@ -352,9 +367,9 @@ fn a_crowd_that_wants_one_key_is_served_in_time_that_grows_with_it() {
 #[test]
 fn g5_a_lane_that_can_not_count_its_backlog_takes_no_other_report_with_it() {
     for cap in [120, 500, 2000].map(Duration::from_millis) {
-        in_virtual_time(async move {
+        in_virtual_time(async move |harness| {
             let ledger = FaultyLedger::new();
-            let (hanging, _) = per_session("hangs", |_| std::future::pending());
+            let (hanging, _) = recorder_with("hangs", |_| std::future::pending());
             let (good, told) = recorder("good");
             let mut policy = hanging.policy().clone();
             policy.max_batch = 1;
@@ -362,7 +377,7 @@ fn g5_a_lane_that_can_not_count_its_backlog_takes_no_other_report_with_it() {
                 .cap(cap)
                 .plugin(hanging.with_policy(policy))
                 .plugin(good);
-            let supervisor = start(plugins.ledger(ledger.clone())).await;
+            let supervisor = harness.start(plugins.ledger(ledger.clone())).await;
             for n in 0..3 {
                 supervisor.begin(&format!("s{n}")).await;
             }
@@ -385,12 +400,12 @@ fn g5_a_lane_that_can_not_count_its_backlog_takes_no_other_report_with_it() {
 
 #[test]
 fn a_ledger_that_failed_just_before_the_drain_is_asked_again_at_once() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let (ledger, (plugin, told)) = (FaultyLedger::new(), recorder("p"));
         let ends_only = plugin.with_hooks(Hooks::NONE.with(Hook::SessionEnd));
         let cap = Duration::from_millis(500);
         let plugins = builder().cap(cap).plugin(ends_only).ledger(ledger.clone());
-        let supervisor = start(plugins).await;
+        let supervisor = harness.start(plugins).await;
         ledger.breaks(Call::Read, 0, Fault::Fails);
         supervisor.begin("A").await;
         sleep(Duration::from_millis(10)).await;
@@ -403,9 +418,11 @@ fn a_ledger_that_failed_just_before_the_drain_is_asked_again_at_once() {
 
 #[test]
 fn the_log_may_be_ahead_of_what_lanes_are_told() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let (ledger, (plugin, told)) = (FaultyLedger::new(), recorder("p"));
-        let supervisor = start(builder().plugin(plugin).ledger(ledger.clone())).await;
+        let supervisor = harness
+            .start(builder().plugin(plugin).ledger(ledger.clone()))
+            .await;
         ledger.breaks(Call::Append, 1, Fault::Hangs);
         let (_, _, ()) = tokio::join!(supervisor.begin("A"), supervisor.begin("B"), async {
             told.wait_for(2).await;
@@ -420,9 +437,11 @@ fn the_log_may_be_ahead_of_what_lanes_are_told() {
 
 #[test]
 fn g9_what_is_recorded_between_the_ends_of_a_drain_is_not_counted_among_them() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let (ledger, (plugin, told)) = (FaultyLedger::new(), recorder("p"));
-        let supervisor = start(builder().plugin(plugin).ledger(ledger.clone())).await;
+        let supervisor = harness
+            .start(builder().plugin(plugin).ledger(ledger.clone()))
+            .await;
         let many = 2 * MANY;
         for n in 0..many {
             supervisor.begin(&format!("s{n}")).await;

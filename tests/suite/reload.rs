@@ -4,6 +4,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use session_supervisor::testing::{
+    Gate, Harness, Recorder, Recording, gated, recorder, recorder_with,
+};
 use session_supervisor::{
     Builder, DeliveryPolicy, Durability, EndReason, Error, Event, Hook, Hooks, LiveSettings,
     PluginSpec, Reloaded, SessionSupervisor, Shutdown, SqliteLedger,
@@ -11,10 +14,7 @@ use session_supervisor::{
 use tokio::time::{Instant, sleep};
 
 use crate::faulty_ledger::{Call, Fault, FaultyLedger};
-use crate::support::{
-    Gate, Recorder, Recording, Shorthand, builder, gated_at_ends, id, in_virtual_time, per_session,
-    recorder, session, start, within,
-};
+use crate::support::{Shorthand, builder, id, in_virtual_time, session};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -49,11 +49,11 @@ impl File {
 
 /// A plugin that is made of `configuration`, what it was told, and how often it was made.
 fn configured(name: &str, configuration: u32) -> (PluginSpec, Recording, Arc<AtomicUsize>) {
-    let (told, made) = (Recording::default(), Arc::new(AtomicUsize::new(0)));
+    let (told, made) = (Recording::new(), Arc::new(AtomicUsize::new(0)));
     let (record, count) = (told.clone(), Arc::clone(&made));
     let plugin = PluginSpec::actor(name, move || {
         count.fetch_add(1, Ordering::Relaxed);
-        Recorder(record.clone())
+        Recorder::new(record.clone())
     });
     (plugin.with_configuration(configuration), told, made)
 }
@@ -76,12 +76,12 @@ fn parts(reloaded: &Reloaded) -> [String; 4] {
 
 #[test]
 fn plugins_come_go_change_or_are_left_alone() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let (stays, stays_told, stays_made) = configured("stays", 1);
         let (goes, goes_told, _) = configured("goes", 1);
         let (changes, changes_told, _) = configured("changes", 1);
         let (file, builder) = File::with(vec![stays.clone(), goes, changes]);
-        let supervisor = start(builder).await;
+        let supervisor = harness.start(builder).await;
         supervisor.begin("A").await;
         stays_told.wait_for(1).await;
         goes_told.wait_for(1).await;
@@ -116,10 +116,10 @@ fn plugins_come_go_change_or_are_left_alone() {
 
 #[test]
 fn without_a_configuration_to_compare_a_plugin_counts_as_changed() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let (plugin, _) = recorder("p");
         let (_file, builder) = File::with(vec![plugin]);
-        let supervisor = start(builder).await;
+        let supervisor = harness.start(builder).await;
         let reloaded = supervisor.reload().await.unwrap();
         assert_eq!(parts(&reloaded), ["", "", "p", ""]);
     });
@@ -127,10 +127,10 @@ fn without_a_configuration_to_compare_a_plugin_counts_as_changed() {
 
 #[test]
 fn other_hooks_or_patience_are_a_change() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let (plugin, ..) = configured("p", 1);
         let (file, builder) = File::with(vec![plugin.clone()]);
-        let supervisor = start(builder).await;
+        let supervisor = harness.start(builder).await;
         let ends_only = plugin
             .clone()
             .with_hooks(Hooks::NONE.with(Hook::SessionEnd));
@@ -147,13 +147,13 @@ fn other_hooks_or_patience_are_a_change() {
 
 #[test]
 fn g3_a_plugin_that_changes_finishes_what_is_under_way_and_goes_on_in_order() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let mut side_by_side = DeliveryPolicy::default();
         side_by_side.max_in_flight = 4;
-        let (old, old_told, gate) = gated_at_ends("p");
+        let (old, old_told, gate) = gated("p", Hook::SessionEnd);
         let old = old.with_policy(side_by_side.clone());
         let (file, builder) = File::with(vec![old]);
-        let supervisor = start(builder).await;
+        let supervisor = harness.start(builder).await;
         supervisor.begin("A").await;
         supervisor.finish("A", EndReason::Completed).await;
         old_told.wait_for(2).await;
@@ -175,10 +175,10 @@ fn g3_a_plugin_that_changes_finishes_what_is_under_way_and_goes_on_in_order() {
 
 #[test]
 fn what_a_plugin_does_not_finish_in_time_comes_again_after_its_change() {
-    in_virtual_time(async {
-        let (old, old_told, _gate) = gated_at_ends("p");
+    in_virtual_time(async |harness| {
+        let (old, old_told, _gate) = gated("p", Hook::SessionEnd);
         let (file, builder) = File::with(vec![old]);
-        let supervisor = start(builder).await;
+        let supervisor = harness.start(builder).await;
         supervisor.begin("A").await;
         supervisor.finish("A", EndReason::Completed).await;
         old_told.wait_for(2).await;
@@ -197,14 +197,14 @@ fn what_a_plugin_does_not_finish_in_time_comes_again_after_its_change() {
 
 #[test]
 fn a_change_ends_a_backoff() {
-    in_virtual_time(async {
-        let (down, tried) = per_session("p", |_| async {
+    in_virtual_time(async |harness| {
+        let (down, tried) = recorder_with("p", |_| async {
             Err(session_supervisor::Down::new(anyhow::anyhow!("wrong address")).into())
         });
         let mut policy = DeliveryPolicy::default();
         (policy.backoff, policy.backoff_max) = (3600 * SECOND, 3600 * SECOND);
         let (file, builder) = File::with(vec![down.with_policy(policy)]);
-        let supervisor = start(builder).await;
+        let supervisor = harness.start(builder).await;
         supervisor.begin("A").await;
         tried.wait_for(1).await;
         sleep(SECOND).await;
@@ -219,12 +219,12 @@ fn a_change_ends_a_backoff() {
 
 #[test]
 fn a_plugin_that_hangs_does_not_hold_up_its_removal() {
-    in_virtual_time(async {
-        let (hangs, told) = per_session("p", |_| std::future::pending());
+    in_virtual_time(async |harness| {
+        let (hangs, told) = recorder_with("p", |_| std::future::pending());
         let mut policy = DeliveryPolicy::default();
         policy.timeout = 3600 * SECOND;
         let (file, builder) = File::with(vec![hangs.with_policy(policy)]);
-        let supervisor = start(builder).await;
+        let supervisor = harness.start(builder).await;
         supervisor.begin("A").await;
         told.wait_for(1).await;
         file.has(&[]);
@@ -239,10 +239,10 @@ fn a_plugin_that_hangs_does_not_hold_up_its_removal() {
 
 #[test]
 fn settings_that_are_wrong_change_nothing() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let (plugin, told, made) = configured("p", 1);
         let (file, builder) = File::with(vec![plugin.clone()]);
-        let supervisor = start(builder).await;
+        let supervisor = harness.start(builder).await;
         supervisor.begin("A").await;
         told.wait_for(1).await;
         let reload = async || match supervisor.reload().await {
@@ -268,11 +268,11 @@ fn settings_that_are_wrong_change_nothing() {
 
 #[test]
 fn a_ledger_that_fails_changes_nothing() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let (plugin, ..) = configured("p", 1);
         let ledger = FaultyLedger::new();
         let (file, builder) = File::with(vec![plugin.clone()]);
-        let supervisor = start(builder.ledger(ledger.clone())).await;
+        let supervisor = harness.start(builder.ledger(ledger.clone())).await;
         let (more, ..) = configured("more", 1);
         file.has(&[&more]);
         ledger.breaks(Call::Attach, 0, Fault::Fails);
@@ -287,8 +287,8 @@ fn a_ledger_that_fails_changes_nothing() {
 
 #[test]
 fn where_there_is_nothing_to_read_again_a_reload_says_so() {
-    in_virtual_time(async {
-        let supervisor = start(builder()).await;
+    in_virtual_time(async |harness| {
+        let supervisor = harness.start(builder()).await;
         let refused = supervisor.reload().await.unwrap_err();
         assert_eq!(
             refused.to_string(),
@@ -299,13 +299,13 @@ fn where_there_is_nothing_to_read_again_a_reload_says_so() {
 
 #[test]
 fn g4_the_next_shutdown_has_the_new_cap_and_the_new_plugins() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let (plugin, told) = recorder("before");
         let (file, builder) = File::with(vec![plugin]);
-        let supervisor = start(builder.restart_expected(SECOND)).await;
+        let supervisor = harness.start(builder.restart_expected(SECOND)).await;
         supervisor.begin("A").await;
         told.wait_for(1).await;
-        let (hangs, _) = per_session("hangs", |_| std::future::pending());
+        let (hangs, _) = recorder_with("hangs", |_| std::future::pending());
         let (deaf, _) = recorder("deaf");
         let deaf = deaf.with_hooks(Hooks::NONE.with(Hook::SessionStart));
         file.has(&[&hangs, &deaf]);
@@ -324,9 +324,9 @@ fn g4_the_next_shutdown_has_the_new_cap_and_the_new_plugins() {
 
 #[test]
 fn limits_of_sessions_change_and_no_session_ends_by_it() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let (file, builder) = File::with(vec![]);
-        let supervisor = start(builder).await;
+        let supervisor = harness.start(builder).await;
         for id in ["A", "B", "C"] {
             supervisor.begin(id).await;
         }
@@ -350,9 +350,9 @@ fn limits_of_sessions_change_and_no_session_ends_by_it() {
 
 #[test]
 fn a_plugin_is_not_asked_of_what_was_before_its_time() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let (file, builder) = File::with(vec![]);
-        let supervisor = start(builder).await;
+        let supervisor = harness.start(builder).await;
         supervisor.begin("A").await;
         let (plugin, ..) = configured("p", 1);
         file.has(&[&plugin]);
@@ -371,10 +371,10 @@ fn a_plugin_is_not_asked_of_what_was_before_its_time() {
 
 #[test]
 fn reloads_at_once_come_one_after_the_other() {
-    in_virtual_time(async {
-        let (old, told, gate) = gated_at_ends("p");
+    in_virtual_time(async |harness| {
+        let (old, told, gate) = gated("p", Hook::SessionEnd);
         let (file, builder) = File::with(vec![old]);
-        let supervisor = start(builder).await;
+        let supervisor = harness.start(builder).await;
         supervisor.begin("A").await;
         supervisor.finish("A", EndReason::Completed).await;
         told.wait_for(2).await;
@@ -393,11 +393,11 @@ fn reloads_at_once_come_one_after_the_other() {
 
 #[test]
 fn a_reload_that_nobody_waits_for_any_more_is_finished_before_the_next() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let (old, ..) = configured("old", 1);
         let ledger = FaultyLedger::new();
         let (file, builder) = File::with(vec![old]);
-        let supervisor = start(builder.ledger(ledger.clone())).await;
+        let supervisor = harness.start(builder.ledger(ledger.clone())).await;
         ledger.breaks(Call::Attach, 0, Fault::Slow(10_000));
         let (a, ..) = configured("a", 1);
         let (b, b_told, _) = configured("b", 1);
@@ -419,11 +419,11 @@ fn a_reload_that_nobody_waits_for_any_more_is_finished_before_the_next() {
 
 #[test]
 fn a_plugin_whose_lane_waits_for_the_ledger_is_removed_all_the_same() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let (goes, told, _) = configured("goes", 1);
         let ledger = FaultyLedger::new();
         let (file, builder) = File::with(vec![goes.clone()]);
-        let supervisor = start(builder.ledger(ledger.clone())).await;
+        let supervisor = harness.start(builder.ledger(ledger.clone())).await;
         ledger.breaks(Call::Advance, 0, Fault::Hangs);
         supervisor.begin("A").await;
         told.wait_for(1).await;
@@ -447,12 +447,12 @@ fn a_plugin_whose_lane_waits_for_the_ledger_is_removed_all_the_same() {
 fn g6_a_plugin_that_comes_back_goes_on_where_it_was() {
     let home = tempfile::tempdir().unwrap();
     let path = home.path().join("ledger.db");
-    actix_rt::System::new().block_on(within(async {
+    Harness::run(async |harness| {
         let ledger = SqliteLedger::open(path, Durability::Process).unwrap();
         let (stays, stays_told, _) = configured("stays", 1);
         let (goes, goes_told, _) = configured("goes", 1);
         let (file, builder) = File::with(vec![stays.clone(), goes.clone()]);
-        let supervisor = start(builder.ledger(ledger)).await;
+        let supervisor = harness.start(builder.ledger(ledger)).await;
         supervisor.begin("A").await;
         goes_told.wait_for(1).await;
         file.has(&[&stays]);
@@ -472,30 +472,30 @@ fn g6_a_plugin_that_comes_back_goes_on_where_it_was() {
         ];
         assert_eq!(goes_told.lines(), expected);
         assert_eq!(stays_told.lines(), expected);
-    }));
+    });
 }
 
 /// Sessions that start and end while it reloads again and again.
 #[test]
 fn g6_nothing_is_lost_or_told_twice_whatever_is_reloaded_beside_traffic() {
     const SESSIONS: usize = 400;
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let (stays, stays_told, _) = configured("stays", 0);
-        let changes_told = Recording::default();
+        let changes_told = Recording::new();
         let changing = |configuration: u32| {
             let told = changes_told.clone();
             let call = move |event: Event| {
                 let told = told.clone();
                 async move {
                     sleep(Duration::from_millis(3)).await;
-                    told.add(&event);
+                    told.record(&event);
                     Ok(())
                 }
             };
             PluginSpec::per_session("changes", call).with_configuration(configuration)
         };
         let (file, builder) = File::with(vec![stays.clone(), changing(0)]);
-        let supervisor = start(builder).await;
+        let supervisor = harness.start(builder).await;
         let (gate, reloading) = (Gate::new(), supervisor.clone());
         let done = gate.clone();
         let (comes, ..) = configured("comes", 0);

@@ -4,18 +4,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use session_supervisor::testing::{recorder, recorder_with};
 use session_supervisor::{
     EndReason, Hook, Hooks, Outcome, PluginSpec, Shutdown, ShutdownReport, StepOutcome,
 };
 use tokio::time::Instant;
 
-use crate::support::{Shorthand, builder, in_virtual_time, per_session, recorder, start};
+use crate::support::{Shorthand, builder, in_virtual_time};
 
 const SHORT_CAP: Duration = Duration::from_millis(120);
 
 /// A plugin that never answers `hook`, and whatever else at once.
 fn hangs_on(hook: Hook) -> PluginSpec {
-    let (plugin, _) = per_session("hangs", move |event| async move {
+    let (plugin, _) = recorder_with("hangs", move |event| async move {
         if event.hook() == hook {
             std::future::pending::<()>().await;
         }
@@ -31,9 +32,9 @@ fn step(report: &ShutdownReport, name: &str) -> StepOutcome {
 
 #[test]
 fn c1_closing_without_a_restart_time_drains_once_for_shutdown() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let (plugin, told) = recorder("p");
-        let supervisor = start(builder().plugin(plugin)).await;
+        let supervisor = harness.start(builder().plugin(plugin)).await;
         supervisor.begin("A").await;
         let sigterm = Shutdown::now().with_trigger("SIGTERM");
         let report = supervisor.shutdown(sigterm).await.unwrap();
@@ -46,9 +47,9 @@ fn c1_closing_without_a_restart_time_drains_once_for_shutdown() {
 
 #[test]
 fn c2_closing_with_a_restart_time_drains_once_for_restart() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let (plugin, told) = recorder("p");
-        let supervisor = start(builder().plugin(plugin)).await;
+        let supervisor = harness.start(builder().plugin(plugin)).await;
         supervisor.begin("A").await;
         let restart = Shutdown::for_restart(Duration::from_millis(1234));
         let report = supervisor.shutdown(restart).await.unwrap();
@@ -60,9 +61,9 @@ fn c2_closing_with_a_restart_time_drains_once_for_restart() {
 
 #[test]
 fn c3_a_drain_that_times_out_is_a_warning_and_later_steps_run() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let plugin = hangs_on(Hook::SessionEnd);
-        let supervisor = start(builder().plugin(plugin).cap(SHORT_CAP)).await;
+        let supervisor = harness.start(builder().plugin(plugin).cap(SHORT_CAP)).await;
         let ran = Arc::new(AtomicBool::new(false));
         let runs = Arc::clone(&ran);
         supervisor.add_teardown_step("later", move || async move {
@@ -80,10 +81,10 @@ fn c3_a_drain_that_times_out_is_a_warning_and_later_steps_run() {
 
 #[test]
 fn c4_without_a_listener_for_ends_the_drain_is_no_warning() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let (plugin, _) = recorder("p");
         let starts_only = plugin.with_hooks(Hooks::NONE.with(Hook::SessionStart));
-        let supervisor = start(builder().plugin(starts_only)).await;
+        let supervisor = harness.start(builder().plugin(starts_only)).await;
         supervisor.begin("A").await;
         let report = supervisor.shutdown(Shutdown::now()).await.unwrap();
         assert!(report.warnings.is_empty(), "{:?}", report.warnings);
@@ -96,12 +97,12 @@ fn c5_the_reason_is_right_and_the_warning_is_there_exactly_when_the_drain_timed_
     for is_restart in [false, true] {
         for hangs in [false, true] {
             for sessions in [0, 3] {
-                in_virtual_time(async {
+                in_virtual_time(async |harness| {
                     let plugin = match hangs {
                         true => hangs_on(Hook::SessionEnd),
                         false => recorder("p").0,
                     };
-                    let supervisor = start(builder().plugin(plugin).cap(SHORT_CAP)).await;
+                    let supervisor = harness.start(builder().plugin(plugin).cap(SHORT_CAP)).await;
                     for n in 0..sessions {
                         supervisor.begin(&format!("s{n}")).await;
                     }
@@ -126,8 +127,8 @@ fn c5_the_reason_is_right_and_the_warning_is_there_exactly_when_the_drain_timed_
 
 #[test]
 fn n1_closing_with_nothing_special_gives_no_warnings_and_a_duration() {
-    in_virtual_time(async {
-        let supervisor = start(builder()).await;
+    in_virtual_time(async |harness| {
+        let supervisor = harness.start(builder()).await;
         supervisor.add_teardown_step("slow", || async {
             tokio::time::sleep(Duration::from_millis(30)).await;
             Ok(())
@@ -141,9 +142,11 @@ fn n1_closing_with_nothing_special_gives_no_warnings_and_a_duration() {
 
 #[test]
 fn n2_a_restart_fires_both_hooks_with_its_number() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let (plugin, told) = recorder("p");
-        let supervisor = start(builder().plugin(plugin.with_hooks(Hooks::ALL))).await;
+        let supervisor = harness
+            .start(builder().plugin(plugin.with_hooks(Hooks::ALL)))
+            .await;
         supervisor.begin("A").await;
         let restart = Shutdown::for_restart(Duration::from_millis(123));
         supervisor.shutdown(restart).await.unwrap();
@@ -181,9 +184,11 @@ fn n4_a_gateway_pre_restart_hook_that_never_returns_is_a_warning_after_its_bound
 }
 
 fn hook_that_never_returns(hook: Hook) {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let (plugin, told) = recorder("p");
-        let supervisor = start(builder().plugin(plugin).plugin(hangs_on(hook))).await;
+        let supervisor = harness
+            .start(builder().plugin(plugin).plugin(hangs_on(hook)))
+            .await;
         supervisor.begin("A").await;
         let began = Instant::now();
         let restart = Shutdown::for_restart(Duration::ZERO);
@@ -199,9 +204,9 @@ fn hook_that_never_returns(hook: Hook) {
 
 #[test]
 fn n5_two_of_five_teardown_steps_that_fail_are_the_warnings_and_the_others_run() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let ran = Arc::new(Mutex::new(Vec::new()));
-        let supervisor = start(builder()).await;
+        let supervisor = harness.start(builder()).await;
         for name in ["one", "two", "three", "four", "five"] {
             let ran = ran.clone();
             supervisor.add_teardown_step(name, move || async move {
@@ -232,9 +237,9 @@ fn n6_without_a_restart_time_the_reason_is_shutdown() {
 
 #[test]
 fn a_second_request_joins_the_first_whatever_its_reason() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let (plugin, told) = recorder("p");
-        let supervisor = start(builder().plugin(plugin)).await;
+        let supervisor = harness.start(builder().plugin(plugin)).await;
         supervisor.begin("A").await;
         let (first, second) = tokio::join!(
             supervisor.coordinator().send(Shutdown::now()),
@@ -251,15 +256,16 @@ fn a_second_request_joins_the_first_whatever_its_reason() {
 
 #[test]
 fn with_a_ledger_in_memory_what_is_not_delivered_is_lost() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let (good, _) = recorder("good");
-        let supervisor = start(
-            builder()
-                .plugin(good)
-                .plugin(hangs_on(Hook::SessionEnd))
-                .cap(SHORT_CAP),
-        )
-        .await;
+        let supervisor = harness
+            .start(
+                builder()
+                    .plugin(good)
+                    .plugin(hangs_on(Hook::SessionEnd))
+                    .cap(SHORT_CAP),
+            )
+            .await;
         supervisor.begin("A").await;
         supervisor.begin("B").await;
         let report = supervisor.shutdown(Shutdown::now()).await.unwrap();

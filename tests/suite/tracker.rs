@@ -2,20 +2,20 @@
 
 use session_supervisor::{EndReason, EndedSession, SessionId, Snapshot};
 
-use crate::support::{Shorthand, builder, in_virtual_time, session, start};
+use crate::support::{Shorthand, builder, in_virtual_time, session};
 
 #[test]
 fn t1_the_snapshot_is_empty_when_nothing_has_started() {
-    in_virtual_time(async {
-        let supervisor = start(builder()).await;
+    in_virtual_time(async |harness| {
+        let supervisor = harness.start(builder()).await;
         assert!(supervisor.active_ids().await.is_empty());
     });
 }
 
 #[test]
 fn t2_starting_again_with_another_session_file_replaces_the_entry() {
-    in_virtual_time(async {
-        let supervisor = start(builder()).await;
+    in_virtual_time(async |harness| {
+        let supervisor = harness.start(builder()).await;
         supervisor.begin("A").await;
         let mut again = session("A");
         again.session_file = Some("/data/other.jsonl".into());
@@ -36,8 +36,8 @@ fn t2_starting_again_with_another_session_file_replaces_the_entry() {
 /// fields_that_break_the_rules_are_named_and_change_nothing`.
 #[test]
 fn t3_a_start_with_an_empty_id_is_refused_and_nothing_is_tracked() {
-    in_virtual_time(async {
-        let supervisor = start(builder()).await;
+    in_virtual_time(async |harness| {
+        let supervisor = harness.start(builder()).await;
         let refused = SessionId::new("").unwrap_err();
         assert_eq!(refused.field, "id");
         let read: Result<SessionId, _> = serde_json::from_value("".into());
@@ -48,8 +48,8 @@ fn t3_a_start_with_an_empty_id_is_refused_and_nothing_is_tracked() {
 
 #[test]
 fn t4_a_session_that_ended_is_listed_no_longer() {
-    in_virtual_time(async {
-        let supervisor = start(builder()).await;
+    in_virtual_time(async |harness| {
+        let supervisor = harness.start(builder()).await;
         supervisor.begin("A").await;
         supervisor.begin("B").await;
         let ended = supervisor.finish("A", EndReason::Completed).await;
@@ -60,8 +60,8 @@ fn t4_a_session_that_ended_is_listed_no_longer() {
 
 #[test]
 fn t5_ending_an_unknown_id_changes_nothing_and_does_not_fail() {
-    in_virtual_time(async {
-        let supervisor = start(builder()).await;
+    in_virtual_time(async |harness| {
+        let supervisor = harness.start(builder()).await;
         supervisor.begin("A").await;
         let ended = supervisor.finish("nobody", EndReason::Completed).await;
         assert!(matches!(ended, EndedSession::Unknown));
@@ -71,8 +71,8 @@ fn t5_ending_an_unknown_id_changes_nothing_and_does_not_fail() {
 
 #[test]
 fn t6_emptying_a_snapshot_leaves_the_next_one_whole() {
-    in_virtual_time(async {
-        let supervisor = start(builder()).await;
+    in_virtual_time(async |harness| {
+        let supervisor = harness.start(builder()).await;
         supervisor.begin("A").await;
         let mut snapshot = supervisor.registry().send(Snapshot).await.unwrap();
         snapshot.clear();

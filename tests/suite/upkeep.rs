@@ -2,17 +2,18 @@
 
 use std::time::Duration;
 
+use session_supervisor::testing::recorder;
 use session_supervisor::{Error, Outcome, Shutdown};
 use tokio::time::{Instant, sleep};
 
 use crate::faulty_ledger::{Call, Fault, FaultyLedger};
-use crate::support::{builder, in_virtual_time, recorder, session, start};
+use crate::support::{builder, in_virtual_time, session};
 
 #[test]
 fn a_ledger_that_refuses_appends_is_not_ready_though_it_notes_signs_of_life() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let ledger = FaultyLedger::durable();
-        let supervisor = start(builder().ledger(ledger.clone())).await;
+        let supervisor = harness.start(builder().ledger(ledger.clone())).await;
         assert!(supervisor.is_ready());
         ledger.breaks(Call::Append, 0, Fault::FailsOnce);
         let refused = supervisor.started(session("A")).await;
@@ -28,9 +29,9 @@ fn a_ledger_that_refuses_appends_is_not_ready_though_it_notes_signs_of_life() {
 #[test]
 fn whatever_the_ledger_refuses_is_counted() {
     for call in [Call::KeepAlive, Call::Reclaim, Call::Intend, Call::Stop] {
-        in_virtual_time(async move {
+        in_virtual_time(async move |harness| {
             let ledger = FaultyLedger::durable();
-            let supervisor = start(builder().ledger(ledger.clone())).await;
+            let supervisor = harness.start(builder().ledger(ledger.clone())).await;
             ledger.breaks(call, 0, Fault::FailsOnce);
             sleep(Duration::from_secs(15)).await;
             supervisor.shutdown(Shutdown::now()).await.unwrap();
@@ -41,13 +42,13 @@ fn whatever_the_ledger_refuses_is_counted() {
 
 #[test]
 fn g4_a_ledger_that_hangs_at_the_end_of_a_stop_is_waited_for_inside_the_budget() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let (ledger, (plugin, _)) = (FaultyLedger::durable(), recorder("p"));
         let teardown = Duration::from_secs(1);
         let builder = builder().plugin(plugin).ledger(ledger.clone());
         let builder = builder.cap(Duration::from_secs(2)).teardown(teardown);
         let builder = builder.teardown_step("hangs", std::future::pending);
-        let supervisor = start(builder).await;
+        let supervisor = harness.start(builder).await;
         ledger.breaks(Call::Stop, 0, Fault::Hangs);
         let (shutdown, asked_at) = (Shutdown::now(), Instant::now());
         // As if everything up to here had taken its time.

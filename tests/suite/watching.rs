@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use session_supervisor::testing::{gated, in_time, line, recorder, recorder_with};
 use session_supervisor::{
     DeliveryOutcome, Down, EndReason, Error, Event, Hook, PluginSpec, Refusal, SessionSupervisor,
     Shutdown, Watched, Watcher,
@@ -11,16 +12,13 @@ use session_supervisor::{
 use tokio::time::{Instant, sleep};
 
 use crate::faulty_ledger::{Call, Fault, FaultyLedger};
-use crate::support::{
-    Shorthand, builder, gated_at_ends, in_virtual_time, line, per_session, recorder, session,
-    start, within,
-};
+use crate::support::{Shorthand, builder, in_virtual_time, session};
 
 const SECOND: Duration = Duration::from_secs(1);
 
 /// A line for what is seen next, such as `"1 session_start A"` or `"delivery p ok 1"`.
 async fn next(watcher: &mut Watcher) -> String {
-    match within(watcher.next()).await.expect("the watcher goes on") {
+    match in_time(watcher.next()).await.expect("the watcher goes on") {
         Watched::Event(event) => format!("{} {}", event.seq().unwrap(), line(&event)),
         Watched::Gap { after, next } => format!("gap {after} {next}"),
         Watched::Missed(count) => format!("missed {count}"),
@@ -63,9 +61,9 @@ async fn assert_quiet(watcher: &mut Watcher) {
 
 #[test]
 fn a_watcher_sees_what_happens_from_now_on() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let (plugin, _) = recorder("p");
-        let supervisor = start(builder().plugin(plugin)).await;
+        let supervisor = harness.start(builder().plugin(plugin)).await;
         supervisor.begin("before").await;
         sleep(SECOND).await;
         let mut watcher = supervisor.watch(None);
@@ -82,8 +80,8 @@ fn a_watcher_sees_what_happens_from_now_on() {
 
 #[test]
 fn a_watcher_goes_on_where_an_earlier_one_stopped() {
-    in_virtual_time(async {
-        let supervisor = start(builder()).await;
+    in_virtual_time(async |harness| {
+        let supervisor = harness.start(builder()).await;
         for id in ["A", "B", "C"] {
             supervisor.begin(id).await;
         }
@@ -101,8 +99,8 @@ fn a_watcher_goes_on_where_an_earlier_one_stopped() {
 
 #[test]
 fn what_the_ledger_keeps_no_longer_is_a_gap() {
-    in_virtual_time(async {
-        let supervisor = start(builder()).await;
+    in_virtual_time(async |harness| {
+        let supervisor = harness.start(builder()).await;
         for id in 0..20_000 {
             supervisor.begin(&id.to_string()).await;
         }
@@ -117,8 +115,8 @@ fn what_the_ledger_keeps_no_longer_is_a_gap() {
 
 #[test]
 fn after_a_place_that_the_log_never_had_comes_all_that_it_has() {
-    in_virtual_time(async {
-        let supervisor = start(builder()).await;
+    in_virtual_time(async |harness| {
+        let supervisor = harness.start(builder()).await;
         let mut on_nothing = supervisor.watch(Some(4711));
         assert_eq!(next(&mut on_nothing).await, "gap 4711 1");
         supervisor.begin("A").await;
@@ -133,9 +131,9 @@ fn after_a_place_that_the_log_never_had_comes_all_that_it_has() {
 
 #[test]
 fn a_watcher_that_is_too_late_is_told_how_much_it_missed_and_goes_on() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let (plugin, told) = recorder("p");
-        let supervisor = start(builder().plugin(plugin)).await;
+        let supervisor = harness.start(builder().plugin(plugin)).await;
         let mut late = supervisor.watch(None).without_sessions();
         let deliveries = 1500;
         for id in 0..deliveries {
@@ -156,9 +154,9 @@ fn a_watcher_that_is_too_late_is_told_how_much_it_missed_and_goes_on() {
 
 #[test]
 fn a_watcher_waits_for_a_ledger_that_fails_or_hangs_and_misses_nothing() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let ledger = FaultyLedger::new();
-        let supervisor = start(builder().ledger(ledger.clone())).await;
+        let supervisor = harness.start(builder().ledger(ledger.clone())).await;
         let mut watcher = supervisor.watch(None);
         ledger.breaks(Call::Read, 0, Fault::Fails);
         supervisor.begin("A").await;
@@ -176,13 +174,13 @@ fn a_watcher_waits_for_a_ledger_that_fails_or_hangs_and_misses_nothing() {
 
 #[test]
 fn a_drain_is_watched_until_every_lane_is_done() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let (quick, _) = recorder("quick");
-        let (gated, _, gate) = gated_at_ends("gated");
+        let (gated, _, gate) = gated("gated", Hook::SessionEnd);
         let (deaf, _) = recorder("deaf");
         let deaf = deaf.with_hooks([Hook::SessionStart].into_iter().collect());
         let plugins = builder().plugin(quick).plugin(gated).plugin(deaf);
-        let supervisor = start(plugins).await;
+        let supervisor = harness.start(plugins).await;
         for id in ["A", "B", "C"] {
             supervisor.begin(id).await;
         }
@@ -213,13 +211,13 @@ fn a_drain_is_watched_until_every_lane_is_done() {
 
 #[test]
 fn progress_counts_what_was_acknowledged_and_nothing_else() {
-    in_virtual_time(async {
-        let (picky, _) = per_session("picky", |event: Event| async move {
+    in_virtual_time(async |harness| {
+        let (picky, _) = recorder_with("picky", |event: Event| async move {
             let is_bad = event.hook() == Hook::SessionEnd && line(&event).contains("bad");
             anyhow::ensure!(!is_bad, "no such customer");
             Ok(())
         });
-        let supervisor = start(builder().plugin(picky)).await;
+        let supervisor = harness.start(builder().plugin(picky)).await;
         for id in ["A", "bad", "C"] {
             supervisor.begin(id).await;
         }
@@ -236,8 +234,8 @@ fn progress_counts_what_was_acknowledged_and_nothing_else() {
 
 #[test]
 fn progress_does_not_count_what_is_still_under_way() {
-    in_virtual_time(async {
-        let (slow, _) = per_session("slow", |event: Event| async move {
+    in_virtual_time(async |harness| {
+        let (slow, _) = recorder_with("slow", |event: Event| async move {
             let id: u32 = event.session().unwrap().id.as_str().parse()?;
             if event.hook() == Hook::SessionEnd {
                 sleep(id * SECOND / 10).await;
@@ -246,7 +244,9 @@ fn progress_does_not_count_what_is_still_under_way() {
         });
         let mut policy = slow.policy().clone();
         (policy.max_batch, policy.max_in_flight) = (1, 3);
-        let supervisor = start(builder().plugin(slow.with_policy(policy))).await;
+        let supervisor = harness
+            .start(builder().plugin(slow.with_policy(policy)))
+            .await;
         for id in ["1", "2", "3"] {
             supervisor.begin(id).await;
         }
@@ -269,12 +269,12 @@ fn progress_does_not_count_what_is_still_under_way() {
 
 /// Plugins that fail in each way there is, by the outcome that this is.
 fn failing() -> Vec<(DeliveryOutcome, PluginSpec)> {
-    let rejects = per_session("rejects", |_| async { anyhow::bail!("no such customer") });
-    let is_down = per_session("down", |_| async {
+    let rejects = recorder_with("rejects", |_| async { anyhow::bail!("no such customer") });
+    let is_down = recorder_with("down", |_| async {
         Err(Down::new(anyhow::anyhow!("connection refused")).into())
     });
-    let hangs = per_session("hangs", |_| std::future::pending());
-    let panics = per_session("panics", |_| async { panic!("as the test wants it") });
+    let hangs = recorder_with("hangs", |_| std::future::pending());
+    let panics = recorder_with("panics", |_| async { panic!("as the test wants it") });
     vec![
         (DeliveryOutcome::Error, rejects.0),
         (DeliveryOutcome::Error, is_down.0),
@@ -296,11 +296,11 @@ fn counted(supervisor: &SessionSupervisor, plugin: &str, outcome: DeliveryOutcom
 
 #[test]
 fn g9_every_failed_delivery_is_counted_by_plugin_type_and_outcome() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let (healthy, _) = recorder("healthy");
         let plugins = failing().into_iter().map(|(_, plugin)| plugin);
         let plugins = plugins.fold(builder(), session_supervisor::Builder::plugin);
-        let supervisor = start(plugins.plugin(healthy)).await;
+        let supervisor = harness.start(plugins.plugin(healthy)).await;
         supervisor.begin("A").await;
         sleep(SECOND / 2).await;
         for (outcome, plugin) in failing() {
@@ -327,12 +327,12 @@ fn g9_every_failed_delivery_is_counted_by_plugin_type_and_outcome() {
 #[test]
 fn g9_a_failed_delivery_is_told_to_watchers_with_plugin_sessions_and_error() {
     for (outcome, plugin) in failing() {
-        in_virtual_time(async move {
+        in_virtual_time(async move |harness| {
             let name = plugin.name().to_owned();
-            let supervisor = start(builder().plugin(plugin)).await;
+            let supervisor = harness.start(builder().plugin(plugin)).await;
             let mut watcher = supervisor.watch(None).without_sessions();
             supervisor.begin("A").await;
-            let Some(Watched::Delivery(told)) = within(watcher.next()).await else {
+            let Some(Watched::Delivery(told)) = in_time(watcher.next()).await else {
                 panic!("{name} is not told of");
             };
             assert_eq!((&*told.plugin, told.outcome), (&*name, outcome));
@@ -347,9 +347,9 @@ fn g9_a_failed_delivery_is_told_to_watchers_with_plugin_sessions_and_error() {
 
 #[test]
 fn g9_a_delivery_that_the_cap_cuts_off_is_seen_as_cut() {
-    in_virtual_time(async {
-        let (plugin, _, _gate) = gated_at_ends("p");
-        let supervisor = start(builder().plugin(plugin)).await;
+    in_virtual_time(async |harness| {
+        let (plugin, _, _gate) = gated("p", Hook::SessionEnd);
+        let supervisor = harness.start(builder().plugin(plugin)).await;
         supervisor.begin("A").await;
         sleep(SECOND).await;
         let mut watcher = supervisor.watch(None).without_sessions();
@@ -364,14 +364,14 @@ fn g9_a_delivery_that_the_cap_cuts_off_is_seen_as_cut() {
 
 #[test]
 fn an_error_without_end_is_told_in_part() {
-    in_virtual_time(async {
-        let (plugin, _) = per_session("p", |_| async {
+    in_virtual_time(async |harness| {
+        let (plugin, _) = recorder_with("p", |_| async {
             anyhow::bail!("{}", "\u{e4}".repeat(1_000_000))
         });
-        let supervisor = start(builder().plugin(plugin)).await;
+        let supervisor = harness.start(builder().plugin(plugin)).await;
         let mut watcher = supervisor.watch(None).without_sessions();
         supervisor.begin("A").await;
-        let Some(Watched::Delivery(told)) = within(watcher.next()).await else {
+        let Some(Watched::Delivery(told)) = in_time(watcher.next()).await else {
             panic!("nothing is told");
         };
         let error = told.error.as_deref().unwrap();
@@ -382,9 +382,11 @@ fn an_error_without_end_is_told_in_part() {
 
 #[test]
 fn starts_ends_and_refusals_are_counted_by_what_they_are() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let ledger = FaultyLedger::new();
-        let supervisor = start(builder().max_active(3).ledger(ledger.clone())).await;
+        let supervisor = harness
+            .start(builder().max_active(3).ledger(ledger.clone()))
+            .await;
         for id in ["A", "B", "C", "A"] {
             supervisor.begin(id).await;
         }
@@ -421,14 +423,14 @@ fn starts_ends_and_refusals_are_counted_by_what_they_are() {
 
 #[test]
 fn what_is_owed_has_the_age_of_the_oldest() {
-    in_virtual_time(async {
-        let (plugin, told, gate) = gated_at_ends("p");
+    in_virtual_time(async |harness| {
+        let (plugin, told, gate) = gated("p", Hook::SessionEnd);
         let (began, epoch) = (Instant::now(), Timestamp::UNIX_EPOCH);
         let clock = move || epoch + SignedDuration::try_from(began.elapsed()).unwrap();
         let mut policy = plugin.policy().clone();
         (policy.timeout, policy.max_in_flight) = (3600 * SECOND, 4);
         let builder = builder().plugin(plugin.with_policy(policy));
-        let supervisor = Arc::new(start(builder.wall_clock(clock)).await);
+        let supervisor = Arc::new(harness.start(builder.wall_clock(clock)).await);
         let age = async || supervisor.plugins().await.unwrap()[0].oldest_owed_age_ms;
         assert_eq!(age().await, None);
         supervisor.begin("A").await;

@@ -157,6 +157,7 @@ impl Handler<CloseDoor> for SessionRegistry {
             reason: message.reason,
             reply,
         });
+        self.schedule_sweeps(ctx);
         if self.recording == 0 {
             self.take_snapshot(ctx);
         } else {

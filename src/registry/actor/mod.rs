@@ -551,19 +551,18 @@ impl SessionRegistry {
         }
     }
 
-    /// Looks for sessions whose time is over as often as the limits need it.
+    /// Looks for sessions whose time is over as often as the limits need it, and no more once the
+    /// door is closed: with a timer the registry would outlive everyone who has its address.
     fn schedule_sweeps(&mut self, ctx: &mut Context<Self>) {
         if let Some(sweeps) = self.sweeps.take() {
             ctx.cancel_future(sweeps);
         }
         let period = self.settings.limits.expiry.period();
+        let period = period.filter(|_| self.closing.is_none());
         self.sweeps = period.map(|period| ctx.run_interval(period, Self::sweep));
     }
 
     fn sweep(&mut self, ctx: &mut Context<Self>) {
-        if self.closing.is_some() {
-            return;
-        }
         let expired = self
             .active
             .expired(self.settings.limits.expiry, Instant::now());

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use session_supervisor::testing::{Gate, Recording, recorder_with};
 use session_supervisor::{EndReason, Event, Hook, PluginSpec, SessionSupervisor};
 use tokio::time::{Instant, sleep};
 
 use super::{MILLIS, SECOND, down, failure, is_about, panic, settled, status};
-use crate::support::{Gate, Recording, Shorthand, builder, in_virtual_time, per_session, start};
+use crate::support::{Shorthand, builder, in_virtual_time};
 
 /// A plugin whose first call waits at a gate, so that the others make a batch behind it.
 fn gated<R>(
@@ -19,7 +20,7 @@ where
 {
     let gate = Gate::new();
     let held = gate.clone();
-    let (plugin, told) = per_session("p", move |event| {
+    let (plugin, told) = recorder_with("p", move |event| {
         let (gate, answer) = (held.clone(), answer.clone());
         async move {
             if is_about(&event, "session_start first") {
@@ -58,12 +59,12 @@ const END: Hook = Hook::SessionEnd;
 
 #[test]
 fn per_session_calls_go_side_by_side_for_sessions_and_in_order_for_one() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let (plugin, told, gate) = gated(|_| async {
             sleep(SECOND).await;
             Ok(())
         });
-        let supervisor = start(builder().plugin(plugin)).await;
+        let supervisor = harness.start(builder().plugin(plugin)).await;
         batch_of_two_sessions(&supervisor, &gate).await;
         let began = Instant::now();
         settled(&supervisor).await;
@@ -91,9 +92,9 @@ fn wrong_about_a(
 
 #[test]
 fn a_failing_call_rejects_its_event_and_holds_back_only_its_session() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let (plugin, told, gate) = gated(wrong_about_a(2, failure));
-        let supervisor = start(builder().plugin(plugin)).await;
+        let supervisor = harness.start(builder().plugin(plugin)).await;
         batch_of_two_sessions(&supervisor, &gate).await;
         sleep(SECOND / 2).await;
         assert_eq!(by_session(&told)["A"], [START]);
@@ -108,9 +109,9 @@ fn a_failing_call_rejects_its_event_and_holds_back_only_its_session() {
 #[test]
 fn a_call_that_panics_or_finds_the_plugin_down_is_made_again_and_the_others_are_not() {
     for wrong in [panic as fn() -> _, down] {
-        in_virtual_time(async move {
+        in_virtual_time(async move |harness| {
             let (plugin, told, gate) = gated(wrong_about_a(2, wrong));
-            let supervisor = start(builder().plugin(plugin)).await;
+            let supervisor = harness.start(builder().plugin(plugin)).await;
             batch_of_two_sessions(&supervisor, &gate).await;
             settled(&supervisor).await;
             assert_eq!(by_session(&told)["A"], [START, START, START, END]);
@@ -122,9 +123,9 @@ fn a_call_that_panics_or_finds_the_plugin_down_is_made_again_and_the_others_are_
 
 #[test]
 fn a_plugin_that_is_down_for_long_has_no_dead_letters() {
-    in_virtual_time(async {
+    in_virtual_time(async |harness| {
         let (plugin, told, gate) = gated(wrong_about_a(15, down));
-        let supervisor = start(builder().plugin(plugin)).await;
+        let supervisor = harness.start(builder().plugin(plugin)).await;
         batch_of_two_sessions(&supervisor, &gate).await;
         sleep(3000 * SECOND).await;
         assert_eq!(by_session(&told)["A"].len(), 17);
@@ -135,14 +136,14 @@ fn a_plugin_that_is_down_for_long_has_no_dead_letters() {
 
 #[test]
 fn a_session_that_always_hangs_becomes_a_dead_letter_and_the_others_are_told() {
-    in_virtual_time(async {
-        let (plugin, told) = per_session("p", |event| async move {
+    in_virtual_time(async |harness| {
+        let (plugin, told) = recorder_with("p", |event| async move {
             if is_about(&event, "session_start A") {
                 std::future::pending::<()>().await;
             }
             Ok(())
         });
-        let supervisor = start(builder().plugin(plugin)).await;
+        let supervisor = harness.start(builder().plugin(plugin)).await;
         supervisor.begin("A").await;
         supervisor.finish("A", EndReason::Completed).await;
         supervisor.begin("B").await;
