@@ -7,7 +7,6 @@ use std::future::poll_fn;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -16,7 +15,7 @@ use actix_rt::Arbiter;
 use futures_util::FutureExt as _;
 use futures_util::future::LocalBoxFuture;
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::oneshot;
+use tokio::sync::oneshot::{self, error::TryRecvError};
 use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
@@ -45,8 +44,8 @@ pub(super) struct PluginHost {
     own_thread: bool,
     /// None once it is closed.
     life: RefCell<Option<Rc<Life>>>,
-    /// Held by each of the plugin's threads until it ends.
-    threads: Arc<()>,
+    /// Threads of lives before that have not ended yet.
+    left_behind: RefCell<Vec<LeftBehind>>,
 }
 
 /// An actor and its thread.
@@ -61,18 +60,19 @@ pub(super) struct Life {
 
 struct Thread {
     arbiter: Arbiter,
-    /// Fails when the thread has ended.
+    /// Fails when the thread has ended. Taken by whoever lets go of it.
     ended: RefCell<Option<oneshot::Receiver<()>>>,
 }
 
-/// Dropped when its thread has ended, with all that lived there.
-struct ThreadGuard {
-    _ended: oneshot::Sender<()>,
-    _threads: Arc<()>,
+struct LeftBehind {
+    /// When it counts as hanging: at once, unless it was not known to.
+    hangs_from: Instant,
+    ended: oneshot::Receiver<()>,
 }
 
 thread_local! {
-    static GUARD: RefCell<Option<ThreadGuard>> = const { RefCell::new(None) };
+    /// Dropped when the thread has ended, with all that lived there.
+    static ENDED: RefCell<Option<oneshot::Sender<()>>> = const { RefCell::new(None) };
 }
 
 impl fmt::Debug for PluginHost {
@@ -91,13 +91,12 @@ impl PluginHost {
     /// When the thread can't be started: threads or files may have run out.
     pub(super) fn new(spec: PluginSpec, own_thread: bool) -> io::Result<Self> {
         let own_thread = own_thread && spec.is_replaceable();
-        let threads = Arc::new(());
-        let life = Life::begin(own_thread, &threads)?;
+        let life = Life::begin(own_thread)?;
         Ok(Self {
             spec,
             own_thread,
             life: RefCell::new(Some(Rc::new(life))),
-            threads,
+            left_behind: RefCell::default(),
         })
     }
 
@@ -113,19 +112,20 @@ impl PluginHost {
         let life = self.life.borrow().clone();
         let mut life = life.ok_or_else(|| down("the plugin is closed"))?;
         if life.is_dead() {
-            life = self.renew(&life, "has died")?;
+            life = self.renew(&life, false)?;
         } else if life
             .hangs(Instant::now() + NOTICE_GRACE.min(deadline.remaining()))
             .await
         {
-            life = self.renew(&life, "hangs")?;
+            life = self.renew(&life, true)?;
         }
         let actor = life.actor(&self.spec)?;
         Ok((life, actor))
     }
 
-    /// Gives `old` up for a new life.
-    fn renew(&self, old: &Rc<Life>, why: &str) -> Result<Rc<Life>, Failure> {
+    /// Gives `old` up for a new life, since it hangs, or has died.
+    fn renew(&self, old: &Rc<Life>, hangs: bool) -> Result<Rc<Life>, Failure> {
+        let why = if hangs { "hangs" } else { "has died" };
         let mut life = self.life.borrow_mut();
         match &*life {
             // A delivery beside this one was first.
@@ -136,24 +136,32 @@ impl PluginHost {
         if !self.spec.is_replaceable() {
             return Err(down(&format!("its actor {why}, and can't be replaced")));
         }
-        let left_behind = self.threads_left_behind();
+        let left_behind = self.hung_before();
         if left_behind >= MAX_HUNG_THREADS {
             let problem = format!("{left_behind} of its threads hang: it is not replaced again");
             return Err(down(&problem));
         }
-        let fresh = Life::begin(self.own_thread, &self.threads)
+        let fresh = Life::begin(self.own_thread)
             .map_err(|error| down(&format!("no thread for it: {error}")))?;
         let plugin = self.spec.name();
         warn!(plugin, left_behind, "the plugin {why}: it is replaced");
+        if let Some(ended) = old.thread.as_ref().and_then(|it| it.ended.take()) {
+            let patience = if hangs { Duration::ZERO } else { NOTICE_GRACE };
+            let hangs_from = Instant::now() + patience;
+            let left = LeftBehind { hangs_from, ended };
+            self.left_behind.borrow_mut().push(left);
+        }
         let fresh = Rc::new(fresh);
         *life = Some(Rc::clone(&fresh));
         Ok(fresh)
     }
 
-    /// How many threads there are beside that of the present life.
-    fn threads_left_behind(&self) -> usize {
-        let present = usize::from(self.own_thread);
-        (Arc::strong_count(&self.threads) - 1).saturating_sub(present)
+    /// How many threads of lives before hang.
+    fn hung_before(&self) -> usize {
+        let mut left_behind = self.left_behind.borrow_mut();
+        left_behind.retain_mut(|left| left.ended.try_recv() == Err(TryRecvError::Empty));
+        let now = Instant::now();
+        left_behind.iter().filter(|it| it.hangs_from <= now).count()
     }
 
     /// How many of the plugin's threads hang: those of lives before, and that of the present one if
@@ -164,14 +172,14 @@ impl PluginHost {
             Some(life) => life.hangs(until).await,
             None => false,
         };
-        self.threads_left_behind() + usize::from(hangs)
+        self.hung_before() + usize::from(hangs)
     }
 
     /// The same, as far as it can be told at once.
     pub(super) fn hung_threads_now(&self) -> usize {
         let life = self.life.borrow();
         let hangs = life.as_ref().is_some_and(|life| life.is_overdue());
-        self.threads_left_behind() + usize::from(hangs)
+        self.hung_before() + usize::from(hangs)
     }
 
     /// Lets go of the plugin, and waits until `until` for it to be gone with its thread; not for one
@@ -200,8 +208,8 @@ impl PluginHost {
 }
 
 impl Life {
-    fn begin(own_thread: bool, threads: &Arc<()>) -> io::Result<Self> {
-        let thread = own_thread.then(|| Thread::start(threads)).transpose()?;
+    fn begin(own_thread: bool) -> io::Result<Self> {
+        let thread = own_thread.then(Thread::start).transpose()?;
         Ok(Self {
             place: thread
                 .as_ref()
@@ -264,14 +272,10 @@ impl Drop for Life {
 }
 
 impl Thread {
-    fn start(threads: &Arc<()>) -> io::Result<Self> {
+    fn start() -> io::Result<Self> {
         let arbiter = Arbiter::try_with_tokio_rt(plugin_runtime)?;
         let (sender, ended) = oneshot::channel();
-        let guard = ThreadGuard {
-            _ended: sender,
-            _threads: Arc::clone(threads),
-        };
-        arbiter.spawn_fn(move || GUARD.set(Some(guard)));
+        arbiter.spawn_fn(move || ENDED.set(Some(sender)));
         Ok(Self {
             arbiter,
             ended: RefCell::new(Some(ended)),

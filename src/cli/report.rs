@@ -55,6 +55,8 @@ struct Stop {
     drain: Drain,
     plugins: Vec<Plugin>,
     steps: Vec<Step>,
+    #[serde(default)]
+    held_by: Option<String>,
     warnings: Vec<String>,
     recovery: Option<Recovery>,
 }
@@ -80,6 +82,8 @@ struct Plugin {
     timed_out: bool,
     duration_ms: u64,
     last_error: Option<String>,
+    #[serde(default)]
+    hung_threads: u64,
     unfinished: Vec<String>,
 }
 
@@ -175,6 +179,7 @@ fn summary(stop: &Stop, now: Timestamp) -> String {
         ),
         ("sessions", format!("{} ended", drain.sessions)),
         ("instance", stop.instance.clone()),
+        ("held by", stop.held_by.clone().unwrap_or_default()),
         ("warnings", stop.warnings.join(", ")),
     ] {
         facts.row([name.into(), text.into()]);
@@ -221,7 +226,15 @@ fn plugins(plugins: &[Plugin]) -> String {
         "LAST ERROR",
     ]);
     for plugin in plugins {
-        let late = if plugin.timed_out { " (cut)" } else { "" };
+        let late = match plugin {
+            Plugin {
+                hung_threads: 1.., ..
+            } => " (hangs)",
+            Plugin {
+                timed_out: true, ..
+            } => " (cut)",
+            _ => "",
+        };
         table.row([
             plugin.name.as_str().into(),
             plugin.state.as_str().into(),

@@ -7,6 +7,9 @@ use std::time::Duration;
 use super::report::{Outcome, ShutdownReport, StepOutcome};
 use super::watchdog;
 
+/// The first of all steps, in which the door is closed and the reason of the stop recorded.
+const DOOR_STEP: &str = "door";
+
 /// A report that is being put together. Shared by clones.
 #[derive(Debug, Clone)]
 pub(super) struct Draft(Arc<Mutex<State>>);
@@ -20,7 +23,8 @@ struct State {
 
 impl Draft {
     pub(super) fn new(report: ShutdownReport) -> Self {
-        Self(Arc::new(Mutex::new(State { report, step: None })))
+        let step = Some(DOOR_STEP.into());
+        Self(Arc::new(Mutex::new(State { report, step })))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

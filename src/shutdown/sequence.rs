@@ -32,7 +32,6 @@ const CLOSE_PATIENCE: Duration = Duration::from_millis(200);
 
 /// The names of steps, for the report.
 const CLOSE_STEP: &str = "plugins";
-const DOOR_STEP: &str = "door";
 const REPORT_STEP: &str = "report";
 
 /// The name of the ledger among the warnings.
@@ -72,7 +71,6 @@ impl Sequence {
         let cut = self.settings.budget.cut(self.request.asked_at);
         self.settings.bus.do_send(CutAt(cut));
         self.writer.write_soon(&self.draft.report());
-        self.draft.begin_step(DOOR_STEP);
         // The reason is on record before anybody is told of it.
         let (closed, (), ()) = join3(self.close_door(), self.intend(), self.look_at_files()).await;
         self.tell(Hook::GatewayShutdown, closed.sessions.len())
@@ -316,7 +314,13 @@ impl Sequence {
     async fn note_end(&self) {
         self.settings.upkeep.cancel();
         let noted = self.settings.ledger.stop(self.settings.clock.now());
-        if let Err(error) = self.ledger_answer(noted).await {
+        let mut patience = self.settings.budget.ledger_patience();
+        if !self.all_recorded.get() {
+            // It was waited for in vain before.
+            patience = patience.min(END_PATIENCE / 2);
+        }
+        let noted = timeout(patience, noted).await;
+        if let Err(error) = noted.unwrap_or_else(|_| Err(LedgerError::late())) {
             self.settings.monitor.ledger_failed();
             warn!(%error, "the end of the stop is not recorded");
         }

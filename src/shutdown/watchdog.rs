@@ -18,7 +18,7 @@ pub(super) const EXIT_CODE: u8 = 4;
 const SYSTEM_GRACE: Duration = Duration::from_millis(20);
 
 /// How long the program may take for its own end, counted from the end of the stop.
-const PROGRAM_GRACE: Duration = Duration::from_millis(60);
+const PROGRAM_GRACE: Duration = Duration::from_millis(50);
 
 /// Later than this the watchdog does not wake up where a process gets its share of the processor: it
 /// was frozen, and nobody in it had the time that has passed.

@@ -189,7 +189,7 @@ impl Builder {
     }
 
     /// Ends the process when a stop is over, for programs that are nothing without their sessions: with
-    /// the report's exit code, 60 ms after the report is there unless the program has ended by then.
+    /// the report's exit code, 50 ms after the report is there unless the program has ended by then.
     /// A stop that takes longer than cap and teardown is broken off there, with exit code 4 and
     /// the report's outcome [`Watchdog`](crate::Outcome::Watchdog): the process is gone by then,
     /// whatever plugins, teardown steps or the program's own threads do. What was registered to run

@@ -1,0 +1,372 @@
+//! Every misbehaviour beside two healthy plugins, in a real process that gets a real signal: the
+//! example `misbehaving`. A binary of its own, and one test at a time, since time is what is tested.
+//!
+//! The suite runs each with 1 and with 1,000 sessions, a cap of 500 ms, and 250 ms of slack. All of it,
+//! with the bounds that are promised, and a table in the end:
+//!
+//! ```sh
+//! MATRIX=full cargo test --release --test matrix -- --nocapture
+//! ```
+//!
+//! `MATRIX_ROUNDS` (20), `MATRIX_SESSIONS` (`1,1000,100000`) and `MATRIX_LOADS` (`idle,spinning`) make
+//! it shorter.
+
+mod program;
+#[path = "../process/faults/shim.rs"]
+#[expect(dead_code, reason = "other tests need more of it")]
+mod shim;
+#[path = "../process/tools.rs"]
+#[expect(dead_code, reason = "other tests need more of it")]
+mod tools;
+
+use std::collections::BTreeMap;
+use std::env;
+use std::hint::spin_loop;
+use std::os::unix::process::ExitStatusExt as _;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use self::program::{Ended, Fault, Program, distinct_ends, example};
+use self::shim::Shim;
+
+/// One after the other, whatever the number of test threads.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    // A test that failed has left nothing behind.
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a stop beside a misbehaving plugin comes to.
+#[derive(Debug, Clone, Copy)]
+struct Expected {
+    /// How the plugin misbehaves, for the example.
+    plugin: &'static str,
+    fault: Fault,
+    end: End,
+    /// What the report says of the plugin.
+    culprit: Culprit,
+}
+
+/// How the process ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Exit(i32),
+    /// It aborts; the next start completes the stop.
+    Abort,
+    /// The watchdog ends it when the teardown's time is over, too.
+    Watchdog,
+}
+
+/// How the misbehaving plugin stands in the report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Culprit {
+    /// It was told of everything.
+    Told,
+    /// It was told of nothing, and its last error has this in it.
+    Owed { error: &'static str, hangs: bool },
+    /// The report could not be finished, or is not about plugins.
+    NotNamed,
+}
+
+const fn exits(plugin: &'static str, error: &'static str, hangs: bool) -> Expected {
+    Expected {
+        plugin,
+        fault: Fault::None,
+        end: End::Exit(0),
+        culprit: Culprit::Owed { error, hangs },
+    }
+}
+
+const fn all_told(plugin: &'static str) -> Expected {
+    Expected {
+        culprit: Culprit::Told,
+        ..exits(plugin, "", false)
+    }
+}
+
+/// A fault that is none of a plugin's.
+const fn fault(fault: Fault, code: i32) -> Expected {
+    Expected {
+        fault,
+        end: End::Exit(code),
+        culprit: Culprit::NotNamed,
+        ..all_told("ok")
+    }
+}
+
+const MATRIX: &[Expected] = &[
+    all_told("ok"),
+    all_told("slow"),
+    exits("rejects", "rejected, as always", false),
+    exits("hangs", "timed out", true),
+    exits("blocks-thread", "timed out", true),
+    exits("hangs-in-spawn-blocking", "timed out", true),
+    exits("panics-in-handler", "died", false),
+    exits("panics-in-future", "died", false),
+    Expected {
+        end: End::Abort,
+        culprit: Culprit::NotNamed,
+        ..exits("panics-while-unwinding", "", false)
+    },
+    exits("holds-stdout", "timed out", true),
+    exits("dead", "died", false),
+    exits("mailbox-full", "timed out", true),
+    exits("blocks-main", "timed out", true),
+    Expected {
+        fault: Fault::FullStandardError,
+        ..all_told("ok")
+    },
+    fault(Fault::LedgerStalls, 3),
+    fault(Fault::DiskFull, 3),
+    // The program's own log, which the coordinator waits for.
+    Expected {
+        fault: Fault::LogBlocks,
+        end: End::Watchdog,
+        culprit: Culprit::NotNamed,
+        ..all_told("ok")
+    },
+];
+
+/// How long teardown steps may take, which is the default of the library.
+const TEARDOWN: Duration = Duration::from_secs(1);
+
+/// One round: starts the sessions, stops the process, looks what came of it, and starts the next.
+/// Answers how long after the cap the process was gone, in milliseconds: negative if before.
+fn round(expected: &Expected, sessions: usize, cap: Duration, slack: Duration) -> Option<f64> {
+    let name = expected.name();
+    let shim = match expected.fault {
+        Fault::LedgerStalls | Fault::DiskFull => Some(Shim::for_test(&name)?),
+        _ => None,
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let program = Program::start(
+        dir,
+        expected.plugin,
+        sessions,
+        cap,
+        expected.fault,
+        shim.as_ref(),
+    );
+    let ended = program.stop(Signal::SIGTERM);
+    let after_cap = ended.took.as_secs_f64() * 1000.0 - cap.as_secs_f64() * 1000.0;
+
+    let context = format!("{name}, {sessions} sessions: {ended:?}");
+    let limit = match expected.end {
+        End::Watchdog => cap + TEARDOWN + slack,
+        End::Abort | End::Exit(_) => cap + slack,
+    };
+    assert!(
+        ended.took <= limit,
+        "too late, {limit:?} allowed: {context}"
+    );
+    match expected.end {
+        End::Exit(code) => assert_eq!(ended.status.code(), Some(code), "{context}"),
+        End::Watchdog => assert_eq!(ended.status.code(), Some(4), "{context}"),
+        End::Abort => {
+            let signal = ended.status.signal();
+            assert_eq!(signal, Some(Signal::SIGABRT as i32), "{context}");
+        }
+    }
+    let has_told = !matches!(expected.end, End::Abort | End::Watchdog);
+    let told = |file| distinct_ends(ended.dir.path(), file);
+    if has_told {
+        for healthy in ["first", "last"] {
+            assert_eq!(told(healthy).len(), sessions, "{healthy} of {context}");
+        }
+        check_report(expected, &ended, sessions);
+    }
+    let told_before: Vec<_> = ["first", "last"].map(told).into();
+
+    next_start(expected, ended, sessions, &told_before);
+    Some(after_cap)
+}
+
+fn check_report(expected: &Expected, ended: &Ended, sessions: usize) {
+    let context = || format!("{expected:?}, {sessions} sessions: {ended:?}");
+    if expected.fault == Fault::DiskFull {
+        // There is no room for a report either.
+        return;
+    }
+    let report = ended.report();
+    let sessions = sessions as u64;
+    for healthy in [0, 2] {
+        let plugin = &report["plugins"][healthy];
+        assert_eq!(plugin["delivered"], sessions, "{report}\n{}", context());
+        assert_eq!(plugin["timed_out"], false, "{report}\n{}", context());
+    }
+    let culprit = &report["plugins"][1];
+    assert_eq!(culprit["name"], "culprit");
+    match expected.culprit {
+        Culprit::Told => {
+            assert_eq!(report["outcome"], "clean", "{}", context());
+            assert_eq!(culprit["delivered"], sessions, "{}", context());
+        }
+        Culprit::Owed { error, hangs } => {
+            assert_eq!(report["outcome"], "owed", "{}", context());
+            assert_eq!(culprit["owed"], sessions, "{}", context());
+            let last_error = culprit["last_error"].as_str().unwrap_or_default();
+            assert!(last_error.contains(error), "{}", context());
+            let hung = culprit["hung_threads"].as_u64() > Some(0);
+            assert_eq!(hung, hangs, "{}", context());
+            assert_eq!(culprit["timed_out"], hangs, "{}", context());
+            let unfinished = culprit["unfinished"].as_array().unwrap().len() as u64;
+            assert_eq!(unfinished, sessions.min(1000), "{}", context());
+        }
+        Culprit::NotNamed => {
+            let warnings = report["warnings"].as_array().unwrap();
+            assert!(warnings.iter().any(|it| it == "ledger"), "{}", context());
+        }
+    }
+}
+
+/// The next start delivers what was owed, under the ids that it had, and tells the others nothing new.
+fn next_start(
+    expected: &Expected,
+    ended: Ended,
+    sessions: usize,
+    told: &[BTreeMap<String, String>],
+) {
+    if expected.end == End::Watchdog {
+        let report = ended.report();
+        assert_eq!(report["outcome"], "watchdog", "{report}");
+        assert_eq!(report["held_by"], "door", "{report}");
+    }
+    let cap = Duration::from_secs(10);
+    let next = Program::start(ended.dir, "ok", 0, cap, Fault::None, None);
+    let ended = next.stop(Signal::SIGTERM);
+    let context = format!("the start after {expected:?}: {ended:?}");
+    assert_eq!(ended.status.code(), Some(0), "{context}");
+    let report = ended.report();
+    assert_eq!(report["outcome"], "clean", "{context}");
+    for (healthy, before) in ["first", "last"].iter().zip(told) {
+        let ends = distinct_ends(ended.dir.path(), healthy);
+        assert_eq!(ends.len(), sessions, "{healthy}: {context}");
+        let is_same = before.iter().all(|(id, event)| ends.get(id) == Some(event));
+        assert!(is_same, "{healthy} got other event ids: {context}");
+    }
+    let by_itself = expected.plugin == "ok" || expected.culprit != Culprit::Told;
+    if by_itself {
+        let ends = distinct_ends(ended.dir.path(), "culprit");
+        assert_eq!(ends.len(), sessions, "{context}");
+        let first = distinct_ends(ended.dir.path(), "first");
+        assert_eq!(ends, first, "{context}");
+    }
+}
+
+impl Expected {
+    fn name(&self) -> String {
+        match self.fault {
+            Fault::None => self.plugin.into(),
+            fault => format!("{fault:?}"),
+        }
+    }
+}
+
+/// Keeps both cores busy for as long as it lives.
+struct Spinning<'a>(&'a AtomicBool);
+
+impl Drop for Spinning<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+fn under_load(load: &str, work: impl FnOnce()) {
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let _spinning = Spinning(&over);
+        if load == "spinning" {
+            let cores = std::thread::available_parallelism().map_or(2, usize::from);
+            for _ in 0..cores {
+                scope.spawn(|| {
+                    while !over.load(Ordering::Relaxed) {
+                        spin_loop();
+                    }
+                });
+            }
+        }
+        work();
+    });
+}
+
+#[test]
+fn g4_g5_g6_whatever_a_plugin_does_the_process_is_gone_in_time_and_the_others_are_told() {
+    let _alone = alone();
+    if env::var("MATRIX").is_ok_and(|it| it == "full") {
+        return;
+    }
+    let (cap, slack) = (Duration::from_millis(500), Duration::from_millis(250));
+    for expected in MATRIX {
+        for sessions in [1, 1000] {
+            let began = std::time::Instant::now();
+            let late = round(expected, sessions, cap, slack);
+            eprintln!(
+                "{} {sessions} {late:?} {:?}",
+                expected.name(),
+                began.elapsed()
+            );
+        }
+    }
+}
+
+/// The whole matrix, by the command above.
+#[test]
+fn the_whole_matrix_keeps_its_bounds() {
+    let _alone = alone();
+    if env::var("MATRIX").is_ok_and(|it| it == "full") {
+        whole_matrix();
+    }
+}
+
+fn whole_matrix() {
+    let list = |name, default: &str| {
+        let text = env::var(name).unwrap_or_else(|_| default.into());
+        text.split(',').map(str::to_owned).collect::<Vec<_>>()
+    };
+    let rounds: usize = list("MATRIX_ROUNDS", "20")[0].parse().unwrap();
+    let sessions = list("MATRIX_SESSIONS", "1,1000,100000");
+    let sessions: Vec<usize> = sessions.iter().map(|it| it.parse().unwrap()).collect();
+    println!("{} rounds each, {}", rounds, example().display());
+    println!("| case | load | sessions | cap | rounds | gone after the cap, ms: median | latest |");
+    println!("|---|---|---|---|---|---|---|");
+    for load in list("MATRIX_LOADS", "idle,spinning") {
+        let slack = match &*load {
+            "idle" => Duration::from_millis(50),
+            _ => Duration::from_millis(100),
+        };
+        under_load(&load, || {
+            for expected in MATRIX {
+                for &sessions in &sessions {
+                    let cap = match sessions {
+                        0..10_000 => Duration::from_millis(500),
+                        _ => Duration::from_secs(2),
+                    };
+                    let late = (0..rounds).filter_map(|_| round(expected, sessions, cap, slack));
+                    let mut late: Vec<_> = late.collect();
+                    late.sort_by(f64::total_cmp);
+                    let (Some(latest), median) = (late.last(), late.len() / 2) else {
+                        continue;
+                    };
+                    let (name, median) = (expected.name(), late[median]);
+                    let cap = cap.as_millis();
+                    println!(
+                        "| {name} | {load} | {sessions} | {cap} ms | {} | {median:.0} | {latest:.0} |",
+                        late.len()
+                    );
+                }
+            }
+        });
+    }
+}
+
+/// The matrix has every misbehaviour that the kit has.
+#[test]
+fn every_misbehaviour_is_in_the_matrix() {
+    for known in session_supervisor::testing::Misbehaviour::ALL {
+        let name = known.as_str();
+        assert!(MATRIX.iter().any(|it| it.plugin == name), "{name}");
+    }
+}

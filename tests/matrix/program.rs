@@ -1,0 +1,248 @@
+//! The example `misbehaving` as a process of its own.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::LazyLock;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::shim::Shim;
+
+/// How long anything may take before a test fails instead of hanging.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What goes wrong around the plugins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    None,
+    /// Standard error is a pipe that is full, and nobody reads it.
+    FullStandardError,
+    /// The same, and whoever logs waits for a reader.
+    LogBlocks,
+    /// From the signal on `fdatasync` does not return.
+    LedgerStalls,
+    /// From the signal on there is no room on the disk of the ledger.
+    DiskFull,
+}
+
+/// The example that is under test. Built first where cargo runs the tests, since it builds no examples
+/// when it is asked for one test alone.
+pub(crate) fn example() -> &'static Path {
+    static EXAMPLE: LazyLock<PathBuf> = LazyLock::new(|| {
+        if let Some(cargo) = std::env::var_os("CARGO") {
+            let profile = match cfg!(debug_assertions) {
+                true => "dev",
+                false => "release",
+            };
+            let mut build = Command::new(cargo);
+            build
+                .args(["build", "--locked", "--quiet", "--example", "misbehaving"])
+                .args(["--profile", profile])
+                .current_dir(env!("CARGO_MANIFEST_DIR"));
+            assert!(build.status().unwrap().success(), "{build:?}");
+        }
+        let tests = std::env::current_exe().unwrap();
+        let target = tests.parent().and_then(Path::parent).unwrap();
+        target.join("examples/misbehaving")
+    });
+    &EXAMPLE
+}
+
+/// A process that has started its sessions. Killed when dropped.
+pub(crate) struct Program {
+    child: Child,
+    dir: Option<TempDir>,
+    /// The end of the pipe that nobody reads: without it a write would fail rather than wait.
+    _unread: Option<OwnedFd>,
+}
+
+/// How a process ended.
+pub(crate) struct Ended {
+    pub(crate) status: ExitStatus,
+    /// From the signal to the exit.
+    pub(crate) took: Duration,
+    pub(crate) dir: TempDir,
+}
+
+impl fmt::Debug for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let log = fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
+        let log: Vec<_> = log.lines().rev().take(40).collect();
+        let log: Vec<_> = log.into_iter().rev().collect();
+        let report = fs::read_to_string(self.dir.path().join("state/last-shutdown.json"));
+        let report = report.unwrap_or_default();
+        let report: String = report.chars().take(2000).collect();
+        write!(f, "{} after {:?}\n", self.status, self.took)?;
+        write!(f, "report: {report}\nlog:\n{}", log.join("\n"))
+    }
+}
+
+impl Program {
+    /// Starts it in `dir` and waits until its sessions have started, and the healthy plugins know.
+    pub(crate) fn start(
+        dir: TempDir,
+        plugin: &str,
+        sessions: usize,
+        cap: Duration,
+        fault: Fault,
+        shim: Option<&Shim>,
+    ) -> Self {
+        let mut command = Command::new(example());
+        command
+            .args(["--plugin", plugin])
+            .args(["--sessions", &sessions.to_string()])
+            .args(["--cap", &format!("{}ms", cap.as_millis())])
+            .arg("--dir")
+            .arg(dir.path())
+            .env_remove("RUST_LOG")
+            // A backtrace takes a second in a debug build.
+            .env("RUST_BACKTRACE", "0")
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped());
+        let pipe = match fault {
+            Fault::FullStandardError | Fault::LogBlocks => Some(nix::unistd::pipe().unwrap()),
+            _ => None,
+        };
+        match &pipe {
+            Some((_, writer)) => command.stderr(writer.try_clone().unwrap()),
+            None => command.stderr(log_file(dir.path())),
+        };
+        if fault == Fault::LogBlocks {
+            command.arg("--log-blocks");
+        }
+        if let Some(shim) = shim {
+            shim.watch(&mut command, &dir.path().join("state"));
+        }
+        let child = command.spawn().unwrap();
+        let mut program = Self {
+            child,
+            dir: Some(dir),
+            _unread: None,
+        };
+        program.wait_until_ready();
+        program._unread = pipe.map(|(reader, writer)| {
+            fill(writer);
+            reader
+        });
+        match (shim, fault) {
+            (Some(shim), Fault::LedgerStalls) => shim.set("stall", ""),
+            (Some(shim), Fault::DiskFull) => shim.set("full", ""),
+            _ => {}
+        }
+        program
+    }
+
+    fn wait_until_ready(&mut self) {
+        let _overdue = Overdue::after(PATIENCE, &self.child);
+        let mut stdout = BufReader::new(self.child.stdout.take().unwrap());
+        let mut line = String::new();
+        stdout.read_line(&mut line).unwrap();
+        if line != "ready\n" {
+            let status = self.child.wait().unwrap();
+            let (took, dir) = (Duration::ZERO, self.dir.take().unwrap());
+            panic!("it does not start: {:?}", Ended { status, took, dir });
+        }
+        // Whoever holds its lock must not meet a closed pipe.
+        self.child.stdout = Some(stdout.into_inner());
+    }
+
+    /// Sends `signal` and waits for the end.
+    pub(crate) fn stop(mut self, signal: Signal) -> Ended {
+        let _overdue = Overdue::after(PATIENCE, &self.child);
+        let began = Instant::now();
+        kill(pid(&self.child), signal).unwrap();
+        let status = self.child.wait().unwrap();
+        let took = began.elapsed();
+        let dir = self.dir.take().unwrap();
+        Ended { status, took, dir }
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Ended {
+    /// The report of its stop.
+    pub(crate) fn report(&self) -> Value {
+        let path = self.dir.path().join("state/last-shutdown.json");
+        let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("{error}: {self:?}"));
+        serde_json::from_str(&text).unwrap()
+    }
+}
+
+/// The ends that a log has, by session: the event's id. A repeat has to have the same.
+pub(crate) fn distinct_ends(dir: &Path, plugin: &str) -> BTreeMap<String, String> {
+    let file = File::open(dir.join(plugin).with_extension("jsonl"));
+    let mut ends = BTreeMap::new();
+    let Ok(file) = file else {
+        return ends;
+    };
+    for line in BufReader::new(file).lines() {
+        let event: Value = serde_json::from_str(&line.unwrap()).unwrap();
+        if event["type"] != "session_end" {
+            continue;
+        }
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let (id, event) = (text(&event["session"]["id"]), text(&event["event_id"]));
+        let before = ends.insert(id, event.clone());
+        assert!(before.is_none_or(|before| before == event), "two ends");
+    }
+    ends
+}
+
+fn log_file(dir: &Path) -> File {
+    let mut options = File::options();
+    options.append(true).create(true);
+    options.open(dir.join("log")).unwrap()
+}
+
+/// Writes to a pipe until it is full.
+fn fill(writer: OwnedFd) {
+    let flags = OFlag::from_bits_retain(fcntl(&writer, FcntlArg::F_GETFL).unwrap());
+    fcntl(&writer, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK)).unwrap();
+    let mut pipe = File::from(writer);
+    for chunk in [[b' '; 4096].as_slice(), b" "] {
+        while pipe.write(chunk).is_ok() {}
+    }
+    // The flag is the pipe's, and the process has the same pipe.
+    fcntl(&pipe, FcntlArg::F_SETFL(flags)).unwrap();
+}
+
+fn pid(child: &Child) -> Pid {
+    Pid::from_raw(child.id().try_into().unwrap())
+}
+
+/// Kills a process that takes for ever, unless it is dropped before.
+struct Overdue {
+    _over: mpsc::Sender<()>,
+}
+
+impl Overdue {
+    fn after(patience: Duration, child: &Child) -> Self {
+        let (sender, over) = mpsc::channel::<()>();
+        let pid = pid(child);
+        thread::spawn(move || {
+            if over.recv_timeout(patience) == Err(RecvTimeoutError::Timeout) {
+                let _ = kill(pid, Signal::SIGKILL);
+            }
+        });
+        Self { _over: sender }
+    }
+}
