@@ -11,7 +11,7 @@ use futures_util::FutureExt as _;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 
 use super::{Down, OutOfTime, Plugin};
-use crate::event::{Deliver, Event};
+use crate::event::{Deadline, Deliver, Event};
 use crate::session::SessionId;
 
 /// The actor around a [`Plugin`].
@@ -74,6 +74,8 @@ async fn caught(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Resul
 
 /// A plugin that makes one call per event: sessions side by side, the events of one session in
 /// order. An event whose call fails is rejected by itself; the others are not held up by it.
+///
+/// The call gets the event and the [`Deadline`] of the delivery that it came in.
 #[derive(Debug)]
 pub struct PerSession<F> {
     call: F,
@@ -81,7 +83,7 @@ pub struct PerSession<F> {
 
 impl<F, R> PerSession<F>
 where
-    F: Fn(Event) -> R + 'static,
+    F: Fn(Event, Deadline) -> R + 'static,
     R: Future<Output = anyhow::Result<()>>,
 {
     /// A plugin that makes `call` for each event. An error that is [`Down`] fails the plugin, any
@@ -100,7 +102,8 @@ where
         let mut indices = indices.into_iter();
         while let Some(index) = indices.next() {
             let event = delivery.events[index].clone();
-            match caught(async { (self.call)(event).await }).await {
+            let deadline = delivery.deadline.clone();
+            match caught(async { (self.call)(event, deadline).await }).await {
                 Ok(()) => delivery.acks.acknowledge(index),
                 Err(error) if error.is::<Down>() || error.is::<Panicked>() => return Err(error),
                 Err(error) => {
@@ -117,7 +120,7 @@ where
 
 impl<F, R> Plugin for PerSession<F>
 where
-    F: Fn(Event) -> R + 'static,
+    F: Fn(Event, Deadline) -> R + 'static,
     R: Future<Output = anyhow::Result<()>>,
 {
     async fn deliver(&self, delivery: &Deliver) -> anyhow::Result<()> {

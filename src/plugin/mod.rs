@@ -20,7 +20,7 @@ pub use self::adapter::{Panicked, PerSession};
 pub use self::log::LogPlugin;
 #[cfg(feature = "sqlite")]
 pub use self::sql::{SqlPlugin, SqlSettings};
-use crate::event::{Deliver, Event, Hook, Hooks};
+use crate::event::{Deadline, Deliver, Event, Hook, Hooks};
 use crate::place::Place;
 
 /// Someone who is told of starts and ends.
@@ -256,6 +256,34 @@ impl PluginSpec {
     pub fn per_session<F, R>(name: impl Into<Arc<str>>, call: F) -> Self
     where
         F: Fn(Event) -> R + Clone + Send + Sync + 'static,
+        R: Future<Output = anyhow::Result<()>> + 'static,
+    {
+        Self::per_session_with_deadline(name, move |event, _| call(event))
+    }
+
+    /// A closure that is called once per event, with the deadline of the delivery: to tell others how
+    /// much time there is, and for work that does not end with the call's future, such as a job for
+    /// `spawn_blocking`.
+    ///
+    /// ```
+    /// use session_supervisor::{Down, PluginSpec};
+    ///
+    /// let archive = PluginSpec::per_session_with_deadline("archive", |event, deadline| async move {
+    ///     let archived = tokio::task::spawn_blocking(move || {
+    ///         let record = format!("{} {}", event.hook(), event.id());
+    ///         // By now the event may have been given up, and be on its way again.
+    ///         if deadline.is_over() {
+    ///             return Err(Down::new(anyhow::anyhow!("too late")));
+    ///         }
+    ///         println!("{record}");
+    ///         Ok(())
+    ///     });
+    ///     Ok(archived.await??)
+    /// });
+    /// ```
+    pub fn per_session_with_deadline<F, R>(name: impl Into<Arc<str>>, call: F) -> Self
+    where
+        F: Fn(Event, Deadline) -> R + Clone + Send + Sync + 'static,
         R: Future<Output = anyhow::Result<()>> + 'static,
     {
         Self::new(name, move || PerSession::new(call.clone()))

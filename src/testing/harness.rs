@@ -1,6 +1,6 @@
 //! Supervisors on the test's own thread, whose actors must not outlive them.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -47,27 +47,35 @@ pub async fn in_time<T>(work: impl Future<Output = T>) -> T {
 
 /// An actor, held in a way that does not keep it alive.
 struct Watched {
-    name: String,
+    label: String,
+    /// The plugin whose actor it is; none for those of the supervisor.
+    plugin: Option<String>,
     is_alive: Box<dyn Fn() -> bool + Send>,
 }
 
 impl Watched {
-    fn actor<A: Actor<Context = Context<A>>>(name: String, actor: &Addr<A>) -> Self {
+    fn actor<A: Actor<Context = Context<A>>>(label: String, actor: &Addr<A>) -> Self {
         let actor = actor.downgrade();
         Self {
-            name,
+            label,
+            plugin: None,
             is_alive: Box::new(move || actor.upgrade().is_some()),
         }
     }
 
-    fn plugin(name: String, actor: &Recipient<Deliver>) -> Self {
+    fn plugin(supervisor: usize, plugin: &str, actor: &Recipient<Deliver>) -> Self {
         let actor = actor.downgrade();
         // Unlike an address, a recipient that can be upgraded may be that of a dead actor.
         let is_alive = move || actor.upgrade().is_some_and(|actor| actor.connected());
         Self {
-            name,
+            label: format!("the plugin `{plugin}` of supervisor {supervisor}"),
+            plugin: Some(plugin.to_owned()),
             is_alive: Box::new(is_alive),
         }
+    }
+
+    fn is_alive(&self) -> bool {
+        (self.is_alive)()
     }
 }
 
@@ -98,7 +106,8 @@ impl Watched {
 #[must_use = "leaks are found by `finish`"]
 pub struct Harness {
     supervisors: RefCell<Vec<SessionSupervisor>>,
-    started: RefCell<usize>,
+    /// How many supervisors were started.
+    started: Cell<usize>,
     actors: Arc<Mutex<Vec<Watched>>>,
     may_leak: RefCell<BTreeSet<String>>,
 }
@@ -124,7 +133,7 @@ impl Harness {
     pub fn new() -> Self {
         Self {
             supervisors: RefCell::default(),
-            started: RefCell::default(),
+            started: Cell::default(),
             actors: Arc::default(),
             may_leak: RefCell::default(),
         }
@@ -137,16 +146,16 @@ impl Harness {
     ///
     /// When it can't be started, or outside an actix system.
     pub async fn start(&self, builder: Builder) -> SessionSupervisor {
-        let number = self.started.replace_with(|&mut started| started + 1) + 1;
+        let number = self.started.get() + 1;
+        self.started.set(number);
         let actors = Arc::clone(&self.actors);
         let builder = builder.map_plugins(move |plugin| {
             let (actors, name) = (Arc::clone(&actors), plugin.name().to_owned());
             plugin.observed(move |actor| {
-                let watched = Watched::plugin(plugin_label(number, &name), actor);
                 let mut actors = lock(&actors);
                 // One that is replaced again and again leaves one entry, not many.
-                actors.retain(|actor| (actor.is_alive)());
-                actors.push(watched);
+                actors.retain(Watched::is_alive);
+                actors.push(Watched::plugin(number, &name, actor));
             })
         });
         let supervisor = match builder.threads(Threads::Current).start().await {
@@ -197,17 +206,15 @@ impl Harness {
     /// The actors that live and should not.
     fn alive(&self) -> Vec<String> {
         let may_leak = self.may_leak.borrow();
-        let started = *self.started.borrow();
-        let labels: BTreeSet<_> = may_leak
-            .iter()
-            .flat_map(|name| (1..=started).map(move |number| plugin_label(number, name)))
-            .collect();
+        let may_live = |actor: &&Watched| {
+            let plugin = actor.plugin.as_ref();
+            plugin.is_some_and(|plugin| may_leak.contains(plugin))
+        };
         let actors = lock(&self.actors);
-        let alive = actors.iter().filter(|actor| (actor.is_alive)());
-        alive
-            .map(|actor| actor.name.clone())
-            .filter(|name| !labels.contains(name))
-            .collect()
+        let alive = actors
+            .iter()
+            .filter(|actor| actor.is_alive() && !may_live(actor));
+        alive.map(|actor| actor.label.clone()).collect()
     }
 }
 
@@ -220,7 +227,7 @@ impl Default for Harness {
 impl fmt::Debug for Harness {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Harness")
-            .field("started", &self.started)
+            .field("started", &self.started.get())
             .finish_non_exhaustive()
     }
 }
@@ -233,10 +240,6 @@ impl Drop for Harness {
             assert!(forgotten == 0, "the harness is not finished");
         }
     }
-}
-
-fn plugin_label(supervisor: usize, name: &str) -> String {
-    format!("the plugin `{name}` of supervisor {supervisor}")
 }
 
 fn lock(actors: &Mutex<Vec<Watched>>) -> MutexGuard<'_, Vec<Watched>> {

@@ -57,7 +57,7 @@ impl Recording {
         self.events.borrow().clone()
     }
 
-    /// The events so far, a [`line`] for each.
+    /// The events so far, a [`line()`] for each.
     pub fn lines(&self) -> Vec<String> {
         self.events.borrow().iter().map(line).collect()
     }

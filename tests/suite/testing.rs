@@ -130,12 +130,15 @@ fn a_harness_that_is_not_finished_and_a_test_without_an_end_fail() {
 #[test]
 fn a_supervisor_is_gone_after_its_stop_whatever_was_set() {
     in_virtual_time(async |harness| {
-        let builder = builder()
-            .cap(600 * SECOND)
-            .idle_after(60 * SECOND)
-            .max_age(60 * SECOND)
-            .handle_signals()
-            .on_reload(|| Ok(LiveSettings::default()));
+        let settings = || {
+            let mut settings = LiveSettings::default();
+            settings.cap = 600 * SECOND;
+            settings.idle_after = Some(60 * SECOND);
+            settings.max_age = Some(60 * SECOND);
+            settings
+        };
+        let builder = builder().settings(settings()).handle_signals();
+        let builder = builder.on_reload(move || Ok(settings()));
         let supervisor = harness.start(builder).await;
         supervisor.begin("A").await;
         supervisor.reload().await.unwrap();
@@ -302,8 +305,8 @@ fn child() {
         let misbehaviour = name.parse().unwrap();
         System::new().block_on(stop_on_own_threads(misbehaviour));
         // Printing its panics may take longer than the stop.
-        while misbehaviour == Misbehaviour::PanicsWhileUnwinding {
-            std::thread::park();
+        if misbehaviour == Misbehaviour::PanicsWhileUnwinding {
+            std::thread::sleep(120 * SECOND);
         }
         // Returning would print.
         std::process::exit(WELL);

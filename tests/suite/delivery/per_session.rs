@@ -1,11 +1,11 @@
 //! Plugins that are called once per event: sessions side by side, one session in order.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use session_supervisor::testing::{Gate, Recording, recorder_with};
-use session_supervisor::{EndReason, Event, Hook, PluginSpec, SessionSupervisor};
+use session_supervisor::{EndReason, Event, Hook, PluginSpec, SessionSupervisor, Shutdown};
 use tokio::time::{Instant, sleep};
 
 use super::{MILLIS, SECOND, down, failure, is_about, panic, settled, status};
@@ -152,5 +152,39 @@ fn a_session_that_always_hangs_becomes_a_dead_letter_and_the_others_are_told() {
         assert_eq!(by_session(&told)["B"], [START, END]);
         assert!(by_session(&told)["A"].iter().all(|&hook| hook == START));
         assert_eq!(status(&supervisor).await.dead, 2);
+    });
+}
+
+#[test]
+fn a_call_knows_how_long_its_delivery_may_take_and_learns_that_it_was_cut() {
+    in_virtual_time(async |harness| {
+        let (seen, over) = (Arc::new(Mutex::new(Vec::new())), Gate::new());
+        let (left, cut) = (Arc::clone(&seen), over.clone());
+        let plugin = PluginSpec::per_session_with_deadline("p", move |event, deadline| {
+            left.lock().unwrap().push(deadline.remaining());
+            let cut = cut.clone();
+            async move {
+                if event.hook() == Hook::SessionStart {
+                    return Ok(());
+                }
+                // It outlives the call, as a job for another thread would.
+                actix_rt::spawn(async move {
+                    deadline.over().await;
+                    assert!(deadline.is_over() && deadline.remaining().is_zero());
+                    cut.open();
+                });
+                std::future::pending().await
+            }
+        });
+        let supervisor = harness.start(builder().plugin(plugin)).await;
+        supervisor.begin("A").await;
+        settled(&supervisor).await;
+        supervisor.finish("A", EndReason::Completed).await;
+        sleep(10 * MILLIS).await;
+        let began = Instant::now();
+        let (_, report) = tokio::join!(over.pass(), supervisor.shutdown(Shutdown::now()));
+        assert!(began.elapsed() < 3 * SECOND, "cut before its time");
+        assert!(report.unwrap().drain.timed_out);
+        assert_eq!(*seen.lock().unwrap(), [5 * SECOND, 5 * SECOND]);
     });
 }
