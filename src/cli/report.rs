@@ -179,10 +179,12 @@ fn summary(stop: &Stop, now: Timestamp) -> String {
         ),
         ("sessions", format!("{} ended", drain.sessions)),
         ("instance", stop.instance.clone()),
-        ("held by", stop.held_by.clone().unwrap_or_default()),
         ("warnings", stop.warnings.join(", ")),
     ] {
         facts.row([name.into(), text.into()]);
+    }
+    if let Some(step) = &stop.held_by {
+        facts.row(["held by".into(), step.as_str().into()]);
     }
     if let Some(recovery) = &stop.recovery {
         let reasons = recovery.by_reason.iter();
