@@ -27,6 +27,8 @@ pub(crate) fn command() -> Command {
     command
         .env_remove("RUST_LOG")
         .env_remove("STATE_DIRECTORY")
+        .env_remove("NOTIFY_SOCKET")
+        .env_remove("WATCHDOG_USEC")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());

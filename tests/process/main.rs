@@ -7,6 +7,7 @@ mod faults;
 mod flood;
 mod gateway;
 mod laggard;
+mod notify;
 mod operator;
 mod plugins;
 mod readme;
