@@ -233,7 +233,7 @@ fn progress(drain: &DrainProgress) -> Option<String> {
     let named = waiting[..waiting.len().min(MAX_NAMED)].join(", ");
     Some(match waiting.len() {
         0 => format!("drained: {deliveries}"),
-        ..=MAX_NAMED => format!("draining: {deliveries}, waiting for {named}"),
+        1..=MAX_NAMED => format!("draining: {deliveries}, waiting for {named}"),
         more => {
             let others = more - MAX_NAMED;
             format!("draining: {deliveries}, waiting for {named} and {others} more")
@@ -253,4 +253,87 @@ fn farewell(report: &ShutdownReport) -> String {
 fn deliveries(delivered: u64, total: u64) -> String {
     let (delivered, total) = (HumanCount(delivered), HumanCount(total));
     format!("{delivered} of {total} deliveries")
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::monitor::LaneProgress;
+    use crate::shutdown::Shutdown;
+
+    fn drain(plugins: &[(&str, u64, bool)]) -> DrainProgress {
+        let plugins = plugins.iter().map(|(name, delivered, done)| LaneProgress {
+            name: (*name).into(),
+            delivered: *delivered,
+            total: 1000,
+            done: *done,
+        });
+        DrainProgress {
+            sessions: 1000,
+            plugins: plugins.collect(),
+        }
+    }
+
+    #[test]
+    fn the_progress_of_a_drain_names_who_is_waited_for() {
+        let told = |plugins| progress(&drain(plugins));
+        assert_eq!(told(&[]), None);
+        assert_eq!(
+            told(&[("audit", 12, false), ("crm", 1000, true)]).unwrap(),
+            "draining: 1,012 of 2,000 deliveries, waiting for audit"
+        );
+        assert_eq!(
+            told(&[("audit", 12, true), ("crm", 1000, true)]).unwrap(),
+            "drained: 1,012 of 2,000 deliveries"
+        );
+        let many = ["a", "b", "c", "d", "e"].map(|name| (name, 0, false));
+        assert_eq!(
+            told(&many).unwrap(),
+            "draining: 0 of 5,000 deliveries, waiting for a, b, c and 2 more"
+        );
+        assert_eq!(
+            told(&many[..3]).unwrap(),
+            "draining: 0 of 3,000 deliveries, waiting for a, b, c"
+        );
+    }
+
+    #[tokio::test]
+    async fn the_watchdog_gets_signs_of_life_only_as_long_as_the_actors_give_some() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        let manager = ServiceManager {
+            socket: path.into(),
+            watchdog: Some(Duration::from_millis(40)),
+            failed: Cell::new(false),
+        };
+        let supervisor = SessionSupervisor::builder().start().await.unwrap();
+        let look = async {
+            let mut message = [0; 100];
+            let length = socket.recv(&mut message).await.unwrap();
+            assert_eq!(&message[..length], b"WATCHDOG=1\n");
+            supervisor.shutdown(Shutdown::now()).await.unwrap();
+            while supervisor.unresponsive(Duration::from_secs(1)).await.len() < 3 {}
+            // What was on its way by then.
+            sleep(Duration::from_millis(100)).await;
+            while socket.try_recv(&mut message).is_ok() {}
+            sleep(Duration::from_millis(200)).await;
+            assert!(socket.try_recv(&mut message).is_err());
+        };
+        tokio::select! {
+            () = manager.feed_watchdog(&supervisor) => unreachable!(),
+            looked = timeout(Duration::from_secs(30), look) => looked.unwrap(),
+        }
+    }
+
+    #[test]
+    fn what_others_wrote_becomes_no_line_of_its_own_and_no_long_one() {
+        let told = line(&NotifyState::Status("not reloaded: line 1\nSTOPPING=1\r"));
+        assert_eq!(told, "STATUS=not reloaded: line 1 STOPPING=1\u{fffd}\n");
+        let told = line(&NotifyState::Status(&"é".repeat(10_000)));
+        assert_eq!(told.chars().count(), MAX_STATUS + 1);
+        assert!(told.ends_with("é\n"));
+    }
 }

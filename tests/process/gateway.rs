@@ -195,6 +195,11 @@ impl Gateway {
         self.dir.path().join(name)
     }
 
+    /// The folder that it was started in.
+    pub(crate) fn folder(&self) -> &TempDir {
+        &self.dir
+    }
+
     pub(crate) fn url(&self) -> &str {
         &self.url
     }

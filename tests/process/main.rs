@@ -2,6 +2,7 @@
 
 mod browser;
 mod commands;
+mod deploy;
 mod fake;
 mod faults;
 mod flood;
