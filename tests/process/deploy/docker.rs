@@ -3,6 +3,7 @@
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
+use super::kubernetes::user_of_the_pod;
 use super::{CONFIG_PATH, Checked, document, folder_with, reason_of_a_stop_by, serve};
 use crate::gateway::command;
 
@@ -83,6 +84,8 @@ fn the_container_keeps_its_state_in_a_volume_and_runs_as_nobody_special() {
     for id in [user, group] {
         assert_ne!(id.parse::<u32>().unwrap(), 0);
     }
+    // The volume of a pod belongs to this group.
+    assert_eq!(user_of_the_pod(), file.one("USER"));
 }
 
 #[test]

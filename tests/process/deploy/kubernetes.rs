@@ -60,6 +60,15 @@ impl Manifest {
     }
 }
 
+/// As whom the pod runs: user and group.
+pub(super) fn user_of_the_pod() -> String {
+    let manifest = Manifest::shipped();
+    let security = &manifest.pod()["securityContext"];
+    assert_eq!(security["runAsNonRoot"], true);
+    assert_eq!(security["fsGroup"], security["runAsGroup"]);
+    format!("{}:{}", security["runAsUser"], security["runAsGroup"])
+}
+
 #[track_caller]
 fn text(value: &Value) -> &str {
     value.as_str().unwrap()
