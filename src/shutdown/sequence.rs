@@ -331,7 +331,7 @@ impl Sequence {
         let report = self.draft.with(|report| {
             let took = self.request.asked_at.elapsed();
             if self.settings.health.lost().is_some() {
-                self.draft.with(|report| report.warn(LEDGER_WARNING));
+                report.warn(LEDGER_WARNING);
                 self.all_recorded.set(false);
             }
             report.finish(self.settings.clock.now(), took, self.settings.is_durable());

@@ -221,7 +221,10 @@ fn locked_at_the_stop(extra: &str, exit_code: i32, outcome: &str) {
     assert_eq!(ended.status.code(), Some(exit_code));
     let report = ended.report();
     assert_eq!(report["outcome"], outcome);
-    assert_eq!(report["warnings"], json!(["session-end-drain"]));
+    // SQLite's own wait may end a moment later than it was told to, where the machine is busy.
+    let warnings = report["warnings"].as_array().unwrap();
+    assert_eq!(warnings[0], "session-end-drain", "{report}");
+    assert!(warnings[1..].iter().all(|it| it == "plugins"), "{report}");
     assert_eq!(report["drain"]["delivered"], 11);
     assert_eq!(report["drain"][outcome], 11);
     let plugin = &report["plugins"][1];

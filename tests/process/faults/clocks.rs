@@ -201,7 +201,7 @@ fn g6_a_plugin_that_is_down_for_a_day_is_told_everything_then() {
     for n in 0..20 {
         gateway.begin(&format!("s{n}"));
     }
-    let failed = |db: &Value| db["state"] == "retrying";
+    let failed = |db: &Value| db["state"] == "retrying" || db["state"] == "quarantined";
     wait_for_db(&gateway, failed);
     set_clock(&shim, DAY, DAY);
     // It is tried again, and is still down.
