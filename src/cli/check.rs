@@ -8,7 +8,7 @@ use humantime::format_duration;
 use super::failure::Failure;
 use super::output::print;
 use super::table::{Table, exact};
-use crate::config::{Config, Env, Flags, PluginConfig, PluginKind, SLACK, ShutdownConfig};
+use crate::config::{Config, Env, Flags, PluginConfig, SLACK, ShutdownConfig};
 use crate::event::Hook;
 use crate::shutdown::Budget;
 
@@ -164,10 +164,6 @@ fn plugins(plugins: &[PluginConfig]) -> String {
     ]);
     for plugin in plugins {
         let policy = &plugin.policy;
-        let kind = match plugin.kind {
-            PluginKind::Log(_) => "log",
-            PluginKind::Sql(_) => "sql",
-        };
         let hooks = Hook::ALL
             .iter()
             .filter(|hook| plugin.hooks.contains(**hook));
@@ -176,7 +172,7 @@ fn plugins(plugins: &[PluginConfig]) -> String {
         let backoff = format!("{}..{}", text(policy.backoff), text(policy.backoff_max));
         table.row([
             plugin.name.as_str().into(),
-            kind.into(),
+            plugin.kind.name().into(),
             text(policy.timeout).into(),
             text(policy.retry_for).into(),
             backoff.into(),

@@ -143,7 +143,7 @@ impl Default for DeliveryPolicy {
             backoff: Duration::from_secs(1),
             backoff_max: Duration::from_secs(300),
             max_attempts: 5,
-            max_batch: 4096,
+            max_batch: Self::MAX_BATCH,
             max_in_flight: 1,
         }
     }
@@ -153,6 +153,9 @@ impl Default for DeliveryPolicy {
 const LONGEST: Duration = Duration::from_secs(10 * 31_557_600);
 
 impl DeliveryPolicy {
+    /// The most events in one delivery, unless said otherwise.
+    pub(crate) const MAX_BATCH: usize = 4096;
+
     fn check(&self) -> Result<(), String> {
         let too_small = if self.timeout.is_zero() {
             "timeout"
