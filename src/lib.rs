@@ -96,6 +96,8 @@ pub use self::plugin::{
 };
 #[cfg(feature = "sqlite")]
 pub use self::plugin::{SqlPlugin, SqlSettings};
+#[cfg(feature = "webhook")]
+pub use self::plugin::{WebhookBody, WebhookPlugin, WebhookSettings};
 pub use self::registry::{
     EndMatching, Ended, EndedMatching, EndedSession, ListSessions, SessionRegistry, SessionState,
     Snapshot, Started, StartedSession, Touch,

@@ -2,14 +2,15 @@
 //! secret, so they are in no message.
 
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Take};
 use std::path::{Path, PathBuf};
 
 use super::document::{Given, Section};
 use super::sources::Env;
 
-/// Far more than the longest value: whatever is larger was named by mistake.
-const MAX_FILE_BYTES: u64 = 64 * 1024;
+/// Far more than the longest value, or than all authorities that a system trusts: whatever is larger was
+/// named by mistake.
+const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
 
 /// What the names in a configuration refer to.
 #[derive(Clone, Copy)]
@@ -55,26 +56,56 @@ impl Outside<'_> {
         path: &Given<String>,
         expected: &str,
     ) -> Option<Given<String>> {
-        let origin = path.origin;
-        let (key, path) = (section.full(key), self.path(&path.value));
-        let shown = path.display();
-        match open(&path) {
-            Ok((text, is_exposed)) => {
-                if is_exposed {
-                    let warning = format!(
-                        "{key}: every user of this machine may open {shown}, expected mode 0600"
-                    );
-                    section.warn(origin, warning);
-                }
-                Some(Given::new(text, origin))
-            }
-            Err(error) => {
-                let problem =
-                    format!("{key}: {shown} can't be read, expected {expected} in it: {error}");
-                section.refuse(origin, problem);
-                None
-            }
+        let (text, is_exposed) = self.read(section, key, path, expected, |mut file| {
+            let is_exposed = is_exposed(file.get_ref())?;
+            let mut text = String::new();
+            file.read_to_string(&mut text)?;
+            Ok((text, is_exposed))
+        })?;
+        if is_exposed {
+            let (key, full) = (section.full(key), self.path(&path.value));
+            let shown = full.display();
+            let warning =
+                format!("{key}: every user of this machine may open {shown}, expected mode 0600");
+            section.warn(path.origin, warning);
         }
+        Some(Given::new(text, path.origin))
+    }
+
+    /// What the file holds whose path `key` gave, and which is no secret.
+    pub(super) fn file(
+        &self,
+        section: &Section<'_, '_>,
+        key: &str,
+        path: &Given<String>,
+        expected: &str,
+    ) -> Option<Given<Vec<u8>>> {
+        let bytes = self.read(section, key, path, expected, |mut file| {
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes)?;
+            Ok(bytes)
+        })?;
+        Some(Given::new(bytes, path.origin))
+    }
+
+    /// What `take` makes of a file.
+    fn read<T>(
+        &self,
+        section: &Section<'_, '_>,
+        key: &str,
+        path: &Given<String>,
+        expected: &str,
+        take: impl FnOnce(Take<File>) -> io::Result<T>,
+    ) -> Option<T> {
+        let full = self.path(&path.value);
+        let taken = File::open(&full).and_then(|file| take(file.take(MAX_FILE_BYTES)));
+        let refuse = |error| {
+            let (key, shown) = (section.full(key), full.display());
+            let problem =
+                format!("{key}: {shown} can't be read, expected {expected} in it: {error}");
+            section.refuse(path.origin, problem);
+        };
+        taken.map_err(refuse).ok()
     }
 }
 
@@ -82,15 +113,6 @@ impl Outside<'_> {
 pub(super) fn without_newline(text: &str) -> &str {
     let line = text.strip_suffix("\r\n");
     line.or(text.strip_suffix('\n')).unwrap_or(text)
-}
-
-/// What the file holds, and whether it is open to every user.
-fn open(path: &Path) -> io::Result<(String, bool)> {
-    let file = File::open(path)?;
-    let is_exposed = is_exposed(&file)?;
-    let mut text = String::new();
-    file.take(MAX_FILE_BYTES).read_to_string(&mut text)?;
-    Ok((text, is_exposed))
 }
 
 #[cfg(unix)]

@@ -6,6 +6,8 @@ mod log;
 mod sample;
 #[cfg(feature = "sqlite")]
 mod sql;
+#[cfg(feature = "webhook")]
+mod webhook;
 
 use std::any::Any;
 use std::fmt;
@@ -20,6 +22,8 @@ pub use self::adapter::{Panicked, PerSession};
 pub use self::log::LogPlugin;
 #[cfg(feature = "sqlite")]
 pub use self::sql::{SqlPlugin, SqlSettings};
+#[cfg(feature = "webhook")]
+pub use self::webhook::{WebhookBody, WebhookPlugin, WebhookSettings};
 use crate::event::{Deadline, Deliver, Event, Hook, Hooks};
 use crate::place::Place;
 

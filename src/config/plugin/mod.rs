@@ -4,6 +4,7 @@
 
 mod log;
 mod sql;
+mod webhook;
 
 use humantime::format_duration;
 
@@ -11,7 +12,7 @@ pub(crate) use self::log::LogTarget;
 use super::document::{Given, POSITIVE, Section};
 use super::outside::Outside;
 use crate::event::Hooks;
-use crate::plugin::{DeliveryPolicy, SqlSettings, check_name};
+use crate::plugin::{DeliveryPolicy, SqlSettings, WebhookSettings, check_name};
 
 const COMMON_KEYS: &[&str] = &[
     "name",
@@ -25,10 +26,10 @@ const COMMON_KEYS: &[&str] = &[
     "max_in_flight",
 ];
 
-const KINDS: &[&Kind] = &[&log::KIND, &sql::KIND];
+const KINDS: &[&Kind] = &[&log::KIND, &sql::KIND, &webhook::KIND];
 
 /// Kinds that a later release has.
-const LATER: &[&str] = &["webhook", "command"];
+const LATER: &[&str] = &["command"];
 
 /// A kind of plugin, as a configuration knows it.
 struct Kind {
@@ -49,7 +50,6 @@ struct Read<'r, 'a, 'd> {
     section: &'r mut Section<'a, 'd>,
     outside: Outside<'r>,
     /// As it was read from the common keys; the kind may narrow it.
-    #[expect(dead_code, reason = "the kinds there are take it as it is")]
     policy: &'r mut DeliveryPolicy,
 }
 
@@ -76,6 +76,8 @@ pub(crate) enum PluginKind {
     Log(LogTarget),
     /// Runs a statement per hook in an SQLite database, which may be missing: it is waited for.
     Sql(SqlSettings),
+    /// Sends requests.
+    Webhook(WebhookSettings),
 }
 
 impl PluginKind {
@@ -84,6 +86,7 @@ impl PluginKind {
         let kind = match self {
             Self::Log(_) => log::KIND,
             Self::Sql(_) => sql::KIND,
+            Self::Webhook(_) => webhook::KIND,
         };
         kind.name
     }
