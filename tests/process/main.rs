@@ -10,8 +10,11 @@ mod laggard;
 mod operator;
 mod plugins;
 mod readme;
+#[path = "../receiver/mod.rs"]
+mod receiver;
 mod refusals;
 mod restarts;
 mod signals;
 mod tokens;
 mod tools;
+mod webhook;

@@ -23,3 +23,9 @@ mod testing;
 mod tracker;
 mod upkeep;
 mod watching;
+#[cfg(feature = "webhook")]
+mod webhook;
+
+#[cfg(feature = "webhook")]
+#[path = "../receiver/mod.rs"]
+mod receiver;

@@ -1,0 +1,544 @@
+//! Webhooks, sent to a receiver over TLS that verifies each signature by an implementation that is not
+//! ours. In real time: connections have a clock of their own.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use session_supervisor::{
+    DeliveryPolicy, EndReason, Hooks, PluginSpec, PluginState, PluginStatus, SessionSupervisor,
+    Shutdown, WebhookBody, WebhookPlugin, WebhookSettings,
+};
+use tokio::time::{sleep, timeout};
+
+use crate::receiver::{Address, Answer, Receiver, Request, SECRETS};
+use crate::support::{Recording, Shorthand, recorder};
+
+/// How long anything may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How many sessions a test starts and ends, where more would show nothing else.
+const SESSIONS: usize = 2;
+
+fn policy() -> DeliveryPolicy {
+    let mut policy = DeliveryPolicy::default();
+    policy.timeout = Duration::from_secs(1);
+    policy.backoff = Duration::from_millis(5);
+    policy.backoff_max = Duration::from_millis(20);
+    policy.max_attempts = 3;
+    policy.max_batch = 1;
+    policy.max_in_flight = 4;
+    policy
+}
+
+fn settings(address: &Address) -> WebhookSettings {
+    let settings = WebhookSettings::new(&address.url()).unwrap();
+    let settings = settings.with_secrets(SECRETS).unwrap();
+    settings
+        .with_authorities(address.authority().as_bytes())
+        .unwrap()
+}
+
+/// A supervisor that tells a webhook, and beside it a plugin that nothing happens to.
+struct Running {
+    supervisor: SessionSupervisor,
+    told: Recording,
+}
+
+async fn start_with(settings: WebhookSettings, policy: DeliveryPolicy) -> Running {
+    let plugin = PluginSpec::new("crm", move || WebhookPlugin::new(settings.clone()));
+    let (recorder, told) = recorder("audit");
+    let builder = SessionSupervisor::builder()
+        .plugin(plugin.with_policy(policy))
+        .plugin(recorder);
+    let supervisor = builder.start().await.unwrap();
+    Running { supervisor, told }
+}
+
+async fn start(address: &Address) -> Running {
+    start_with(settings(address), policy()).await
+}
+
+impl Running {
+    /// Starts and ends so many sessions, and answers the ids of their events.
+    async fn live(&self, sessions: usize) -> BTreeSet<String> {
+        for n in 0..sessions {
+            let id = format!("s{n}");
+            self.supervisor.begin(&id).await;
+            self.supervisor.finish(&id, EndReason::Completed).await;
+        }
+        let all = self.told.wait_for(2 * sessions);
+        timeout(PATIENCE, all).await.unwrap();
+        let events = self.told.events();
+        events.iter().map(|event| event.id().to_string()).collect()
+    }
+
+    /// How the webhook is, once it is so.
+    async fn until(&self, is_so: impl Fn(&PluginStatus) -> bool) -> PluginStatus {
+        let began = Instant::now();
+        loop {
+            let status = self.supervisor.plugins().await.unwrap().remove(0);
+            if is_so(&status) {
+                return status;
+            }
+            assert!(began.elapsed() < PATIENCE, "{status:?}");
+            sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// How it is when it is owed nothing.
+    async fn settled(&self) -> PluginStatus {
+        self.until(|status| status.owed == 0).await
+    }
+
+    async fn stop(self) {
+        let down = self.supervisor.shutdown(Shutdown::now());
+        timeout(PATIENCE, down).await.unwrap().unwrap();
+    }
+}
+
+/// A receiver that answers `first` to the first request with an event, and takes it after that.
+fn wrong_once(first: Answer) -> Receiver {
+    let seen = Mutex::new(BTreeSet::new());
+    Receiver::start(move |request| {
+        let is_new = |id| seen.lock().unwrap().insert(id);
+        let new = request.event_ids().into_iter().map(is_new);
+        match new.collect::<Vec<_>>().contains(&true) {
+            true => first.clone(),
+            false => Answer::Status(204),
+        }
+    })
+}
+
+#[tokio::test]
+async fn an_event_is_a_signed_request_under_its_own_id() {
+    let receiver = Receiver::start(|_| Answer::Status(200));
+    let settings = settings(receiver.address());
+    let settings = settings
+        .with_headers("Authorization: Bearer s3cret\nX-Team: a")
+        .unwrap();
+    let running = start_with(settings, policy()).await;
+    let ids = running.live(1).await;
+    running.settled().await;
+    let requests = receiver.requests();
+    assert_eq!(requests.len(), 2);
+    for (request, hook) in requests.iter().zip(["session_start", "session_end"]) {
+        assert_eq!(request.body["type"], hook);
+        assert_eq!(request.body["attempt"], 1);
+        let remaining = request.body["remaining_ms"].as_u64().unwrap();
+        assert!((1..=1000).contains(&remaining), "{remaining}");
+        assert_eq!(request.header("webhook-id"), request.body["event_id"]);
+        assert_eq!(
+            request.header("webhook-signature").matches("v1,").count(),
+            2
+        );
+        assert_eq!(request.header("authorization"), "Bearer s3cret");
+        assert_eq!(request.header("x-team"), "a");
+        let agent = request.header("user-agent");
+        assert!(agent.starts_with("session-supervisor/"), "{agent}");
+    }
+    assert_eq!(receiver.event_ids(), ids);
+}
+
+#[tokio::test]
+async fn a_batch_has_one_id_however_often_it_is_sent() {
+    let receiver = wrong_once(Answer::Status(503));
+    let mut policy = policy();
+    policy.max_batch = 100;
+    policy.max_in_flight = 1;
+    let settings = settings(receiver.address()).with_body(WebhookBody::Batch);
+    let running = start_with(settings, policy).await;
+    let ids = running.live(50).await;
+    running.settled().await;
+    let mut batches = BTreeMap::<_, Vec<_>>::new();
+    for request in receiver.requests() {
+        assert_eq!(request.body["type"], "session_batch");
+        let sent = batches.entry(request.header("webhook-id").to_owned());
+        sent.or_default().push(request.event_ids());
+    }
+    for (id, sent) in &batches {
+        assert!(sent.len() == 2 && sent[0] == sent[1], "{id}: {sent:?}");
+    }
+    assert!(batches.len() < ids.len(), "no batch of several");
+    assert_eq!(BTreeSet::from_iter(receiver.taken()), ids);
+}
+
+/// What a receiver can do instead of taking an event.
+fn failures() -> Vec<(&'static str, Answer)> {
+    vec![
+        ("500", Answer::Status(500)),
+        ("503", Answer::Status(503)),
+        ("408", Answer::Status(408)),
+        ("429", Answer::Status(429)),
+        ("404", Answer::Status(404)),
+        ("422", Answer::Status(422)),
+        (
+            "redirect",
+            Answer::Whole(
+                "HTTP/1.1 307 \r\nlocation: /elsewhere\r\ncontent-length: 0\r\n\r\n".into(),
+            ),
+        ),
+        ("closed before the answer", Answer::Torn("")),
+        (
+            "closed in the headers",
+            Answer::Torn("HTTP/1.1 200 OK\r\ncontent-len"),
+        ),
+        ("no HTTP", Answer::Torn("220 mail.example.org ESMTP\r\n")),
+        ("stalled", Answer::Never),
+        ("dripping headers", Answer::Drip("HTTP/1.1 200 OK\r\nx-")),
+        (
+            "failed, dripping body",
+            Answer::Drip("HTTP/1.1 500 \r\ncontent-length: 1000000\r\n\r\n"),
+        ),
+        (
+            "failed, closed in the body",
+            Answer::Torn("HTTP/1.1 500 \r\ncontent-length: 9\r\n\r\nno"),
+        ),
+    ]
+}
+
+#[tokio::test]
+async fn g6_what_a_receiver_did_not_take_is_sent_again_under_the_same_id() {
+    for (name, failure) in failures() {
+        let receiver = wrong_once(failure);
+        let running = start(receiver.address()).await;
+        let ids = running.live(SESSIONS).await;
+        let status = running.settled().await;
+        assert_eq!(status.dead, 0, "{name}");
+        let mut taken = receiver.taken();
+        taken.sort();
+        assert!(taken.iter().eq(&ids), "{name}: {taken:?}");
+        let mut sent = BTreeMap::<_, Vec<_>>::new();
+        for mut request in receiver.requests() {
+            assert_eq!(
+                request.header("webhook-id"),
+                request.body["event_id"],
+                "{name}"
+            );
+            // All that may differ from one attempt to the next.
+            for field in ["attempt", "remaining_ms"] {
+                request.body[field].take();
+            }
+            let id = request.event_ids().remove(0);
+            sent.entry(id).or_default().push(request.body);
+        }
+        assert!(sent.keys().eq(&ids), "{name}: {sent:?}");
+        for bodies in sent.values() {
+            assert!(bodies.len() > 1, "{name}: {bodies:?}");
+            assert!(
+                bodies.iter().all(|body| *body == bodies[0]),
+                "{name}: {bodies:?}"
+            );
+        }
+        running.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn the_status_decides_whatever_becomes_of_the_body() {
+    for (name, answer) in [
+        (
+            "long",
+            Answer::Whole(format!(
+                "HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n{}",
+                "x".repeat(100_000)
+            )),
+        ),
+        (
+            "endless",
+            Answer::Drip("HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n"),
+        ),
+        (
+            "torn",
+            Answer::Torn("HTTP/1.1 202 Accepted\r\ncontent-length: 100\r\n\r\nhal"),
+        ),
+        (
+            "without a length",
+            Answer::Torn("HTTP/1.1 201 Created\r\n\r\nfine"),
+        ),
+        (
+            "chunked and torn",
+            Answer::Torn("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nff\r\nx"),
+        ),
+    ] {
+        let receiver = Receiver::start(move |_| answer.clone());
+        let running = start(receiver.address()).await;
+        let ids = running.live(SESSIONS).await;
+        running.settled().await;
+        assert_eq!(receiver.requests().len(), ids.len(), "{name}");
+        assert_eq!(receiver.event_ids(), ids, "{name}");
+        running.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_redirect_is_not_followed() {
+    let elsewhere = Receiver::start(|_| Answer::Status(204));
+    let location = elsewhere.address().url();
+    let redirect = format!(
+        "HTTP/1.1 307 Temporary Redirect\r\nlocation: {location}\r\ncontent-length: 0\r\n\r\n"
+    );
+    let receiver = Receiver::start(move |_| Answer::Whole(redirect.clone()));
+    let running = start(receiver.address()).await;
+    running.live(1).await;
+    let status = running.until(|status| status.dead == 2).await;
+    let error = status.last_error.unwrap();
+    assert!(
+        error.contains("307 Temporary Redirect, which is not followed"),
+        "{error}"
+    );
+    assert_eq!(elsewhere.requests().len(), 0);
+}
+
+#[tokio::test]
+async fn an_event_that_is_rejected_costs_no_other_session_anything() {
+    let receiver = Receiver::start(|request| match request.body["session"]["id"] == "s1" {
+        true => Answer::Whole(
+            "HTTP/1.1 422 Unprocessable Entity\r\ncontent-length: 12\r\n\r\nno customer\n".into(),
+        ),
+        false => Answer::Status(204),
+    });
+    let running = start(receiver.address()).await;
+    let ids = running.live(SESSIONS).await;
+    let status = running
+        .until(|status| status.owed == 0 && status.dead == 2)
+        .await;
+    assert_eq!(status.state, PluginState::Healthy);
+    let letters = running.supervisor.dead_letters("crm", 0, 10).await.unwrap();
+    let error = format!("{:?}", letters[0].error);
+    assert!(
+        error.contains("422 Unprocessable Entity: no customer"),
+        "{error}"
+    );
+    assert!(
+        error.contains("https://127.0.0.1:") && !error.contains("hooks"),
+        "{error}"
+    );
+    // Its end waits for its start, and dies with it.
+    let sent = receiver.requests();
+    let about_it: Vec<_> = sent
+        .iter()
+        .filter(|it| it.body["session"]["id"] == "s1")
+        .collect();
+    assert_eq!(about_it.len(), 3);
+    assert!(about_it.iter().all(|it| it.body["type"] == "session_start"));
+    assert_eq!(receiver.taken().len(), ids.len() - 2);
+}
+
+#[tokio::test]
+async fn of_a_rejected_batch_only_what_is_rejected_alone_is_lost_to_the_receiver() {
+    let is_about_s1 = |request: &Request| {
+        request
+            .events()
+            .iter()
+            .any(|event| event["session"]["id"] == "s1")
+    };
+    let receiver = Receiver::start(move |request| match is_about_s1(request) {
+        true => Answer::Status(400),
+        false => Answer::Status(204),
+    });
+    let mut policy = policy();
+    policy.max_batch = 100;
+    let settings = settings(receiver.address()).with_body(WebhookBody::Batch);
+    let running = start_with(settings, policy).await;
+    let ids = running.live(20).await;
+    running
+        .until(|status| status.owed == 0 && status.dead == 2)
+        .await;
+    assert_eq!(BTreeSet::from_iter(receiver.taken()).len(), ids.len() - 2);
+    assert!(
+        receiver
+            .requests()
+            .iter()
+            .all(|it| it.body["type"] == "session_batch")
+    );
+}
+
+#[tokio::test]
+async fn a_receiver_is_left_alone_as_long_as_it_asks() {
+    let busy = "HTTP/1.1 429 \r\nretry-after: 1\r\ncontent-length: 0\r\n\r\n";
+    let first = Mutex::new(true);
+    let receiver = Receiver::start(move |_| match std::mem::take(&mut *first.lock().unwrap()) {
+        true => Answer::Whole(busy.into()),
+        false => Answer::Status(204),
+    });
+    let mut policy = policy();
+    policy.max_in_flight = 1;
+    let running = start_with(settings(receiver.address()), policy).await;
+    let ids = running.live(SESSIONS).await;
+    running.settled().await;
+    let requests = receiver.requests();
+    assert_eq!(requests.len(), ids.len() + 1);
+    let waited = requests[1].at - requests[0].at;
+    assert!(waited >= Duration::from_secs(1), "{waited:?}");
+}
+
+#[tokio::test]
+async fn a_receiver_that_is_gone_gets_nothing_until_it_is_resumed() {
+    let gone = Mutex::new(true);
+    let receiver = Receiver::start(move |_| match std::mem::take(&mut *gone.lock().unwrap()) {
+        true => Answer::Status(410),
+        false => Answer::Status(204),
+    });
+    let mut policy = policy();
+    policy.max_in_flight = 1;
+    let running = start_with(settings(receiver.address()), policy).await;
+    let ids = running.live(SESSIONS).await;
+    let is_disabled = |status: &PluginStatus| status.state == PluginState::Disabled;
+    let status = running.until(is_disabled).await;
+    assert_eq!(status.owed, ids.len() as u64);
+    let error = status.last_error.unwrap();
+    assert!(error.contains("the receiver answered 410 Gone"), "{error}");
+    assert_eq!(receiver.requests().len(), 1);
+
+    running.supervisor.resume_plugin("crm").await.unwrap();
+    running.settled().await;
+    assert!(BTreeSet::from_iter(receiver.taken()) == ids);
+}
+
+#[tokio::test]
+async fn a_receiver_that_is_absent_is_waited_for() {
+    let address = Address::new();
+    let running = start(&address).await;
+    let ids = running.live(SESSIONS).await;
+    let status = running.until(|status| status.last_error.is_some()).await;
+    let error = status.last_error.unwrap();
+    assert!(
+        error.contains("no connection: Connection refused"),
+        "{error}"
+    );
+    let receiver = address.listen(|_| Answer::Status(204));
+    running.settled().await;
+    assert_eq!(receiver.taken().len(), ids.len());
+    assert_eq!(receiver.event_ids(), ids);
+}
+
+#[tokio::test]
+async fn a_receiver_that_proves_to_be_another_is_told_nothing() {
+    let receiver = Receiver::start(|_| Answer::Status(204));
+    let other = Address::new();
+    let settings = settings(receiver.address());
+    let wrong = settings
+        .clone()
+        .with_authorities(other.authority().as_bytes());
+    let running = start_with(wrong.unwrap(), policy()).await;
+    running.live(1).await;
+    let status = running.until(|status| status.last_error.is_some()).await;
+    let error = status.last_error.unwrap();
+    assert!(
+        error.contains("no connection: invalid peer certificate"),
+        "{error}"
+    );
+    assert_eq!((status.owed, status.dead), (2, 0));
+    assert_eq!(receiver.requests().len(), 0);
+}
+
+#[tokio::test]
+async fn connections_are_used_again() {
+    let receiver = Receiver::start(|_| {
+        Answer::Whole("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ndone".into())
+    });
+    let running = start(receiver.address()).await;
+    let ids = running.live(100).await;
+    running.settled().await;
+    let requests = receiver.requests();
+    assert_eq!(requests.len(), ids.len());
+    let connections: BTreeSet<_> = requests.iter().map(|request| request.connection).collect();
+    // One may be on its way back when the next request is made.
+    let most = 2 * policy().max_in_flight;
+    assert!(connections.len() <= most, "{connections:?}");
+}
+
+/// Which sessions are being told of, and how many at once there have been.
+#[derive(Default)]
+struct UnderWay {
+    sessions: Vec<String>,
+    most: usize,
+    doubled: bool,
+}
+
+#[tokio::test]
+async fn g3_sessions_go_side_by_side_and_one_in_order() {
+    let under_way = Arc::<Mutex<UnderWay>>::default();
+    let watched = Arc::clone(&under_way);
+    let receiver = Receiver::start(move |request| {
+        let id = request.body["session"]["id"].as_str().unwrap();
+        {
+            let mut now = watched.lock().unwrap();
+            now.doubled |= now.sessions.iter().any(|it| it == id);
+            now.sessions.push(id.to_owned());
+            now.most = now.most.max(now.sessions.len());
+        }
+        // Time for others to come meanwhile.
+        std::thread::sleep(Duration::from_millis(20));
+        watched.lock().unwrap().sessions.retain(|it| it != id);
+        Answer::Status(204)
+    });
+    let running = start(receiver.address()).await;
+    let ids = running.live(20).await;
+    running.settled().await;
+    let taken = receiver.taken();
+    assert_eq!(taken.len(), ids.len());
+    for end in taken.iter().filter(|id| id.ends_with("end")) {
+        let start = end.replace("end", "start");
+        let place = |id: &str| taken.iter().position(|it| it == id);
+        assert!(place(&start) < place(end), "{end}: {taken:?}");
+    }
+    let under_way = under_way.lock().unwrap();
+    assert!(!under_way.doubled, "two events of one session at once");
+    assert!((2..=4).contains(&under_way.most), "{}", under_way.most);
+}
+
+#[tokio::test]
+async fn lifecycle_events_are_sent_too() {
+    let receiver = Receiver::start(|_| Answer::Status(204));
+    let settings = settings(receiver.address());
+    let plugin = PluginSpec::new("crm", move || WebhookPlugin::new(settings.clone()));
+    let plugin = plugin.with_policy(policy()).with_hooks(Hooks::ALL);
+    let supervisor = SessionSupervisor::builder()
+        .plugin(plugin)
+        .start()
+        .await
+        .unwrap();
+    supervisor.begin("A").await;
+    let down = supervisor.shutdown(Shutdown::now());
+    timeout(PATIENCE, down).await.unwrap().unwrap();
+    let requests = receiver.requests();
+    let hooks: BTreeSet<_> = requests
+        .iter()
+        .map(|it| it.body["type"].as_str().unwrap())
+        .collect();
+    let expected = [
+        "gateway_start",
+        "gateway_shutdown",
+        "session_start",
+        "session_end",
+    ];
+    assert_eq!(hooks, BTreeSet::from(expected));
+    for request in &requests {
+        assert_eq!(request.header("webhook-id"), request.body["event_id"]);
+    }
+}
+
+#[tokio::test]
+async fn what_a_receiver_repeats_of_the_headers_is_not_shown() {
+    let receiver = Receiver::start(|request| {
+        let heard = format!("who is {}?", request.header("authorization"));
+        let length = heard.len();
+        Answer::Whole(format!(
+            "HTTP/1.1 401 Unauthorized\r\ncontent-length: {length}\r\n\r\n{heard}"
+        ))
+    });
+    let settings = settings(receiver.address());
+    let settings = settings
+        .with_headers("Authorization: Bearer s3cret-0123")
+        .unwrap();
+    let running = start_with(settings, policy()).await;
+    running.live(1).await;
+    let status = running.until(|status| status.last_error.is_some()).await;
+    let error = status.last_error.unwrap();
+    assert!(
+        error.ends_with("401 Unauthorized: who is Bearer …?"),
+        "{error}"
+    );
+}
