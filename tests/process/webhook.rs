@@ -172,6 +172,19 @@ fn a_webhook_is_tested_and_its_secrets_are_shown_nowhere() {
     assert_eq!(first.body["synthetic"], true);
 }
 
+#[test]
+fn proxies_of_the_environment_are_not_used() {
+    let receiver = Receiver::start(|_| Answer::Status(204));
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(&dir, receiver.address(), "");
+    // Nobody listens there.
+    let env = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY"].map(|name| (name, "http://127.0.0.1:1"));
+    let gateway = Gateway::start_with_env(dir, &config, &env);
+    gateway.begin("A");
+    taken(&receiver, 1);
+    assert_eq!(gateway.stop(Signal::SIGTERM).report()["outcome"], "clean");
+}
+
 /// Starts sessions, many at a time.
 fn begin_many(gateway: &Gateway, sessions: usize) {
     const THREADS: usize = 32;

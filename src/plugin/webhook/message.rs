@@ -95,7 +95,7 @@ mod tests {
     #[tokio::test]
     async fn an_event_is_sent_in_its_wire_form_under_its_own_id() {
         let start = sample::start("A");
-        let delivery = delivery(&[start.clone()]).with_attempt(3);
+        let delivery = delivery(std::slice::from_ref(&start)).with_attempt(3);
         let message = Message::of_event(&delivery, &start).unwrap();
         assert_eq!(message.id, start.id().to_string());
         let expected = start.wire(3, Duration::ZERO);
