@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use session_supervisor::testing::{Recording, recorder};
 use session_supervisor::{
     DeliveryPolicy, EndReason, Hooks, PluginSpec, PluginState, PluginStatus, SessionSupervisor,
     Shutdown, WebhookBody, WebhookPlugin, WebhookSettings,
@@ -12,7 +13,7 @@ use session_supervisor::{
 use tokio::time::{sleep, timeout};
 
 use crate::receiver::{Address, Answer, Receiver, Request, SECRETS};
-use crate::support::{Recording, Shorthand, recorder};
+use crate::support::Shorthand;
 
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(60);
