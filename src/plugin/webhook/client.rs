@@ -31,6 +31,9 @@ const MAX_ANSWER_BYTES: usize = 8 * 1024;
 /// How long the body of an answer is waited for, once its status is there.
 const ANSWER_PATIENCE: Duration = Duration::from_millis(250);
 
+/// No secret is shorter; shorter words of a request are left in what is quoted of its answer.
+const SECRET_BYTES: usize = 8;
+
 /// What is sent unless a file says otherwise.
 const AGENT: &str = concat!("session-supervisor/", env!("CARGO_PKG_VERSION"));
 
@@ -138,13 +141,32 @@ async fn beginning(response: &mut Response) -> String {
     String::from_utf8_lossy(&body).into_owned()
 }
 
-/// The text without what `settings` sent along: some receivers repeat what they got.
+/// The text without what may be secret of a request: some receivers repeat headers or URL.
 fn without_secrets(settings: &WebhookSettings, text: &str) -> String {
     let values = settings.headers.values();
     let values = values.filter_map(|value| value.to_str().ok());
     // Such as `Bearer` and a token.
     let words = values.flat_map(str::split_whitespace);
+    let path = settings.url.path().split('/');
+    let query = settings.url.query().unwrap_or_default().split(['&', '=']);
     words
-        .filter(|word| word.len() >= 8)
+        .chain(path)
+        .chain(query)
+        .filter(|word| word.len() >= SECRET_BYTES)
         .fold(text.to_owned(), |text, word| text.replace(word, "…"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_receiver_repeats_of_the_request_is_left_out() {
+        let url = "https://example.org/hooks/t0ken-in-path?key=t0ken-in-query";
+        let settings = WebhookSettings::new(url).unwrap();
+        let settings = settings.with_headers("Authorization: Bearer t0ken-in-header");
+        let text = "Cannot POST /hooks/t0ken-in-path?key=t0ken-in-query for Bearer t0ken-in-header";
+        let shown = without_secrets(&settings.unwrap(), text);
+        assert_eq!(shown, "Cannot POST /hooks/…?key=… for Bearer …");
+    }
 }
