@@ -112,7 +112,9 @@ pub use self::shutdown::{
     ShutdownNotice, ShutdownReport, StepOutcome, StepReport,
 };
 pub use self::state_dir::{StateDir, StateDirError};
-pub use self::supervisor::{Builder, LiveSettings, Reloaded, SessionSupervisor, Threads};
+pub use self::supervisor::{
+    Builder, LiveSettings, ReloadState, Reloaded, SessionSupervisor, Threads,
+};
 
 /// Runs the examples of the README as tests.
 #[cfg(doctest)]

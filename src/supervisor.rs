@@ -7,19 +7,22 @@ mod reload;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix::prelude::*;
+use futures_util::future::join3;
+use tokio::time::timeout;
 
 pub use self::builder::{Builder, Threads};
 pub use self::live::LiveSettings;
-pub use self::reload::Reloaded;
 use self::reload::Reloads;
+pub use self::reload::{ReloadState, Reloaded};
 use crate::bus::{DeliveryState, DeliveryStates, PluginBus, PluginStatus, PluginStatuses};
 use crate::error::Error;
 use crate::event::{InstanceId, Seq};
 use crate::filter::SessionFilter;
 use crate::ledger::{LedgerHealth, Recovery, SessionRecord};
-use crate::monitor::{Counts, Watcher, Watching};
+use crate::monitor::{Counts, DrainProgress, Ping, Watcher, Watching};
 use crate::registry::{
     CountActive, CountMatching, Door, EndMatching, Ended, EndedMatching, EndedSession, Find,
     ListSessions, SessionRegistry, Snapshot, Started, StartedSession, Touch,
@@ -188,6 +191,11 @@ impl SessionSupervisor {
         self.watching.watch(after)
     }
 
+    /// How far the drain of a shutdown is; without plugins where none has begun.
+    pub fn drain_progress(&self) -> DrainProgress {
+        self.watching.monitor.drain_progress()
+    }
+
     /// What was counted since the start.
     pub fn counts(&self) -> Counts {
         self.watching.monitor.counts()
@@ -201,6 +209,33 @@ impl SessionSupervisor {
     /// Whether a shutdown was asked for.
     pub fn is_stopping(&self) -> bool {
         !self.door.is_open()
+    }
+
+    /// Which of registry, bus and coordinator give no sign of life for this long. A program that is
+    /// watched, as by the watchdog of a service manager, should have none of them.
+    ///
+    /// # Panics
+    ///
+    /// On another runtime than one of tokio's with time.
+    pub async fn unresponsive(&self, within: Duration) -> Vec<&'static str> {
+        let registry = timeout(within, self.registry.send(Ping));
+        let bus = timeout(within, self.bus.send(Ping));
+        let coordinator = timeout(within, self.coordinator.send(Ping));
+        let (registry, bus, coordinator) = join3(registry, bus, coordinator).await;
+        let answers = [
+            ("registry", registry),
+            ("bus", bus),
+            ("coordinator", coordinator),
+        ];
+        let silent = answers
+            .into_iter()
+            .filter(|(_, answer)| !matches!(answer, Ok(Ok(()))));
+        silent.map(|(name, _)| name).collect()
+    }
+
+    /// Waits until a shutdown is asked for, whoever asks for it.
+    pub async fn stopping(&self) {
+        self.door.closed().await;
     }
 
     /// Whether new sessions are taken: false from the moment that a shutdown is asked for, and while

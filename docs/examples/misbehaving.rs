@@ -66,7 +66,7 @@ fn log_to(writer: impl for<'a> MakeWriter<'a> + Send + Sync + 'static) {
 }
 
 async fn run(options: Options) -> anyhow::Result<ExitCode> {
-    let state_dir = StateDir::open(&options.dir.join("state"))?;
+    let state_dir = StateDir::open(options.dir.join("state"))?;
     let ledger = SqliteLedger::open_in(&state_dir, Durability::Power)?;
     let log = |name: &'static str| {
         let path = options.dir.join(name).with_extension("jsonl");

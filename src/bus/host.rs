@@ -29,7 +29,7 @@ use crate::plugin::PluginSpec;
 const NOTICE_GRACE: Duration = Duration::from_millis(50);
 
 /// The same at the end of a stop, which has no time to spare.
-const CUT_GRACE: Duration = Duration::from_millis(25);
+const CUT_GRACE: Duration = Duration::from_millis(40);
 
 /// How many threads of one plugin may hang. It is not replaced while there are as many.
 const MAX_HUNG_THREADS: usize = 4;

@@ -46,7 +46,7 @@ use crate::clock::WallClock;
 use crate::error::Error;
 use crate::event::{Deadline, Event, Hook, InstanceId, Seq};
 use crate::ledger::{Ledger, LedgerError, LedgerHealth, Position};
-use crate::monitor::Monitor;
+use crate::monitor::{Monitor, Ping};
 use crate::plugin::PluginSpec;
 
 /// What the bus is told when it is made.
@@ -329,6 +329,12 @@ impl Handler<Drain> for PluginBus {
         let tallies = join_all(tallies);
         Box::pin(async move { tallies.await.into_iter().flatten().collect() })
     }
+}
+
+impl Handler<Ping> for PluginBus {
+    type Result = ();
+
+    fn handle(&mut self, _: Ping, _: &mut Context<Self>) {}
 }
 
 impl Handler<PluginStatuses> for PluginBus {

@@ -6,6 +6,7 @@ mod completions;
 mod duration;
 mod failure;
 mod man;
+mod notify;
 mod output;
 mod plugins;
 mod recover;

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use tokio::runtime::{Builder, Runtime};
 
-use super::{CONFIGURATION, COULD_NOT_START, LOST, fail};
+use super::{CONFIGURATION, COULD_NOT_START, LOST, fail, notify};
 use crate::config::{Config, Env, Flags, LedgerKind, parse_address};
 use crate::gateway::Gateway;
 use crate::ledger::SqliteLedger;
@@ -94,7 +94,8 @@ impl Serve {
                 return fail(COULD_NOT_START, &format_args!("can't start: {error:#}"));
             }
         };
-        match running.runtime.block_on(running.supervisor.stopped()) {
+        let stopped = notify::until_stopped(&running.supervisor, &running.addresses);
+        match running.runtime.block_on(stopped) {
             Ok(report) => ExitCode::from(report.exit_code),
             Err(error) => fail(LOST, &format_args!("stopped without a report: {error}")),
         }
@@ -105,6 +106,8 @@ impl Serve {
 struct Running {
     runtime: Runtime,
     supervisor: SessionSupervisor,
+    /// Where it listens.
+    addresses: Vec<SocketAddr>,
 }
 
 /// Takes the state directory for this process; if that can't be, says why and answers the exit code.
@@ -136,7 +139,7 @@ fn start(flags: &Flags, config: &Config, state_dir: StateDir) -> anyhow::Result<
     if config.plugins.is_empty() {
         tracing::warn!("no plugin is configured: starts and ends are told to nobody");
     }
-    let runtime = Builder::new_current_thread().build()?;
+    let runtime = Builder::new_current_thread().enable_all().build()?;
     let builder = supervisor_of(config, &state_dir)?;
     let (flags, running) = (flags.clone(), config.clone());
     let builder = builder
@@ -146,7 +149,8 @@ fn start(flags: &Flags, config: &Config, state_dir: StateDir) -> anyhow::Result<
         .exit_process();
     let supervisor = runtime.block_on(builder.start())?;
     let gateway = Gateway::start(listeners, supervisor.clone(), config.access())?;
-    for address in gateway.addresses() {
+    let addresses = gateway.addresses().to_vec();
+    for address in &addresses {
         tracing::info!(%address, "listening");
     }
     // It stays open until the drain is over, for refusals and for those who watch.
@@ -157,6 +161,7 @@ fn start(flags: &Flags, config: &Config, state_dir: StateDir) -> anyhow::Result<
     Ok(Running {
         runtime,
         supervisor,
+        addresses,
     })
 }
 

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use actix::Message;
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 
@@ -31,6 +32,11 @@ const MAX_NOTICES: usize = 1024;
 
 /// How often a lane tells of its progress in a drain.
 const PROGRESS_EVERY: Duration = Duration::from_millis(50);
+
+/// Asks an actor for a sign of life: it answers once it runs, after what came before.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub(crate) struct Ping;
 
 /// Where everything that is counted or watched comes together. Shared by clones.
 #[derive(Debug, Clone)]
@@ -122,6 +128,11 @@ impl Monitor {
         };
         *lock(&self.0.drain) = progress.clone();
         self.tell(|| Notice::Drain(Arc::new(progress)));
+    }
+
+    /// How far the drain is; without plugins where none has begun.
+    pub(crate) fn drain_progress(&self) -> DrainProgress {
+        lock(&self.0.drain).clone()
     }
 
     /// How far each plugin is in the drain that is under way, as far as its lane has told.

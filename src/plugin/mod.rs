@@ -160,6 +160,17 @@ impl DeliveryPolicy {
     /// The most events in one delivery, unless said otherwise.
     pub(crate) const MAX_BATCH: usize = 4096;
 
+    /// The policy for plugins that make a call per event, such as
+    /// [`PluginSpec::per_session`]: 8 deliveries side by side, of at most 512 events each. A session
+    /// whose call is slow or hangs holds up one of the eight, and not whatever comes later.
+    pub fn per_session() -> Self {
+        Self {
+            max_batch: 512,
+            max_in_flight: 8,
+            ..Self::default()
+        }
+    }
+
     fn check(&self) -> Result<(), String> {
         let too_small = if self.timeout.is_zero() {
             "timeout"
@@ -259,7 +270,8 @@ impl PluginSpec {
     }
 
     /// A closure that is called once per event, for sessions side by side, for one session in
-    /// order. See [`PerSession`].
+    /// order. See [`PerSession`]. It is served by [`DeliveryPolicy::per_session`] unless it gets
+    /// another policy.
     pub fn per_session<F, R>(name: impl Into<Arc<str>>, call: F) -> Self
     where
         F: Fn(Event) -> R + Clone + Send + Sync + 'static,
@@ -293,7 +305,8 @@ impl PluginSpec {
         F: Fn(Event, Deadline) -> R + Clone + Send + Sync + 'static,
         R: Future<Output = anyhow::Result<()>> + 'static,
     {
-        Self::new(name, move || PerSession::new(call.clone()))
+        let spec = Self::new(name, move || PerSession::new(call.clone()));
+        spec.with_policy(DeliveryPolicy::per_session())
     }
 
     fn with_factory(name: impl Into<Arc<str>>, factory: Factory) -> Self {

@@ -9,11 +9,11 @@ mod actor;
 mod waiting;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use actix::Message;
 use serde::Serialize;
+use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::active::Expiry;
 pub use self::actor::SessionRegistry;
@@ -221,16 +221,21 @@ pub(crate) struct Limits {
 /// asked for, before its message has reached the registry.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Door {
-    closed: Arc<AtomicBool>,
+    closed: CancellationToken,
 }
 
 impl Door {
     pub(crate) fn close(&self) {
-        self.closed.store(true, Ordering::SeqCst);
+        self.closed.cancel();
     }
 
     pub(crate) fn is_open(&self) -> bool {
-        !self.closed.load(Ordering::SeqCst)
+        !self.closed.is_cancelled()
+    }
+
+    /// Waits until it is closed.
+    pub(crate) async fn closed(&self) {
+        self.closed.cancelled().await;
     }
 }
 

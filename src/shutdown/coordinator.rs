@@ -21,6 +21,7 @@ use super::signal::{self, Signal};
 use super::writer::ReportWriter;
 use super::{BeginShutdown, Shutdown, ShutdownNotice};
 use crate::error::Error;
+use crate::monitor::Ping;
 
 /// How long after the first signal another one means that somebody has lost patience. Sooner it
 /// is the same wish told twice, as when a terminal and a service manager both send it.
@@ -28,11 +29,6 @@ const FORCE_AFTER: Duration = Duration::from_secs(1);
 
 /// How long the report of a forced stop may take to be written.
 const FORCED_REPORT_PATIENCE: Duration = Duration::from_millis(50);
-
-/// Answered when the coordinator runs and gets the signals.
-#[derive(Debug, Clone, Copy, Message)]
-#[rtype(result = "()")]
-pub(crate) struct AwaitReady;
 
 /// The sequence of a stop has come to its end, and needs its alarm no more.
 #[derive(Debug, Message)]
@@ -217,10 +213,10 @@ impl Handler<SequenceOver> for ShutdownCoordinator {
     }
 }
 
-impl Handler<AwaitReady> for ShutdownCoordinator {
+impl Handler<Ping> for ShutdownCoordinator {
     type Result = ();
 
-    fn handle(&mut self, _: AwaitReady, _: &mut Context<Self>) {}
+    fn handle(&mut self, _: Ping, _: &mut Context<Self>) {}
 }
 
 impl Handler<Adjust> for ShutdownCoordinator {

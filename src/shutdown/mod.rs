@@ -26,7 +26,6 @@ use tokio::time::Instant;
 pub(crate) use self::archive::ReportArchive;
 pub(crate) use self::budget::Budget;
 pub use self::budget::MIN_CAP;
-pub(crate) use self::coordinator::AwaitReady;
 pub use self::coordinator::ShutdownCoordinator;
 pub use self::report::{
     DrainReport, Outcome, PluginReport, RecoveryReport, ShutdownReport, StepOutcome, StepReport,

@@ -44,6 +44,20 @@ pub enum Outcome {
     Forced,
 }
 
+impl Outcome {
+    /// The outcome's name on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unfinished => "unfinished",
+            Self::Clean => "clean",
+            Self::Owed => "owed",
+            Self::Lost => "lost",
+            Self::Watchdog => "watchdog",
+            Self::Forced => "forced",
+        }
+    }
+}
+
 /// How a step of a stop went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]

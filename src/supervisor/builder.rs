@@ -14,18 +14,17 @@ use tracing::{info, warn};
 
 use super::reload::{ReadSettings, Reloader};
 use super::{LiveSettings, SessionSupervisor};
-use crate::bus::{BusSettings, Listeners, PluginBus, PluginStatuses, TellLifecycle};
+use crate::bus::{BusSettings, Listeners, PluginBus, TellLifecycle};
 use crate::clock::WallClock;
 use crate::error::Error;
 use crate::event::{Hook, InstanceId, Lifecycle};
 use crate::ledger::{Ledger, LedgerHealth, MemoryLedger, Recovery, Upkeep};
-use crate::monitor::{Monitor, Watching};
+use crate::monitor::{Monitor, Ping, Watching};
 use crate::place::Place;
 use crate::plugin::PluginSpec;
-use crate::registry::{Door, RegistrySettings, SessionRegistry, Snapshot};
+use crate::registry::{Door, RegistrySettings, SessionRegistry};
 use crate::shutdown::{
-    AwaitReady, CoordinatorSettings, ReportArchive, ReportSlot, ShutdownCoordinator, TeardownSteps,
-    Watchdog,
+    CoordinatorSettings, ReportArchive, ReportSlot, ShutdownCoordinator, TeardownSteps, Watchdog,
 };
 use crate::state_dir::StateDir;
 
@@ -387,9 +386,9 @@ impl Builder {
         let coordinator = place()?.start(move || ShutdownCoordinator::new(coordinator_settings));
         // From here on a signal finds its handler, and whoever got the handle finds everyone.
         let died = |_| Error::Start("a thread of the supervisor died".into());
-        bus.send(PluginStatuses).await.map_err(died)?;
-        registry.send(Snapshot).await.map_err(died)?;
-        coordinator.send(AwaitReady).await.map_err(died)?;
+        bus.send(Ping).await.map_err(died)?;
+        registry.send(Ping).await.map_err(died)?;
+        coordinator.send(Ping).await.map_err(died)?;
 
         let hello = TellLifecycle {
             lifecycle: Lifecycle {

@@ -5,7 +5,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
@@ -25,9 +25,25 @@ const READ_PATIENCE: Duration = Duration::from_secs(30);
 /// How many reloads may wait for their turn.
 const MAX_WAITING: usize = 16;
 
-/// Where reloads are asked for.
+/// Where reloads are asked for, and seen.
 #[derive(Debug, Clone)]
-pub(super) struct Reloads(mpsc::Sender<Reply>);
+pub(super) struct Reloads {
+    ask: mpsc::Sender<Reply>,
+    state: watch::Receiver<ReloadState>,
+}
+
+/// Whether settings are read again just now, and how it went the last time.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub enum ReloadState {
+    /// It has not happened yet.
+    #[default]
+    Never,
+    /// It is under way.
+    Running,
+    /// It is over, for this reason where nothing has changed.
+    Over(Result<(), Error>),
+}
 
 /// Carries out reloads, one after the other. It lives in a task of the supervisor's own, so that a
 /// reload that has begun is finished, whether or not somebody still waits for it.
@@ -36,6 +52,7 @@ pub(super) struct Reloader {
     /// Whether settings are read on a thread of their own, since a disk may hang; here otherwise.
     own_thread: bool,
     asked: mpsc::Receiver<Reply>,
+    state: watch::Sender<ReloadState>,
     /// The thread that took too long to read settings, and may still be at it.
     reader: Option<JoinHandle<()>>,
 }
@@ -43,13 +60,15 @@ pub(super) struct Reloader {
 impl Reloader {
     pub(super) fn new(read: Option<Arc<ReadSettings>>, own_thread: bool) -> (Reloads, Self) {
         let (ask, asked) = mpsc::channel(MAX_WAITING);
+        let (told, state) = watch::channel(ReloadState::default());
         let reloader = Self {
             read,
             own_thread,
             asked,
+            state: told,
             reader: None,
         };
-        (Reloads(ask), reloader)
+        (Reloads { ask, state }, reloader)
     }
 
     pub(super) fn can_read(&self) -> bool {
@@ -68,7 +87,10 @@ impl Reloader {
                 Some(()) = hangups.recv() => None,
                 _ = supervisor.stopped() => return,
             };
+            self.state.send_replace(ReloadState::Running);
             let reloaded = self.reload(&supervisor).await;
+            let outcome = reloaded.as_ref().map(drop).map_err(Error::clone);
+            self.state.send_replace(ReloadState::Over(outcome));
             match (reply, reloaded) {
                 // Whoever asked may be gone.
                 (Some(reply), reloaded) => drop(reply.send(reloaded)),
@@ -186,11 +208,18 @@ impl SessionSupervisor {
     pub async fn reload(&self) -> Result<Reloaded, Error> {
         self.check_open()?;
         let (reply, reloaded) = oneshot::channel();
-        let Reloads(ask) = &self.reloads;
-        ask.try_send(reply).map_err(|error| match error {
-            TrySendError::Full(_) => Error::Busy("too many reloads wait already"),
-            TrySendError::Closed(_) => Error::Stopped,
-        })?;
+        self.reloads
+            .ask
+            .try_send(reply)
+            .map_err(|error| match error {
+                TrySendError::Full(_) => Error::Busy("too many reloads wait already"),
+                TrySendError::Closed(_) => Error::Stopped,
+            })?;
         reloaded.await.map_err(|_| Error::Stopped)?
+    }
+
+    /// Sees reloads begin and end, by signal too.
+    pub fn reload_state(&self) -> watch::Receiver<ReloadState> {
+        self.reloads.state.clone()
     }
 }

@@ -27,6 +27,8 @@ pub(crate) fn command() -> Command {
     command
         .env_remove("RUST_LOG")
         .env_remove("STATE_DIRECTORY")
+        .env_remove("NOTIFY_SOCKET")
+        .env_remove("WATCHDOG_USEC")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
@@ -191,6 +193,11 @@ impl Gateway {
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
+    }
+
+    /// The folder that it was started in.
+    pub(crate) fn folder(&self) -> &TempDir {
+        &self.dir
     }
 
     pub(crate) fn url(&self) -> &str {

@@ -2,11 +2,13 @@
 
 mod browser;
 mod commands;
+mod deploy;
 mod fake;
 mod faults;
 mod flood;
 mod gateway;
 mod laggard;
+mod notify;
 mod operator;
 mod plugins;
 mod readme;

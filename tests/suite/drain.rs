@@ -144,3 +144,29 @@ fn d8_without_a_listener_a_session_ends_all_the_same_and_the_drain_emits_nothing
         assert_eq!(told.lines(), ["session_start A", "session_start B"]);
     });
 }
+
+#[test]
+fn g5_a_session_that_hangs_holds_up_no_later_one() {
+    in_virtual_time(async |harness| {
+        // In the first of many deliveries.
+        let (plugin, told) = recorder_with("p", |event| async move {
+            let id = event.session().map(|session| session.id.to_string());
+            if event.hook() == Hook::SessionEnd && id.as_deref() == Some("s0") {
+                std::future::pending::<()>().await;
+            }
+            Ok(())
+        });
+        let supervisor = harness.start(builder().plugin(plugin)).await;
+        for number in 0..2_000 {
+            supervisor.begin(&format!("s{number}")).await;
+        }
+        told.wait_for(2_000).await;
+        let report = supervisor.shutdown(Shutdown::now()).await.unwrap();
+        let plugin = &report.plugins[0];
+        assert_eq!(
+            (plugin.delivered, &*plugin.unfinished),
+            (1_999, &["s0".to_owned()][..])
+        );
+        assert!(report.drain.timed_out);
+    });
+}

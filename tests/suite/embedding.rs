@@ -8,9 +8,13 @@ use session_supervisor::{Error, Outcome, SessionSupervisor, Shutdown, Threads};
 
 use futures_util::FutureExt as _;
 
-use crate::support::{Shorthand, builder, in_virtual_time, session};
+use crate::faulty_ledger::{Call, Fault, FaultyLedger};
+use crate::support::{Shorthand, builder, id, in_virtual_time, session};
 
 const SHORT: Duration = Duration::from_millis(50);
+
+/// How long anything may take before a test fails instead of hanging.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Starts, uses and stops a supervisor on threads of its own.
 async fn live_a_life() {
@@ -190,4 +194,58 @@ async fn times_that_nobody_can_wait_for_are_refused() {
         let refused = builder.start().await.err();
         assert!(matches!(refused, Some(Error::Settings(_))), "{refused:?}");
     }
+}
+
+#[tokio::test]
+async fn an_actor_whose_thread_is_blocked_is_unresponsive_and_no_other_is() {
+    for (call, actor) in [
+        (Call::LastEnded, "registry"),
+        (Call::Append, "bus"),
+        (Call::Intend, "coordinator"),
+    ] {
+        let ledger = FaultyLedger::new();
+        let builder = SessionSupervisor::builder().ledger(ledger.clone());
+        let supervisor = builder.start().await.unwrap();
+        assert!(supervisor.unresponsive(PATIENCE).await.is_empty());
+
+        ledger.breaks(call, 0, Fault::Blocks(1500));
+        let ask = async {
+            match call {
+                Call::LastEnded => drop(supervisor.find(&id("A")).await),
+                Call::Append => drop(supervisor.started(session("A")).await),
+                _ => drop(supervisor.shutdown(Shutdown::now()).await),
+            }
+        };
+        let look = async {
+            tokio::time::sleep(SHORT).await;
+            supervisor.unresponsive(10 * SHORT).await
+        };
+        let ((), silent) = tokio::join!(ask, look);
+        assert_eq!(silent, [actor]);
+        ledger.heal();
+        if !supervisor.is_stopping() {
+            assert!(supervisor.unresponsive(PATIENCE).await.is_empty());
+            supervisor.shutdown(Shutdown::now()).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn whoever_waits_for_a_stop_hears_of_it_before_it_is_over() {
+    let (heard, is_heard) = tokio::sync::oneshot::channel();
+    let builder = SessionSupervisor::builder().teardown(PATIENCE);
+    let builder = builder.teardown_step("until it is heard", || async { Ok(is_heard.await?) });
+    let supervisor = builder.start().await.unwrap();
+    assert!(supervisor.stopping().now_or_never().is_none());
+    let stop = supervisor.shutdown(Shutdown::now());
+    let hear = async {
+        supervisor.stopping().await;
+        assert!(supervisor.is_stopping());
+        assert!(supervisor.stopped().now_or_never().is_none());
+        heard.send(()).unwrap();
+    };
+    let (report, ()) = tokio::join!(stop, hear);
+    assert_eq!(report.unwrap().outcome, Outcome::Clean);
+    // It has been asked for since.
+    supervisor.stopping().await;
 }

@@ -37,6 +37,8 @@ pub(crate) enum Fault {
     Hangs,
     /// It is done, and answered after so many milliseconds.
     Slow(u64),
+    /// It blocks the thread of whoever asks for so many milliseconds.
+    Blocks(u64),
 }
 
 /// The ledger. Clones share all.
@@ -108,6 +110,10 @@ impl FaultyLedger {
                     tokio::time::sleep(Duration::from_millis(millis)).await;
                     answer.await
                 })
+            }
+            Some(Fault::Blocks(millis)) => {
+                std::thread::sleep(Duration::from_millis(millis));
+                ask(&self.inner)
             }
             Some(Fault::Hangs) => {
                 let (answer, mut healed) = (ask(&self.inner), self.healed.subscribe());

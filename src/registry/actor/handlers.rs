@@ -13,6 +13,7 @@ use super::super::{
 use super::{Closing, Request, SessionRegistry};
 use crate::error::Error;
 use crate::ledger::SessionRecord;
+use crate::monitor::Ping;
 use crate::session::{EndReason, InvalidField, Session};
 
 impl Handler<Started> for SessionRegistry {
@@ -77,6 +78,12 @@ impl Handler<Touch> for SessionRegistry {
             Err(Error::NotActive(touch.id))
         }
     }
+}
+
+impl Handler<Ping> for SessionRegistry {
+    type Result = ();
+
+    fn handle(&mut self, _: Ping, _: &mut Context<Self>) {}
 }
 
 impl Handler<Snapshot> for SessionRegistry {

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use session_supervisor::testing::{Gate, Recording, recorder_with};
-use session_supervisor::{EndReason, Event, Hook, PluginSpec, SessionSupervisor, Shutdown};
+use session_supervisor::{
+    DeliveryPolicy, EndReason, Event, Hook, PluginSpec, SessionSupervisor, Shutdown,
+};
 use tokio::time::{Instant, sleep};
 
 use super::{MILLIS, SECOND, down, failure, is_about, panic, settled, status};
@@ -30,7 +32,8 @@ where
             answer(event).await
         }
     });
-    (plugin, told, gate)
+    // One delivery at a time, so that what waits makes a batch.
+    (plugin.with_policy(DeliveryPolicy::default()), told, gate)
 }
 
 /// Lets A and B start and end while the plugin waits, and then opens the gate.
