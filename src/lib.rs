@@ -91,6 +91,8 @@ pub use self::monitor::{
     Counts, DeliveryCount, DeliveryNotice, DeliveryOutcome, DrainProgress, HistogramCounts,
     LaneProgress, PluginCounts, Refusal, Watched, Watcher,
 };
+#[cfg(feature = "command")]
+pub use self::plugin::{CommandMode, CommandPlugin, CommandSettings};
 pub use self::plugin::{
     DeliveryPolicy, Disabled, Down, LogPlugin, Panicked, PerSession, Plugin, PluginSpec,
 };

@@ -1,6 +1,8 @@
 //! Plugins: who is told, how they are made, and how patiently they are served.
 
 mod adapter;
+#[cfg(feature = "command")]
+mod command;
 mod log;
 #[cfg(test)]
 mod sample;
@@ -19,6 +21,8 @@ use actix::prelude::*;
 
 use self::adapter::PluginActor;
 pub use self::adapter::{Panicked, PerSession};
+#[cfg(feature = "command")]
+pub use self::command::{CommandMode, CommandPlugin, CommandSettings};
 pub use self::log::LogPlugin;
 #[cfg(feature = "sqlite")]
 pub use self::sql::{SqlPlugin, SqlSettings};
