@@ -2,6 +2,7 @@
 //!
 //! [`KINDS`] is the one place where a kind says what it is; each is in a file of its own.
 
+mod command;
 mod log;
 mod sql;
 mod webhook;
@@ -12,7 +13,7 @@ pub(crate) use self::log::LogTarget;
 use super::document::{Given, POSITIVE, Section};
 use super::outside::Outside;
 use crate::event::Hooks;
-use crate::plugin::{DeliveryPolicy, SqlSettings, WebhookSettings, check_name};
+use crate::plugin::{CommandSettings, DeliveryPolicy, SqlSettings, WebhookSettings, check_name};
 
 const COMMON_KEYS: &[&str] = &[
     "name",
@@ -26,10 +27,7 @@ const COMMON_KEYS: &[&str] = &[
     "max_in_flight",
 ];
 
-const KINDS: &[&Kind] = &[&log::KIND, &sql::KIND, &webhook::KIND];
-
-/// Kinds that a later release has.
-const LATER: &[&str] = &["command"];
+const KINDS: &[&Kind] = &[&log::KIND, &sql::KIND, &webhook::KIND, &command::KIND];
 
 /// A kind of plugin, as a configuration knows it.
 struct Kind {
@@ -78,6 +76,8 @@ pub(crate) enum PluginKind {
     Sql(SqlSettings),
     /// Sends requests.
     Webhook(WebhookSettings),
+    /// Gives each event to a program.
+    Command(CommandSettings),
 }
 
 impl PluginKind {
@@ -87,6 +87,7 @@ impl PluginKind {
             Self::Log(_) => log::KIND,
             Self::Sql(_) => sql::KIND,
             Self::Webhook(_) => webhook::KIND,
+            Self::Command(_) => command::KIND,
         };
         kind.name
     }
@@ -142,15 +143,8 @@ fn read_kind(section: &mut Section<'_, '_>) -> Option<&'static Kind> {
     let given = section.required("kind")?;
     let found = KINDS.iter().find(|kind| kind.name == given.value);
     if found.is_none() {
-        let problem = match LATER.contains(&&*given.value) {
-            true => "which this release does not have, ",
-            false => "",
-        };
         let kinds = list(KINDS.iter().copied(), "or");
-        let problem = format!(
-            "`plugin.kind` is {:?}, {problem}expected {kinds}",
-            given.value
-        );
+        let problem = format!("`plugin.kind` is {:?}, expected {kinds}", given.value);
         section.refuse(given.origin, problem);
     }
     found.copied()

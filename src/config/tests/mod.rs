@@ -2,6 +2,7 @@
 
 mod auth;
 mod budgets;
+mod command;
 mod sources;
 mod webhook;
 
