@@ -1,6 +1,7 @@
 //! Tests of the real binary: real sockets, real signals, real files.
 
 mod browser;
+mod command;
 mod commands;
 mod deploy;
 mod fake;
