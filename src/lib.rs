@@ -91,11 +91,15 @@ pub use self::monitor::{
     Counts, DeliveryCount, DeliveryNotice, DeliveryOutcome, DrainProgress, HistogramCounts,
     LaneProgress, PluginCounts, Refusal, Watched, Watcher,
 };
+#[cfg(feature = "command")]
+pub use self::plugin::{CommandMode, CommandPlugin, CommandSettings};
 pub use self::plugin::{
     DeliveryPolicy, Disabled, Down, LogPlugin, Panicked, PerSession, Plugin, PluginSpec,
 };
 #[cfg(feature = "sqlite")]
 pub use self::plugin::{SqlPlugin, SqlSettings};
+#[cfg(feature = "webhook")]
+pub use self::plugin::{WebhookBody, WebhookPlugin, WebhookSettings};
 pub use self::registry::{
     EndMatching, Ended, EndedMatching, EndedSession, ListSessions, SessionRegistry, SessionState,
     Snapshot, Started, StartedSession, Touch,

@@ -8,7 +8,7 @@ use humantime::format_duration;
 use super::failure::Failure;
 use super::output::print;
 use super::table::{Table, exact};
-use crate::config::{Config, Env, Flags, PluginConfig, PluginKind, SLACK, ShutdownConfig};
+use crate::config::{Config, Env, Flags, PluginConfig, SLACK, ShutdownConfig};
 use crate::event::Hook;
 use crate::shutdown::Budget;
 
@@ -61,11 +61,20 @@ fn describe(config: &Config) -> String {
         settings.row([name.into(), value.into()]);
     }
     format!(
-        "the configuration is valid\n\n{settings}\n\n\
+        "the configuration is valid\n{}\n{settings}\n\n\
          a stop, from the moment that it is asked for:\n\n{}\n{}",
+        warnings(&config.warnings),
         budgets(shutdown),
         plugins(&config.plugins),
     )
+}
+
+/// What may stay, but should not: a line each.
+fn warnings(warnings: &[String]) -> String {
+    let lines = warnings
+        .iter()
+        .map(|warning| format!("warning: {warning}\n"));
+    lines.collect()
 }
 
 /// A moment of a stop, counted from the request.
@@ -160,14 +169,11 @@ fn plugins(plugins: &[PluginConfig]) -> String {
         ">BACKOFF",
         ">ATTEMPTS",
         ">BATCH",
+        ">AT ONCE",
         "HOOKS",
     ]);
     for plugin in plugins {
         let policy = &plugin.policy;
-        let kind = match plugin.kind {
-            PluginKind::Log(_) => "log",
-            PluginKind::Sql(_) => "sql",
-        };
         let hooks = Hook::ALL
             .iter()
             .filter(|hook| plugin.hooks.contains(**hook));
@@ -176,12 +182,13 @@ fn plugins(plugins: &[PluginConfig]) -> String {
         let backoff = format!("{}..{}", text(policy.backoff), text(policy.backoff_max));
         table.row([
             plugin.name.as_str().into(),
-            kind.into(),
+            plugin.kind.name().into(),
             text(policy.timeout).into(),
             text(policy.retry_for).into(),
             backoff.into(),
             policy.max_attempts.to_string().into(),
             policy.max_batch.to_string().into(),
+            policy.max_in_flight.to_string().into(),
             hooks.join(", ").into(),
         ]);
     }
@@ -222,8 +229,8 @@ mod tests {
         │  │     │  │   │    │                  ╭─     10s  kill_after  the service manager kills what is left
         ├──┴─────┴──┴───┴────┴──────────────────┤
 
-        PLUGIN  KIND  TIMEOUT  RETRY FOR  BACKOFF  ATTEMPTS  BATCH  HOOKS
-        log     log        5s      3days   1s..5m         5   4096  session_start, session_end
+        PLUGIN  KIND  TIMEOUT  RETRY FOR  BACKOFF  ATTEMPTS  BATCH  AT ONCE  HOOKS
+        log     log        5s      3days   1s..5m         5   4096        1  session_start, session_end
         ");
     }
 

@@ -243,6 +243,28 @@ impl<'a, 'd> Section<'a, 'd> {
         Some(Given::new(strings, value.origin))
     }
 
+    /// A table of strings, which may be empty.
+    pub(super) fn string_table(&mut self, key: &str) -> Option<Vec<(String, Given<String>)>> {
+        let value = self.value(key)?;
+        let DeValue::Table(table) = value.value else {
+            self.mistyped(key, &value, "a table of strings");
+            return None;
+        };
+        let mut strings = Vec::new();
+        for (name, item) in table {
+            let origin = self.document.origin(&item.span());
+            let item = Given::new(item.into_inner(), origin);
+            match item.value.as_str() {
+                Some(text) => {
+                    let text = Given::new(text.to_owned(), origin);
+                    strings.push((name.into_inner().into_owned(), text));
+                }
+                None => self.mistyped(key, &item, "a table of strings"),
+            }
+        }
+        Some(strings)
+    }
+
     /// A whole number of at least 1.
     pub(super) fn count<T: TryFrom<u64>>(&mut self, key: &str) -> Option<T> {
         let value = self.value(key)?;

@@ -12,6 +12,7 @@
 
 mod auth;
 mod document;
+mod outside;
 mod plugin;
 mod shutdown;
 mod sources;
@@ -28,7 +29,8 @@ use std::time::Duration;
 
 use self::auth::{AuthConfig, TokenConfig};
 use self::document::{Document, Given, Origin, POSITIVE, Section, line_of};
-pub(crate) use self::plugin::{PluginConfig, PluginKind};
+use self::outside::Outside;
+pub(crate) use self::plugin::PluginConfig;
 pub(crate) use self::shutdown::{SLACK, ShutdownConfig};
 pub(crate) use self::sources::{Env, Flags, parse_address};
 use crate::durability::Durability;
@@ -150,9 +152,13 @@ impl Config {
         let file = file.unwrap_or_default();
         let document = Document::new(&file.name, &file.text);
         let mut root = document.root();
+        let outside = Outside {
+            base: &file.base,
+            env,
+        };
 
         let state_dir = read_state_dir(&mut root, &file.base, flags, env);
-        let auth = AuthConfig::read(root.table("auth"), &file.base, env);
+        let auth = AuthConfig::read(root.table("auth"), outside);
         let listen = read_listen(&document, &mut root, flags, env);
         if !auth.has_token {
             listen
@@ -168,7 +174,7 @@ impl Config {
             sessions: SessionsConfig::read(root.table("sessions")),
             ledger: LedgerConfig::read(root.table("ledger"), flags),
             plugins: if has_file {
-                read_plugins(&mut root, &file.base, env)
+                read_plugins(&mut root, outside)
             } else {
                 vec![PluginConfig::standard()]
             },
@@ -378,10 +384,10 @@ impl LedgerConfig {
     }
 }
 
-fn read_plugins(root: &mut Section<'_, '_>, base: &Path, env: &Env<'_>) -> Vec<PluginConfig> {
+fn read_plugins(root: &mut Section<'_, '_>, outside: Outside<'_>) -> Vec<PluginConfig> {
     let mut plugins: Vec<PluginConfig> = Vec::new();
     for section in root.tables("plugin") {
-        let Some(plugin) = PluginConfig::read(section, base, env) else {
+        let Some(plugin) = PluginConfig::read(section, outside) else {
             continue;
         };
         let name = &plugin.value.name;

@@ -4,7 +4,7 @@ use super::plugin::{LogTarget, PluginConfig, PluginKind};
 use super::{Config, LedgerKind};
 use crate::durability::Durability;
 use crate::gateway::{Access, Token};
-use crate::plugin::{LogPlugin, PluginSpec, SqlPlugin};
+use crate::plugin::{CommandPlugin, LogPlugin, PluginSpec, SqlPlugin, WebhookPlugin};
 use crate::supervisor::LiveSettings;
 
 impl Config {
@@ -79,6 +79,14 @@ impl PluginConfig {
             PluginKind::Sql(settings) => {
                 let settings = settings.clone();
                 PluginSpec::new(name, move || SqlPlugin::new(settings.clone()))
+            }
+            PluginKind::Webhook(settings) => {
+                let settings = settings.clone();
+                PluginSpec::new(name, move || WebhookPlugin::new(settings.clone()))
+            }
+            PluginKind::Command(settings) => {
+                let settings = settings.clone();
+                PluginSpec::new(name, move || CommandPlugin::new(settings.clone()))
             }
         };
         spec.with_hooks(self.hooks)

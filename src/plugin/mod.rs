@@ -1,11 +1,15 @@
 //! Plugins: who is told, how they are made, and how patiently they are served.
 
 mod adapter;
+#[cfg(feature = "command")]
+mod command;
 mod log;
 #[cfg(test)]
 mod sample;
 #[cfg(feature = "sqlite")]
 mod sql;
+#[cfg(feature = "webhook")]
+mod webhook;
 
 use std::any::Any;
 use std::fmt;
@@ -17,9 +21,13 @@ use actix::prelude::*;
 
 use self::adapter::PluginActor;
 pub use self::adapter::{Panicked, PerSession};
+#[cfg(feature = "command")]
+pub use self::command::{CommandMode, CommandPlugin, CommandSettings};
 pub use self::log::LogPlugin;
 #[cfg(feature = "sqlite")]
 pub use self::sql::{SqlPlugin, SqlSettings};
+#[cfg(feature = "webhook")]
+pub use self::webhook::{WebhookBody, WebhookPlugin, WebhookSettings};
 use crate::event::{Deadline, Deliver, Event, Hook, Hooks};
 use crate::place::Place;
 
@@ -143,7 +151,7 @@ impl Default for DeliveryPolicy {
             backoff: Duration::from_secs(1),
             backoff_max: Duration::from_secs(300),
             max_attempts: 5,
-            max_batch: 4096,
+            max_batch: Self::MAX_BATCH,
             max_in_flight: 1,
         }
     }
@@ -153,6 +161,9 @@ impl Default for DeliveryPolicy {
 const LONGEST: Duration = Duration::from_secs(10 * 31_557_600);
 
 impl DeliveryPolicy {
+    /// The most events in one delivery, unless said otherwise.
+    pub(crate) const MAX_BATCH: usize = 4096;
+
     /// The policy for plugins that make a call per event, such as
     /// [`PluginSpec::per_session`]: 8 deliveries side by side, of at most 512 events each. A session
     /// whose call is slow or hangs holds up one of the eight, and not whatever comes later.

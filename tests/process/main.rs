@@ -1,6 +1,7 @@
 //! Tests of the real binary: real sockets, real signals, real files.
 
 mod browser;
+mod command;
 mod commands;
 mod deploy;
 mod fake;
@@ -12,8 +13,11 @@ mod notify;
 mod operator;
 mod plugins;
 mod readme;
+#[path = "../receiver/mod.rs"]
+mod receiver;
 mod refusals;
 mod restarts;
 mod signals;
 mod tokens;
 mod tools;
+mod webhook;

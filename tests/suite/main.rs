@@ -16,6 +16,8 @@ mod isolation;
 mod model;
 mod operations;
 mod outage;
+#[path = "../receiver/mod.rs"]
+mod receiver;
 mod reload;
 mod shutdown;
 mod support;
@@ -23,3 +25,4 @@ mod testing;
 mod tracker;
 mod upkeep;
 mod watching;
+mod webhook;

@@ -15,21 +15,6 @@ fn token(name: &str, scope: Scope, secret: &str) -> TokenConfig {
     }
 }
 
-/// Writes a file that its owner alone may open.
-fn write_secret(world: &World, name: &str, text: &str) {
-    fs::write(world.path(name), text).unwrap();
-    set_mode(world, name, 0o600);
-}
-
-#[cfg(unix)]
-fn set_mode(world: &World, name: &str, mode: u32) {
-    use std::os::unix::fs::PermissionsExt as _;
-    fs::set_permissions(world.path(name), fs::Permissions::from_mode(mode)).unwrap();
-}
-
-#[cfg(not(unix))]
-fn set_mode(_: &World, _: &str, _: u32) {}
-
 #[test]
 fn secrets_come_from_files_and_the_environment() {
     let world = World::new().env("DASHBOARD", "dashboard-0123456789");

@@ -2,7 +2,9 @@
 
 mod auth;
 mod budgets;
+mod command;
 mod sources;
+mod webhook;
 
 use std::collections::HashMap;
 
@@ -70,9 +72,27 @@ impl World {
     }
 }
 
+/// The secret of a webhook.
+const SIGNING: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
 fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
+
+/// Writes a file that its owner alone may open.
+fn write_secret(world: &World, name: &str, text: &str) {
+    fs::write(world.path(name), text).unwrap();
+    set_mode(world, name, 0o600);
+}
+
+#[cfg(unix)]
+fn set_mode(world: &World, name: &str, mode: u32) {
+    use std::os::unix::fs::PermissionsExt as _;
+    fs::set_permissions(world.path(name), fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[cfg(not(unix))]
+fn set_mode(_: &World, _: &str, _: u32) {}
 
 /// Blocks of a file's text and, after `=> `, what is refused of it.
 const REFUSED: &str = include_str!("refused.txt");
@@ -84,6 +104,7 @@ fn a_wrong_value_is_refused_with_its_line_and_what_was_expected() {
         .env("PG", "postgres://user:s3cret@host/db")
         .env("TOKEN", "0123456789abcdef")
         .env("TOKEN_2", "fedcba9876543210")
+        .env("SIGNING", SIGNING)
         .env("SHORT", "0123456789abcde");
     fs::write(world.path("two_lines"), "0123456789abcdef\n\n").unwrap();
     for block in REFUSED.trim_end().split("\n---\n") {
@@ -353,7 +374,8 @@ fn the_configurations_of_the_readme_are_valid() {
         .chain(walk.filter_map(|rest| rest.split("\nTOML\n").next()))
         .collect();
     assert_eq!(texts.len(), 2);
+    let world = World::new().env("CRM_WEBHOOK_SECRET", SIGNING);
     for text in texts {
-        World::new().read(text).unwrap();
+        world.read(text).unwrap();
     }
 }

@@ -1,0 +1,74 @@
+//! The kind `sql`: a database, and a statement for each hook.
+
+use super::{Answer, Kind, PluginKind, Read, read_url};
+use crate::config::document::Section;
+use crate::config::outside::Outside;
+use crate::event::Hook;
+use crate::plugin::{DeliveryPolicy, SqlSettings};
+
+pub(super) const KIND: Kind = Kind {
+    name: "sql",
+    keys: &[
+        "url",
+        "url_env",
+        "session_start",
+        "session_end",
+        "gateway_start",
+        "gateway_shutdown",
+        "gateway_pre_restart",
+    ],
+    max_batch: DeliveryPolicy::MAX_BATCH,
+    max_in_flight: None,
+    read,
+};
+
+fn read(
+    Read {
+        section, outside, ..
+    }: Read<'_, '_, '_>,
+) -> Answer {
+    if let Some(origin) = section.take("hooks") {
+        let problem = "`plugin.hooks` is not for kind `sql`, expected a statement for each hook";
+        section.refuse(origin, problem);
+    }
+    let mut settings = read_database(section, outside)
+        // Refused, and so never used; its statements are still looked at.
+        .unwrap_or_else(|| SqlSettings::new(""));
+    let mut has_statement = false;
+    for hook in Hook::ALL {
+        let name = hook.as_str();
+        has_statement |= section.has(name);
+        let Some(statement) = section.string(name) else {
+            continue;
+        };
+        match settings.clone().with_statement(*hook, statement.value) {
+            Ok(with_statement) => settings = with_statement,
+            Err(error) => {
+                let problem = format!("{}: {}", section.full(name), error.problem);
+                section.refuse(statement.origin, problem);
+            }
+        }
+    }
+    if !has_statement {
+        let names: Vec<_> = Hook::ALL.iter().map(|hook| hook.as_str()).collect();
+        let problem = format!(
+            "a plugin of kind `sql` has no statement, expected at least one of {}",
+            names.join(", ")
+        );
+        section.refuse(section.origin, problem);
+    }
+    Some((settings.hooks(), PluginKind::Sql(settings)))
+}
+
+fn read_database(section: &mut Section<'_, '_>, outside: Outside<'_>) -> Option<SqlSettings> {
+    let url = read_url(section, outside, "a plugin of kind `sql` has no database")?;
+    // The URL itself is in no message: it may hold a secret.
+    match SqlSettings::from_url(&url.value, outside.base) {
+        Ok(settings) => Some(settings),
+        Err(error) => {
+            let problem = format!("the database's URL is refused: {}", error.problem);
+            section.refuse(url.origin, problem);
+            None
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! What a program in the mode `stream` answers, and for which event.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use serde::Deserialize;
+use tokio::sync::Notify;
+
+use super::output::shown;
+use crate::event::{Acks, Deliver, EventId};
+
+/// A line of the program that answers an event.
+#[derive(Debug, PartialEq, Eq)]
+enum Answer {
+    Taken(EventId),
+    Rejected(EventId, String),
+}
+
+#[derive(Deserialize)]
+struct Fields {
+    ack: Option<String>,
+    reject: Option<String>,
+    message: Option<String>,
+}
+
+impl Answer {
+    /// None for a line that is no answer.
+    fn parse(line: &[u8]) -> Option<Self> {
+        let fields: Fields = serde_json::from_slice(line).ok()?;
+        match (fields.ack, fields.reject) {
+            (Some(id), None) => Some(Self::Taken(id.parse().ok()?)),
+            (None, Some(id)) => {
+                let message = fields.message.unwrap_or_default();
+                Some(Self::Rejected(id.parse().ok()?, shown(message.as_bytes())))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// A delivery whose events the program is to answer.
+#[derive(Debug)]
+pub(super) struct Batch {
+    acks: Acks,
+    /// How many are not answered.
+    open: Cell<usize>,
+    all_answered: Notify,
+}
+
+impl Batch {
+    /// Completes when every event is answered.
+    pub(super) async fn all_answered(&self) {
+        while self.open.get() > 0 {
+            self.all_answered.notified().await;
+        }
+    }
+}
+
+/// The events that a program has not answered.
+#[derive(Debug, Default)]
+pub(super) struct Unanswered(RefCell<HashMap<EventId, (Rc<Batch>, usize)>>);
+
+impl Unanswered {
+    /// Expects answers for the events of `delivery`.
+    pub(super) fn expect(&self, delivery: &Deliver) -> Rc<Batch> {
+        let batch = Rc::new(Batch {
+            acks: delivery.acks.clone(),
+            open: Cell::new(delivery.events.len()),
+            all_answered: Notify::new(),
+        });
+        let ids = delivery.events.iter().map(crate::event::Event::id);
+        let entries = ids
+            .enumerate()
+            .map(|(index, id)| (id, (Rc::clone(&batch), index)));
+        self.0.borrow_mut().extend(entries);
+        batch
+    }
+
+    /// Expects no more answers for `delivery`.
+    pub(super) fn forget(&self, delivery: &Deliver) {
+        let mut unanswered = self.0.borrow_mut();
+        for event in delivery.events.iter() {
+            unanswered.remove(&event.id());
+        }
+    }
+
+    /// Takes a line. What it is, unless it answers an event.
+    pub(super) fn take(&self, line: &[u8]) -> Result<(), &'static str> {
+        let answer = Answer::parse(line).ok_or("the program wrote what is no answer")?;
+        let (Answer::Taken(id) | Answer::Rejected(id, _)) = &answer;
+        let found = self.0.borrow_mut().remove(id);
+        let (batch, index) = found.ok_or("the program answered what it was not asked")?;
+        match answer {
+            Answer::Taken(_) => batch.acks.acknowledge(index),
+            Answer::Rejected(_, message) => batch.acks.reject(index, rejection(message)),
+        }
+        batch.open.set(batch.open.get() - 1);
+        batch.all_answered.notify_one();
+        Ok(())
+    }
+}
+
+fn rejection(message: String) -> anyhow::Error {
+    match message.is_empty() {
+        true => anyhow::anyhow!("rejected without a message"),
+        false => anyhow::Error::msg(message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "01a204900045717497ca18a91bfdcc7e-session_end";
+
+    #[track_caller]
+    fn parse(line: &str) -> Option<Answer> {
+        Answer::parse(line.replace("ID", ID).as_bytes())
+    }
+
+    #[test]
+    fn an_answer_is_an_object_that_takes_or_rejects_one_event() {
+        let id = || ID.parse().unwrap();
+        let rejected = |message: &str| Some(Answer::Rejected(id(), message.into()));
+        assert_eq!(parse(r#"{"ack":"ID"}"#), Some(Answer::Taken(id())));
+        assert_eq!(
+            parse("{\"ack\": \"ID\", \"took_ms\": 3}\r"),
+            Some(Answer::Taken(id()))
+        );
+        assert_eq!(
+            parse(r#"{"reject":"ID","message":"no such row"}"#),
+            rejected("no such row")
+        );
+        assert_eq!(parse(r#"{"reject":"ID"}"#), rejected(""));
+        assert_eq!(
+            parse(r#"{"reject":"ID","message":"a\nb\u001b"}"#),
+            rejected("a b\u{fffd}")
+        );
+
+        let no_answers = [
+            "",
+            "ready",
+            "[]",
+            "null",
+            "{}",
+            r#"{"ack":"x"}"#,
+            r#"{"ack":1}"#,
+            r#"{"ack":"ID"} x"#,
+            r#"{"ack":"ID","reject":"ID"}"#,
+            r#"{"ack":"ID"}{"ack":"ID"}"#,
+            r#"{"ack":"ID""#,
+        ];
+        for line in no_answers {
+            assert_eq!(parse(line), None, "{line}");
+        }
+    }
+}
