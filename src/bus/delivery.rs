@@ -18,14 +18,17 @@ impl PluginHost {
         attempt: u32,
         deadline: Deadline,
     ) -> Outcome {
+        let delivery = Deliver::new(events, deadline).with_attempt(attempt);
+        self.deliver(delivery).await
+    }
+
+    /// Makes this attempt, which ends at its deadline at the latest.
+    pub(super) async fn deliver(&self, delivery: Deliver) -> Outcome {
+        let deadline = delivery.deadline.clone();
         let (life, actor) = match self.actor(&deadline).await {
             Ok(living) => living,
-            Err(failure) => {
-                let (verdicts, failure) = (Vec::new(), Some(failure));
-                return Outcome { verdicts, failure };
-            }
+            Err(failure) => return Outcome::failed(failure),
         };
-        let delivery = Deliver::new(events, deadline.clone()).with_attempt(attempt);
         let acks = delivery.acks.clone();
         let mut request = Box::pin(actor.send(delivery));
         let answer = tokio::select! {

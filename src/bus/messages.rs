@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::Message;
+use actix::{Message, Recipient};
 use jiff::Timestamp;
 use tokio::time::Instant;
 
@@ -12,7 +12,7 @@ use super::status::{DeliveryState, PluginStatus};
 use crate::error::Error;
 use crate::event::{Lifecycle, OpenSession, Seq};
 use crate::ledger::SessionRecord;
-use crate::session::{End, Session};
+use crate::session::{End, Session, SessionId};
 
 /// A session starts, or an active one has new details. The answer is the start's place in the
 /// log, or 0 where nothing started, once it is recorded.
@@ -87,6 +87,16 @@ pub(crate) struct Drain {
     /// The sessions whose ends it could not record, and how they ended.
     pub(crate) unrecorded: (Arc<[OpenSession]>, Arc<End>),
 }
+
+/// Asks for the ids of the active sessions. The registry answers.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Arc<[SessionId]>")]
+pub(crate) struct ActiveIds;
+
+/// Says who answers [`ActiveIds`].
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct AskForActive(pub(crate) Recipient<ActiveIds>);
 
 /// Lets go of every plugin, and waits until then for them and their threads to be gone; not for those
 /// that hang. Answers whether all are. Nothing is delivered any more.

@@ -30,7 +30,8 @@ use self::host::PluginHost;
 pub(crate) use self::lane::LaneTally;
 use self::lane::{Lane, Now};
 pub(crate) use self::messages::{
-    ClosePlugins, CutAt, DeliveryStates, Drain, PluginStatuses, TellLifecycle,
+    ActiveIds, AskForActive, ClosePlugins, CutAt, DeliveryStates, Drain, PluginStatuses,
+    TellLifecycle,
 };
 pub use self::messages::{RecordedEnds, SessionEnd, SessionStart};
 pub(crate) use self::operations::{
@@ -86,6 +87,8 @@ pub struct PluginBus {
     turn: Arc<Mutex<()>>,
     /// When deliveries are cut, once a shutdown was asked for.
     cut: watch::Sender<Option<Instant>>,
+    /// Who knows the active sessions.
+    registry: watch::Sender<Option<Recipient<ActiveIds>>>,
 }
 
 impl LaneHandle {
@@ -153,6 +156,7 @@ impl PluginBus {
             lanes: Vec::new(),
             turn: Arc::default(),
             cut: watch::Sender::new(None),
+            registry: watch::Sender::new(None),
         }
     }
 
@@ -189,8 +193,11 @@ impl PluginBus {
         };
         let since = position.since;
         let span = info_span!("lane", plugin = &*name);
-        let lane =
+        let mut lane =
             span.in_scope(|| Lane::new(plugin.hooks(), plugin.policy().clone(), position, now));
+        if plugin.opens() {
+            lane.open_first();
+        }
         let (commands, command_receiver) = mpsc::unbounded_channel();
         let (status_sender, status) = watch::channel(status);
         let ties = Ties {
@@ -200,6 +207,8 @@ impl PluginBus {
             commands: command_receiver,
             status: status_sender,
             monitor: self.settings.monitor.lane(name),
+            instance: self.settings.instance,
+            registry: self.registry.subscribe(),
         };
         let runner = LaneRunner::new(lane, Rc::clone(&host), ties);
         actix_rt::spawn(runner.run().instrument(span));
@@ -246,6 +255,8 @@ impl Handler<TellLifecycle> for PluginBus {
             .lanes
             .iter()
             .filter(|lane| lane.host.spec().hooks().contains(hook))
+            // The lane tells them in its turn.
+            .filter(|lane| hook != Hook::GatewayStart || !lane.host.spec().opens())
             // There is no time to spare for those that have been given up for now.
             .filter(|lane| !lane.status.borrow().state.is_given_up());
         let calls = listeners.map(|lane| {
@@ -264,6 +275,14 @@ impl Handler<TellLifecycle> for PluginBus {
         });
         let calls = join_all(calls);
         Box::pin(async move { calls.await.into_iter().flatten().collect() })
+    }
+}
+
+impl Handler<AskForActive> for PluginBus {
+    type Result = ();
+
+    fn handle(&mut self, AskForActive(registry): AskForActive, _: &mut Context<Self>) {
+        self.registry.send_replace(Some(registry));
     }
 }
 

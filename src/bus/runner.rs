@@ -1,5 +1,6 @@
 //! The task that carries out a lane's decisions.
 
+mod opening;
 mod operations;
 
 use std::ops::RangeInclusive;
@@ -7,6 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use actix::Recipient;
 use futures_util::FutureExt as _;
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
@@ -19,9 +21,9 @@ pub(super) use self::operations::{LettersChange, LettersChanged, LettersJob, Ope
 use self::operations::{LettersDone, Operations};
 use super::host::PluginHost;
 use super::lane::{Flight, Lane, LaneTally, Now, Outcome, Step};
-use super::{DeliveryState, PluginState, PluginStatus};
+use super::{ActiveIds, DeliveryState, PluginState, PluginStatus};
 use crate::clock::WallClock;
-use crate::event::{Deadline, Event, Seq};
+use crate::event::{Deadline, Event, InstanceId, Seq};
 use crate::ledger::{Ledger, LedgerError, Page, Progress};
 use crate::monitor::LaneMonitor;
 
@@ -75,6 +77,7 @@ enum Done {
     Read(Result<Page, LedgerError>),
     Recorded(Progress, Result<(), LedgerError>),
     Letters(LettersDone),
+    Opened(Outcome, Instant),
 }
 
 /// A delivery that is under way.
@@ -95,6 +98,8 @@ pub(super) struct Ties {
     pub(super) commands: mpsc::UnboundedReceiver<Command>,
     pub(super) status: watch::Sender<PluginStatus>,
     pub(super) monitor: LaneMonitor,
+    pub(super) instance: InstanceId,
+    pub(super) registry: watch::Receiver<Option<Recipient<ActiveIds>>>,
 }
 
 /// A lane with what it needs to carry out its decisions.
@@ -109,6 +114,10 @@ pub(super) struct LaneRunner {
     pub(super) monitor: LaneMonitor,
     tasks: FuturesUnordered<LocalBoxFuture<'static, Done>>,
     flying: Vec<Flying>,
+    instance: InstanceId,
+    registry: watch::Receiver<Option<Recipient<ActiveIds>>>,
+    /// The deadline of the opening delivery that is under way.
+    opening: Option<Deadline>,
     recording: bool,
     /// What is being recorded counts attempts.
     recording_attempts: bool,
@@ -136,6 +145,9 @@ impl LaneRunner {
             monitor: ties.monitor,
             tasks: FuturesUnordered::new(),
             flying: Vec::new(),
+            instance: ties.instance,
+            registry: ties.registry,
+            opening: None,
             recording: false,
             recording_attempts: false,
             ledger_retry_at: None,
@@ -240,6 +252,7 @@ impl LaneRunner {
             }
             match self.lane.next(now, self.recording_attempts) {
                 Step::Deliver(flight) => self.deliver(flight),
+                Step::Open(deadline) => self.open(deadline),
                 Step::Read(after, limit) => {
                     let page = self.ledger.read(after, limit);
                     self.tasks.push(page.map(Done::Read).boxed_local());
@@ -338,6 +351,7 @@ impl LaneRunner {
                 self.ledger_failed(&error);
             }
             Done::Letters(done) => self.settle_letters(done),
+            Done::Opened(outcome, departed) => self.opened(outcome, departed),
             Done::Recorded(progress, Ok(())) => {
                 (self.recording, self.recording_attempts) = (false, false);
                 self.lane.on_recorded(&progress);
@@ -365,8 +379,9 @@ impl LaneRunner {
 
     fn cut_if_due(&mut self) {
         if self.lane.cut().is_some_and(|cut| Instant::now() >= cut) {
-            for flying in &self.flying {
-                flying.deadline.cancel();
+            let flying = self.flying.iter().map(|flying| &flying.deadline);
+            for deadline in flying.chain(&self.opening) {
+                deadline.cancel();
             }
         }
     }

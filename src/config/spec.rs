@@ -78,7 +78,8 @@ impl PluginConfig {
             }
             PluginKind::Sql(settings) => {
                 let settings = settings.clone();
-                PluginSpec::new(name, move || SqlPlugin::new(settings.clone()))
+                // What was there before is put in order before anything else.
+                PluginSpec::new(name, move || SqlPlugin::new(settings.clone())).with_opening()
             }
             PluginKind::Webhook(settings) => {
                 let settings = settings.clone();

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Event;
+use crate::session::SessionId;
 
 /// Until when a delivery may take, and the signal that fires when it is over.
 ///
@@ -163,6 +164,9 @@ pub struct Deliver {
     pub deadline: Deadline,
     /// For answers to single events.
     pub acks: Acks,
+    /// The ids of the sessions that are active now, with the one event `gateway_start`, for a plugin
+    /// that [opens with them](crate::PluginSpec::with_opening).
+    pub active: Option<Arc<[SessionId]>>,
 }
 
 impl Deliver {
@@ -174,11 +178,17 @@ impl Deliver {
             events,
             attempt: 1,
             deadline,
+            active: None,
         }
     }
 
     pub(crate) fn with_attempt(mut self, attempt: u32) -> Self {
         self.attempt = attempt;
+        self
+    }
+
+    pub(crate) fn with_active(mut self, active: Arc<[SessionId]>) -> Self {
+        self.active = Some(active);
         self
     }
 

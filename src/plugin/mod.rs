@@ -234,6 +234,7 @@ pub struct PluginSpec {
     policy: DeliveryPolicy,
     factory: Factory,
     is_replaceable: bool,
+    opens: bool,
     configuration: Option<Configuration>,
 }
 
@@ -320,6 +321,7 @@ impl PluginSpec {
             policy: DeliveryPolicy::default(),
             factory,
             is_replaceable: true,
+            opens: false,
             configuration: None,
         }
     }
@@ -333,6 +335,15 @@ impl PluginSpec {
     /// Is served by this policy instead of the default one.
     pub fn with_policy(mut self, policy: DeliveryPolicy) -> Self {
         self.policy = policy;
+        self
+    }
+
+    /// Is told `gateway_start` with the [ids of the active sessions](crate::Deliver::active), before
+    /// anything else that its lane delivers in this process, and again and again until it takes that:
+    /// to put in order what a process before has left. It must listen to the hook; elsewhere
+    /// `gateway_start` is told once, best effort, and beside the lane.
+    pub fn with_opening(mut self) -> Self {
+        self.opens = true;
         self
     }
 
@@ -370,6 +381,7 @@ impl PluginSpec {
         self.name == other.name
             && self.hooks == other.hooks
             && self.policy == other.policy
+            && self.opens == other.opens
             && both.is_some_and(|(one, other)| one.is_same(other))
     }
 
@@ -380,6 +392,11 @@ impl PluginSpec {
 
     pub(crate) fn shared_name(&self) -> Arc<str> {
         Arc::clone(&self.name)
+    }
+
+    /// Whether its lane begins with an opening.
+    pub(crate) fn opens(&self) -> bool {
+        self.opens && self.hooks.contains(Hook::GatewayStart)
     }
 
     /// The hooks that it listens to.

@@ -14,7 +14,7 @@ use tracing::{info, warn};
 
 use super::reload::{ReadSettings, Reloader};
 use super::{LiveSettings, SessionSupervisor};
-use crate::bus::{BusSettings, Listeners, PluginBus, TellLifecycle};
+use crate::bus::{AskForActive, BusSettings, Listeners, PluginBus, TellLifecycle};
 use crate::clock::WallClock;
 use crate::error::Error;
 use crate::event::{Hook, InstanceId, Lifecycle};
@@ -359,6 +359,7 @@ impl Builder {
         let (registry_bus, registry_ledger) = (bus.clone(), Arc::clone(&ledger));
         let registry = place()?
             .start(move || SessionRegistry::new(registry_settings, registry_bus, registry_ledger));
+        bus.do_send(AskForActive(registry.clone().recipient()));
         let (reloads, reloader) = Reloader::new(self.on_reload, owns_system);
         let (hangups, hung_up) = mpsc::channel(1);
         let coordinator_settings = CoordinatorSettings {

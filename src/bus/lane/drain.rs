@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Failure, Lane, NOWHERE};
+use super::{Failure, Lane, NOWHERE, Opening};
 use crate::bus::PluginState;
 use crate::bus::unrecorded::ToldUnrecorded;
 use crate::event::{Event, Hook, Seq};
@@ -111,7 +111,7 @@ impl Lane {
     pub(in crate::bus) fn has_work(&self, now: Instant) -> bool {
         let waits = self.is_held() || self.retry_at.is_some_and(|at| at > now);
         let has_more = !self.pending.is_empty() || self.read_to < self.head;
-        self.reading || has_more && !waits
+        self.reading || self.opening == Opening::UnderWay || has_more && !waits
     }
 
     /// Whether the plugin has had all that it can be told: nothing is under way, and nothing waits
@@ -119,7 +119,8 @@ impl Lane {
     pub(in crate::bus) fn is_idle(&self) -> bool {
         let has_more = !self.pending.is_empty() || self.read_to < self.head;
         let waits = self.is_held() || self.retry_at.is_some();
-        !has_more && !self.reading && !self.is_flying() && !waits
+        let is_open = self.opening == Opening::Over;
+        is_open && !has_more && !self.reading && !self.is_flying() && !waits
     }
 
     /// Whether an event of this incarnation has to be told before `event`.

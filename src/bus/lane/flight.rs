@@ -52,6 +52,14 @@ pub(in crate::bus) struct Outcome {
 }
 
 impl Outcome {
+    /// The outcome of a delivery that failed as a whole.
+    pub(in crate::bus) fn failed(failure: Failure) -> Self {
+        Self {
+            verdicts: Vec::new(),
+            failure: Some(failure),
+        }
+    }
+
     /// What the monitor is told of it. `is_cut` says that a shutdown's time was over.
     pub(in crate::bus) fn attempt<'a>(
         &'a self,
@@ -136,6 +144,8 @@ pub(in crate::bus) struct Flight {
 pub(in crate::bus) enum Step {
     /// Make this delivery.
     Deliver(Flight),
+    /// Make the opening delivery, until then at the latest.
+    Open(Instant),
     /// Read the log after this place, so many events at the most.
     Read(Seq, usize),
     /// Nothing before that moment, or before something else happens.

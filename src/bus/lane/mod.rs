@@ -66,6 +66,15 @@ const TOO_LONG: &str = "the plugin was down for too long";
 /// A range of the log that is empty.
 const NOWHERE: RangeInclusive<Seq> = RangeInclusive::new(Seq::MAX, 0);
 
+/// What a plugin is told before its lane delivers anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Opening {
+    Due,
+    UnderWay,
+    /// It was told, or there is nothing to tell.
+    Over,
+}
+
 /// The state of one plugin's lane.
 #[derive(Debug)]
 pub(super) struct Lane {
@@ -110,6 +119,8 @@ pub(super) struct Lane {
     is_paused: bool,
     /// The plugin wants nothing more, until somebody resumes it.
     is_disabled: bool,
+    /// The plugin is told something else first.
+    opening: Opening,
     /// Events up to here are parked instead of being delivered, and nothing else is done before
     /// that is recorded.
     careful_to: Option<Seq>,
@@ -157,6 +168,7 @@ impl Lane {
             is_closed: false,
             is_paused: false,
             is_disabled: false,
+            opening: Opening::Over,
         }
     }
 
@@ -259,6 +271,11 @@ impl Lane {
         if let Some(retry_at) = self.retry_at.filter(|&at| at > now.mono) {
             return Step::Wait(Some(retry_at));
         }
+        match self.opening {
+            Opening::Due => return self.open(now.mono),
+            Opening::UnderWay => return Step::Wait(None),
+            Opening::Over => {}
+        }
         // Attempts are counted durably before the next one, or a crash would forget them.
         let may_try_parked = !recording_attempts && self.progress.park.is_empty();
         if let Some(seq) = self.parked.trial() {
@@ -283,6 +300,17 @@ impl Lane {
             step.or_else(|| self.next_in_log(now.mono))
         };
         step.unwrap_or_else(|| Step::Wait(self.parked.next_due(now.mono)))
+    }
+
+    /// The plugin is told something else before its lane delivers anything.
+    pub(super) fn open_first(&mut self) {
+        self.opening = Opening::Due;
+    }
+
+    fn open(&mut self, now: Instant) -> Step {
+        self.opening = Opening::UnderWay;
+        let timeout = now + self.policy.timeout;
+        Step::Open(self.cut.map_or(timeout, |cut| cut.min(timeout)))
     }
 
     /// What is pending, and then what the log has.

@@ -4,11 +4,12 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tracing::warn;
 
 use super::flight::{Failure, Flight, Now, Outcome, Tries};
 use super::parked::Parking;
-use super::{Lane, MAX_RETRY_AFTER, TOO_LONG, incarnation_of};
+use super::{Lane, MAX_RETRY_AFTER, Opening, TOO_LONG, incarnation_of};
 use crate::event::{Event, Verdict};
 use crate::plugin::DeliveryPolicy;
 
@@ -75,6 +76,35 @@ impl Lane {
                     self.park_behind(event, tries, now);
                 }
             }
+        }
+    }
+
+    /// The opening delivery has come to an end. Whatever failed is tried again: there is no event to
+    /// blame.
+    pub(in crate::bus) fn on_opened(
+        &mut self,
+        failure: Option<&Failure>,
+        departed: Instant,
+        now: Now,
+    ) {
+        let Some(failure) = failure else {
+            self.opening = Opening::Over;
+            self.failed_rounds = 0;
+            self.retry_at = None;
+            self.down_since = None;
+            self.last_error = None;
+            return;
+        };
+        self.opening = Opening::Due;
+        if self.is_cut(now.mono) {
+            self.set_timed_out();
+        } else {
+            self.last_error = Some(failure.message());
+        }
+        match failure {
+            Failure::Disabled(_) => self.is_disabled = true,
+            Failure::Down(_, wait) => self.back_off(departed, *wait, now),
+            _ => self.back_off(departed, None, now),
         }
     }
 
@@ -170,17 +200,17 @@ impl Lane {
         }
         match failure {
             Failure::Disabled(_) => self.is_disabled = true,
-            Failure::Down(_, wait) => self.back_off(flight, *wait, now),
-            _ if is_down => self.back_off(flight, None, now),
+            Failure::Down(_, wait) => self.back_off(flight.departed, *wait, now),
+            _ if is_down => self.back_off(flight.departed, None, now),
             _ => {}
         }
     }
 
     /// The plugin failed: nothing is tried for a while, as long as it asked for at least, and too
     /// long a while ends its owed events.
-    fn back_off(&mut self, flight: &Flight, asked_for: Option<Duration>, now: Now) {
+    fn back_off(&mut self, departed: Instant, asked_for: Option<Duration>, now: Now) {
         // Deliveries that flew side by side and failed together are one failed round.
-        if self.failed_at.is_none_or(|at| flight.departed >= at) {
+        if self.failed_at.is_none_or(|at| departed >= at) {
             self.failed_rounds += 1;
             self.failed_at = Some(now.mono);
             let wait = match self.is_quarantined() {

@@ -6,6 +6,7 @@ mod deaths;
 mod drain;
 mod failures;
 mod model;
+mod opening;
 mod operator;
 mod order;
 mod plugin;

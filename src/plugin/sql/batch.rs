@@ -11,6 +11,7 @@ use super::SqlSettings;
 use super::parameters::{Facts, Parameter};
 use crate::event::{Acks, Deliver};
 use crate::plugin::{Down, OutOfTime};
+use crate::session::SessionId;
 
 /// How long a locked database is waited for, if the delivery has that long.
 const MAX_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -76,7 +77,15 @@ pub(super) fn run(
     let transaction = connection
         .transaction_with_behavior(TransactionBehavior::Immediate)
         .map_err(down)?;
+    if let Some(active) = &delivery.active {
+        fill_active(&transaction, active).map_err(down)?;
+    }
     let answers = execute(&transaction, settings, delivery)?;
+    if delivery.active.is_some() {
+        transaction
+            .execute_batch("DROP TABLE temp.active")
+            .map_err(down)?;
+    }
     if deadline.is_over() {
         return Err(too_late());
     }
@@ -89,6 +98,16 @@ pub(super) fn run(
         }
     })?;
     Ok(Answers(answers))
+}
+
+/// Makes the table of the active sessions, which hides one of that name in the database.
+fn fill_active(transaction: &Transaction<'_>, active: &[SessionId]) -> rusqlite::Result<()> {
+    transaction.execute_batch("CREATE TEMP TABLE active (id TEXT PRIMARY KEY) WITHOUT ROWID")?;
+    let mut insert = transaction.prepare("INSERT INTO temp.active VALUES (?1)")?;
+    for id in active {
+        insert.execute([id.as_str()])?;
+    }
+    Ok(())
 }
 
 /// The failure of the database, not of an event.

@@ -66,24 +66,23 @@ impl SqlSettings {
 
     /// Runs `sql` for each event of `hook`, in place of an earlier statement for it.
     ///
+    /// The one for [`Hook::GatewayStart`] puts in order what was there before: it finds the ids of the
+    /// sessions that are active in `active(id)`, a temporary table that is filled in the same
+    /// transaction, and it needs [`PluginSpec::with_opening`](crate::PluginSpec::with_opening), so that
+    /// it runs before any other.
+    ///
     /// # Errors
     ///
     /// When `sql` is not exactly one statement, is not what SQLite can parse, can't run in a
-    /// transaction, or has a parameter that is unknown or positional; and for
-    /// [`Hook::GatewayStart`], which is not supported yet. Whether the tables of the statement
-    /// exist is not looked at: the database may not be there yet.
+    /// transaction, or has a parameter that is unknown or positional. Whether the tables of the
+    /// statement exist is not looked at: the database may not be there yet.
     pub fn with_statement(
         mut self,
         hook: Hook,
         sql: impl Into<String>,
     ) -> Result<Self, InvalidField> {
         let sql = sql.into();
-        let checked = if hook == Hook::GatewayStart {
-            Err("statements for this hook are not supported yet".into())
-        } else {
-            statement::check(&sql)
-        };
-        checked.map_err(|problem| InvalidField::new(hook.as_str(), problem))?;
+        statement::check(&sql).map_err(|problem| InvalidField::new(hook.as_str(), problem))?;
         self.statements.insert(hook, sql);
         Ok(self)
     }

@@ -11,6 +11,7 @@ use super::super::{
     ListSessions, SessionState, Snapshot, Started, StartedSession, Touch,
 };
 use super::{Closing, Request, SessionRegistry};
+use crate::bus::ActiveIds;
 use crate::error::Error;
 use crate::ledger::SessionRecord;
 use crate::monitor::Ping;
@@ -91,6 +92,15 @@ impl Handler<Snapshot> for SessionRegistry {
 
     fn handle(&mut self, _: Snapshot, _: &mut Context<Self>) -> Self::Result {
         self.active.not_ending().map(|open| open.session).collect()
+    }
+}
+
+impl Handler<ActiveIds> for SessionRegistry {
+    type Result = MessageResult<ActiveIds>;
+
+    fn handle(&mut self, _: ActiveIds, _: &mut Context<Self>) -> Self::Result {
+        let open = self.active.not_ending();
+        MessageResult(open.map(|open| open.session.id.clone()).collect())
     }
 }
 

@@ -76,6 +76,8 @@ pub(super) struct Bench {
     begun: Instant,
     pub(super) now: Now,
     pub(super) flights: Vec<Flight>,
+    /// How often the lane has begun its opening; the test ends it.
+    pub(super) openings: usize,
     tasks: Vec<(Instant, Task)>,
     recording: bool,
     recording_attempts: bool,
@@ -125,6 +127,7 @@ impl Bench {
             begun,
             now,
             flights: Vec::new(),
+            openings: 0,
             tasks: Vec::new(),
             recording: false,
             recording_attempts: false,
@@ -389,6 +392,7 @@ impl Bench {
             assert!(self.steps < MAX_STEPS, "the lane runs in circles");
             match self.lane.next(self.now, self.recording_attempts) {
                 Step::Deliver(flight) => self.depart(flight),
+                Step::Open(_) => self.openings += 1,
                 Step::Read(after, limit) => self.read(after, limit),
                 Step::Wait(wake_at) => break wake_at,
             }
