@@ -84,7 +84,7 @@ impl fmt::Debug for Ended {
         let report = fs::read_to_string(self.dir.path().join("state/last-shutdown.json"));
         let report = report.unwrap_or_default();
         let report: String = report.chars().take(2000).collect();
-        write!(f, "{} after {:?}\n", self.status, self.took)?;
+        writeln!(f, "{} after {:?}", self.status, self.took)?;
         write!(f, "report: {report}\nlog:\n{}", log.join("\n"))
     }
 }
