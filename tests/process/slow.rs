@@ -181,7 +181,7 @@ fn check(flooded: &Flooded, ledger: &str) -> Value {
     let [audit, db] = [0, 1].map(|plugin| &report["plugins"][plugin]);
     let sessions = &report["drain"]["sessions"];
     assert!(sessions.as_u64().unwrap() <= MAX_ACTIVE as u64, "{report}");
-    assert_eq!(&audit["delivered"], sessions, "{report}");
+    assert_eq!(&audit["delivered"], sessions, "{report}\n{}", ended.log);
     let of_db = ["delivered", "owed", "dead", "lost"].map(|count| db[count].as_u64().unwrap());
     assert_eq!(
         of_db.iter().sum::<u64>(),
@@ -208,7 +208,8 @@ fn g4_g8_a_flood_with_a_plugin_ten_times_too_slow_takes_bounded_memory_and_stops
     let report = check(&flooded, "sqlite");
     let growth = flooded.growth_kib;
     assert!(growth < TAIL_KIB + OTHER_KIB, "{growth} KiB more");
-    assert_eq!(flooded.ended.status.code(), Some(0), "{report}");
+    let log = &flooded.ended.log;
+    assert_eq!(flooded.ended.status.code(), Some(0), "{report}\n{log}");
     assert_eq!(
         (&report["outcome"], &report["drain"]["lost"]),
         (&json!("owed"), &json!(0))
@@ -238,10 +239,12 @@ fn g4_g8_a_flood_with_a_plugin_ten_times_too_slow_stops_in_time_with_a_ledger_in
         growth < sent + sent / 4 + OTHER_KIB,
         "{growth} KiB more for {sent} KiB"
     );
-    assert_eq!(flooded.ended.status.code(), Some(3), "{report}");
+    let log = &flooded.ended.log;
+    assert_eq!(flooded.ended.status.code(), Some(3), "{report}\n{log}");
     assert_eq!(
         (&report["outcome"], &report["drain"]["owed"]),
-        (&json!("lost"), &json!(0))
+        (&json!("lost"), &json!(0)),
+        "{report}\n{log}"
     );
     let lost = report["plugins"][1]["owed_before"].as_u64().unwrap();
     assert!(lost > started as u64, "{report}");

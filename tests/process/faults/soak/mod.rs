@@ -10,6 +10,7 @@
 //! ```
 
 mod clients;
+mod receiver;
 mod trouble;
 
 use std::collections::BTreeMap;
@@ -48,9 +49,20 @@ const MAX_GROWTH_KIB: usize = 8 * 1024;
 /// What the files of a ledger may take however little is in it: the write-ahead file alone grows to 16 MiB.
 const SMALL_LEDGER: u64 = 20 << 20;
 
+/// Writes down each event and takes it, but exits while it is to fail.
+const PROGRAM: &str = r#"
+exec 3>> program.jsonl
+while IFS= read -r line; do
+    [ -e failing ] && exit 1
+    printf '%s\n' "$line" >&3
+    id=${line#*\"event_id\":\"}
+    printf '{"ack":"%s"}\n' "${id%%\"*}"
+done
+"#;
+
 /// A disk that stalls has tests of its own, so that here no stop is to wait for one. Each reload
 /// finds another `version`.
-fn config(version: u64) -> String {
+fn config(version: u64, receiver: &str) -> String {
     format!(
         r#"
 state_dir = "state"
@@ -70,6 +82,21 @@ path = "side/side.jsonl"
 timeout = "{}s"
 backoff = "10ms"
 backoff_max = "50ms"
+[[plugin]]
+name = "hook"
+kind = "webhook"
+url = "{receiver}"
+body = "batch"
+backoff = "10ms"
+backoff_max = "50ms"
+[[plugin]]
+name = "program"
+kind = "command"
+mode = "stream"
+command = ["/bin/sh", "program.sh"]
+cwd = "."
+backoff = "10ms"
+backoff_max = "50ms"
 {PLUGINS}"#,
         5 + version
     )
@@ -79,6 +106,8 @@ backoff_max = "50ms"
 struct World {
     load: Load,
     trouble: Trouble,
+    /// The URL of the receiver of webhooks.
+    receiver: String,
 }
 
 /// What happened to the gateways, beside the load and the plugins' trouble.
@@ -105,7 +134,7 @@ impl History {
         meanwhile: impl FnOnce(&mut Self, &Gateway),
     ) -> TempDir {
         let directory = world.trouble.keep_directory();
-        let gateway = Gateway::start_in(folder, &config(0));
+        let gateway = Gateway::start_in(folder, &config(0, &world.receiver));
         drop(directory);
         let (_, active) = gateway.get("/v1/sessions");
         assert_eq!(active["sessions"], json!([]), "nobody holds them");
@@ -176,7 +205,8 @@ fn live_dangerously(
         folder = history.live(folder, world, signal, |history, gateway| {
             sleep(part);
             if chance(2) == 0 {
-                fs::write(gateway.path("config.toml"), config(1 + history.lives)).unwrap();
+                let other = config(1 + history.lives, &world.receiver);
+                fs::write(gateway.path("config.toml"), other).unwrap();
                 gateway.signal(Signal::SIGHUP);
                 history.note(Signal::SIGHUP);
             }
@@ -247,8 +277,8 @@ fn live_long(
 }
 
 /// Has everybody told of what is left, and stops. Nobody is in trouble any more.
-fn make_good(folder: TempDir) -> TempDir {
-    let gateway = Gateway::start_in(folder, &config(0));
+fn make_good(folder: TempDir, receiver: &str) -> TempDir {
+    let gateway = Gateway::start_in(folder, &config(0, receiver));
     let plugins = gateway.settle();
     for plugin in plugins["plugins"].as_array().unwrap() {
         assert_eq!(
@@ -270,10 +300,13 @@ fn check_books(
     books: &Books,
     folder: &Path,
 ) -> (BTreeMap<&'static str, usize>, BTreeMap<String, usize>) {
-    let told: [(_, &dyn Fn() -> Vec<Told>); 3] = [
-        ("audit", &|| told_in_log(&folder.join("audit.jsonl"))),
+    let log = |name: &str| told_in_log(&folder.join(name));
+    let told: [(_, &dyn Fn() -> Vec<Told>); 5] = [
+        ("audit", &|| log("audit.jsonl")),
         ("db", &|| told_in_database(folder)),
-        ("side", &|| told_in_log(&folder.join("side/side.jsonl"))),
+        ("side", &|| log("side/side.jsonl")),
+        ("hook", &|| log("hook.jsonl")),
+        ("program", &|| log("program.jsonl")),
     ];
     let (mut twice, mut reasons) = (BTreeMap::new(), BTreeMap::new());
     for (plugin, told) in told {
@@ -293,18 +326,23 @@ fn g4_g6_g7_g8_nothing_is_lost_and_memory_stays_flat_whatever_comes_together() {
     database.execute_batch(SCHEMA).unwrap();
     drop(database);
     fs::create_dir(folder.path().join("side")).unwrap();
+    fs::write(folder.path().join("program.sh"), PROGRAM).unwrap();
+    let (told, failing) = ["hook.jsonl", "failing"]
+        .map(|name| folder.path().join(name))
+        .into();
 
     let mut history = History::default();
     let trouble = (length / 60).min(LONGEST_TROUBLE);
     let world = World {
         load: Load::for_soak_of(length),
         trouble: Trouble::begin(folder.path(), trouble),
+        receiver: receiver::start(&told, &failing),
     };
     let began = Instant::now();
     let folder = live_dangerously(&mut history, folder, &world, began + length / 2);
     let (folder, [early, late], peak) = live_long(&mut history, folder, &world, length / 2);
     let troubles = world.trouble.end();
-    let folder = make_good(folder);
+    let folder = make_good(folder, &world.receiver);
 
     let growth = late.memory_kib.saturating_sub(early.memory_kib);
     assert!(growth < MAX_GROWTH_KIB, "{early:?}, {late:?}");

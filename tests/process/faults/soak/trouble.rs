@@ -1,4 +1,5 @@
-//! What happens to the plugins meanwhile: to the database of `db`, and to the directory of `side`.
+//! What happens to the plugins meanwhile: to the database of `db`, to the directory of `side`, and to
+//! the receiver of `hook` and the program of `program`, which fail while a certain file is there.
 //! `audit` is never in trouble.
 
 use std::collections::BTreeMap;
@@ -35,15 +36,16 @@ impl Trouble {
         let longest_ms = u64::try_from(longest.as_millis()).unwrap().max(1);
         let some_time = move || Duration::from_millis(chance(longest_ms));
         let thread = thread::spawn(move || {
-            let kinds: [(_, fn(&Place, Duration)); 4] = [
+            let kinds: [(_, fn(&Place, Duration)); 5] = [
                 ("locked", Place::lock),
                 ("moved away", Place::move_away),
                 ("read-only", Place::make_read_only),
                 ("without its directory", Place::take_directory),
+                ("failing", Place::fail),
             ];
             let mut counts = BTreeMap::new();
             while !until.load(Ordering::SeqCst) {
-                let (name, befall) = kinds[usize::try_from(chance(4)).unwrap()];
+                let (name, befall) = kinds[usize::try_from(chance(5)).unwrap()];
                 befall(&place, some_time());
                 *counts.entry(name).or_default() += 1;
                 sleep(some_time());
@@ -132,6 +134,13 @@ impl Place {
     fn set_write_version(&self, version: u8) {
         let file = File::options().write(true).open(self.away()).unwrap();
         file.write_all_at(&[version], 18).unwrap();
+    }
+
+    fn fail(&self, lasts: Duration) {
+        let failing = self.folder.join("failing");
+        File::create(&failing).unwrap();
+        sleep(lasts);
+        fs::remove_file(failing).unwrap();
     }
 
     fn take_directory(&self, lasts: Duration) {
