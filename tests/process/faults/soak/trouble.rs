@@ -36,7 +36,7 @@ impl Trouble {
         let longest_ms = u64::try_from(longest.as_millis()).unwrap().max(1);
         let some_time = move || Duration::from_millis(chance(longest_ms));
         let thread = thread::spawn(move || {
-            let kinds: [(_, fn(&Place, Duration)); 5] = [
+            let kinds: [(_, Kind); 5] = [
                 ("locked", Place::lock),
                 ("moved away", Place::move_away),
                 ("read-only", Place::make_read_only),
@@ -78,6 +78,9 @@ impl Drop for Trouble {
         self.is_over.store(true, Ordering::SeqCst);
     }
 }
+
+/// A trouble that lasts for a while.
+type Kind = fn(&Place, Duration);
 
 /// Where the plugins' files are.
 struct Place {
