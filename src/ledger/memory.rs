@@ -7,6 +7,7 @@ use futures_util::FutureExt as _;
 use jiff::Timestamp;
 
 use super::tail::{Tail, place};
+use super::weight::{of_end, of_session};
 use super::{
     Append, Ledger, LedgerError, LedgerFuture, Page, Parked, Position, Progress, SessionRecord,
 };
@@ -18,8 +19,14 @@ use crate::session::SessionId;
 /// a ledger that can't spill to disk must not grow for as long as a plugin hangs.
 const MAX_LOG_EVENTS: usize = 4 << 20;
 
+/// How many bytes their details may take: about as much as so many events without any.
+const MAX_LOG_BYTES: usize = 1 << 30;
+
 /// How many ended sessions are remembered, at the most.
 const MAX_ENDED: usize = 100_000;
+
+/// How many bytes their details may take.
+const MAX_ENDED_BYTES: usize = 64 << 20;
 
 /// A ledger in memory. Nothing of it survives the process, so ends that a shutdown can't deliver
 /// are lost, and a crash tells nobody.
@@ -46,18 +53,24 @@ struct PluginRows {
 #[derive(Debug, Default)]
 struct EndedSessions {
     by_id: HashMap<SessionId, SessionRecord>,
-    order: VecDeque<(SessionId, Seq)>,
+    /// Their ids, the places of their ends, and about how many bytes their details take.
+    order: VecDeque<(SessionId, Seq, usize)>,
+    bytes: usize,
 }
 
 impl EndedSessions {
     fn insert(&mut self, record: SessionRecord, end_seq: Seq) {
         let id = record.session.id.clone();
-        self.order.push_back((id.clone(), end_seq));
+        let end = record.end.as_ref();
+        let bytes = of_session(&record.session) + end.map_or(0, |(end, _)| of_end(end));
+        self.order.push_back((id.clone(), end_seq, bytes));
+        self.bytes += bytes;
         self.by_id.insert(id, record);
-        while self.order.len() > MAX_ENDED {
-            let Some((id, seq)) = self.order.pop_front() else {
+        while self.order.len() > MAX_ENDED || self.bytes > MAX_ENDED_BYTES {
+            let Some((id, seq, bytes)) = self.order.pop_front() else {
                 break;
             };
+            self.bytes -= bytes;
             // A newer end of the same id has an entry of its own further back.
             let is_newest =
                 |record: &SessionRecord| matches!(record.end, Some((_, end)) if end == seq);
@@ -68,10 +81,21 @@ impl EndedSessions {
     }
 }
 
+/// About how many bytes the details of `events` take. Those of a session count with its start: they
+/// are its end's too.
+fn weigh(events: &[Event]) -> usize {
+    let weight = |event: &Event| match (event.how_ended(), event.session()) {
+        (Some(end), _) => of_end(end),
+        (None, Some(session)) => of_session(session),
+        (None, None) => 0,
+    };
+    events.iter().map(weight).sum()
+}
+
 impl State {
     fn append(&mut self, events: Vec<Event>) -> Arc<[Event]> {
         let chunk = place(events, self.log.head() + 1);
-        self.log.push(Arc::clone(&chunk), 0);
+        self.log.push(Arc::clone(&chunk), weigh(&chunk));
         for event in chunk.iter() {
             if let (Some(session), Some(end)) = (event.session(), event.how_ended()) {
                 let seq = event.recorded_seq();
@@ -90,7 +114,7 @@ impl State {
     fn trim(&mut self) {
         let behind = self.plugins.values().map(|rows| rows.cursor).min();
         let done = behind.unwrap_or(self.log.head());
-        self.log.trim(done, MAX_LOG_EVENTS, usize::MAX);
+        self.log.trim(done, MAX_LOG_EVENTS, MAX_LOG_BYTES);
     }
 
     fn advance(&mut self, plugin: &str, progress: Progress) -> Result<(), LedgerError> {
@@ -228,4 +252,49 @@ fn page_by_start(
         }
     }
     page.into_values().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::tests::support::*;
+    use crate::session::{EndReason, NewSession};
+
+    /// The start of a session with details of so many bytes.
+    fn start(run: &Run, name: &str, bytes: usize) -> Event {
+        let mut new = NewSession::new(id(name));
+        new.agent_id = Some("x".repeat(bytes).into());
+        run.start_event(new, at(0))
+    }
+
+    #[test]
+    fn what_a_plugin_that_lags_is_owed_is_limited_by_the_weight_of_its_details_too() {
+        const PART: usize = MAX_LOG_BYTES / 16;
+        let (ledger, run) = (MemoryLedger::new(), Run::new());
+        get(ledger.attach("lags"));
+        // The same details again and again take their room only once.
+        let event = start(&run, "a", PART);
+        (0..16).for_each(|_| drop(append(&ledger, vec![event.clone()])));
+        assert_eq!(get(ledger.read(0, 20)).gap, 0);
+        (0..4).for_each(|_| drop(append(&ledger, vec![event.clone()])));
+        let page = get(ledger.read(0, 20));
+        assert_eq!((page.gap, page.events.len()), (4, 16));
+        // The end of a session that is there adds nothing.
+        let open = open(&page.events[15]);
+        run.end(&ledger, &open, EndReason::Completed, at(1));
+        assert_eq!(get(ledger.read(0, 20)).gap, 4);
+    }
+
+    #[test]
+    fn ended_sessions_are_remembered_as_long_as_there_is_room_for_their_details() {
+        const PART: usize = MAX_ENDED_BYTES / 4;
+        let (ledger, run) = (MemoryLedger::new(), Run::new());
+        for name in ["a", "b", "c", "d", "e"] {
+            let event = append(&ledger, vec![start(&run, name, PART)])[0].clone();
+            run.end(&ledger, &open(&event), EndReason::Completed, at(1));
+        }
+        let is_known = |name| get(ledger.last_ended(&id(name))).is_some();
+        assert!(!is_known("a"));
+        assert!(["b", "c", "d", "e"].into_iter().all(is_known));
+    }
 }

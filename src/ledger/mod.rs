@@ -15,6 +15,7 @@ mod tail;
 #[cfg(test)]
 mod tests;
 mod upkeep;
+mod weight;
 
 use std::fmt;
 use std::path::Path;

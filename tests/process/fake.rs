@@ -106,7 +106,8 @@ pub(crate) fn reply(mut stream: TcpStream, status: &str, body: &str) {
     );
 }
 
-fn read(stream: &TcpStream) -> Option<Request> {
+/// Reads the only request of a connection; none if it breaks off.
+pub(crate) fn read(stream: &TcpStream) -> Option<Request> {
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
     reader.read_line(&mut line).ok()?;

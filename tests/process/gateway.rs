@@ -16,6 +16,9 @@ use tempfile::TempDir;
 /// How long anything may take before a test fails instead of hanging.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long plugins may take until they have what they are owed.
+const SETTLED_WITHIN: Duration = Duration::from_secs(120);
+
 /// The binary under test.
 pub(crate) fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_session-supervisor"));
@@ -238,11 +241,34 @@ impl Gateway {
 
     /// The memory that its process has in use.
     pub(crate) fn memory_kib(&self) -> usize {
+        self.status_kib("VmRSS:")
+    }
+
+    /// The most that it has had in use.
+    pub(crate) fn peak_memory_kib(&self) -> usize {
+        self.status_kib("VmHWM:")
+    }
+
+    fn status_kib(&self, name: &str) -> usize {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
         let status = status.unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
         let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
         kib.unwrap().parse().unwrap()
+    }
+
+    /// Waits until each plugin has what it is owed, and answers how they are then.
+    pub(crate) fn settle(&self) -> Value {
+        let until = Instant::now() + SETTLED_WITHIN;
+        let is_owed = |plugin: &Value| plugin["owed"] != 0;
+        loop {
+            let (_, plugins) = self.get("/v1/plugins");
+            if !plugins["plugins"].as_array().unwrap().iter().any(is_owed) {
+                return plugins;
+            }
+            assert!(Instant::now() < until, "{plugins}");
+            thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// Starts a session, which must work.

@@ -1,5 +1,6 @@
 //! Tests of the real binary: real sockets, real signals, real files.
 
+mod books;
 mod browser;
 mod command;
 mod commands;
@@ -18,6 +19,7 @@ mod receiver;
 mod refusals;
 mod restarts;
 mod signals;
+mod slow;
 mod tokens;
 mod tools;
 mod webhook;

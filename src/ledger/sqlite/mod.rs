@@ -17,7 +17,6 @@ mod shared;
 mod survey;
 #[cfg(test)]
 mod tests;
-mod weight;
 mod writer;
 
 use std::path::Path;

@@ -9,9 +9,9 @@ use uuid::Uuid;
 use super::fault::Fault;
 use super::rows::{EventReader, Millis, events_query, to_json};
 use super::shared::Effect;
-use super::weight::weigh;
 use crate::event::{Event, InstanceId, OpenSession, Seq};
 use crate::ledger::tail::place;
+use crate::ledger::weight::weigh;
 use crate::ledger::{Append, Parked, Position, Progress};
 use crate::session::{EndDetails, Incarnation};
 

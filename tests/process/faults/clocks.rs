@@ -10,7 +10,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::Shim;
-use super::books::{PLUGINS, SCHEMA};
+use crate::books::{PLUGINS, SCHEMA};
 use crate::gateway::{Ended, Gateway, json_lines};
 
 /// Long, since timers that tick make up for a day that is skipped.

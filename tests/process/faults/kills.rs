@@ -6,32 +6,25 @@
 //! FAULTS_ROUNDS=1000 cargo test --release --test process killed_at_any_moment -- --nocapture
 //! ```
 
-use std::collections::hash_map::RandomState;
-use std::hash::BuildHasher as _;
 use std::io::{self, Write as _};
 use std::thread::{scope, sleep};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use rusqlite::Connection;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::books::{
+use super::chance;
+use crate::books::{
     Books, PLUGINS, Request, SCHEMA, look_at_ledger, told_in_database, told_in_log,
 };
 use crate::gateway::{Gateway, agent, post};
 
-const PATIENCE: Duration = Duration::from_secs(60);
 const ROUNDS: u64 = 10;
 const CLIENTS: u64 = 4;
 
 /// The longest that a gateway lives, in ms.
 const LONGEST_LIFE: u64 = 150;
-
-/// A number below `limit` by chance.
-fn chance(limit: u64) -> u64 {
-    RandomState::new().hash_one(0) % limit
-}
 
 /// Starts and ends sessions until the gateway does not answer.
 fn load(url: &str, round: u64, client: u64) -> Books {
@@ -84,22 +77,13 @@ fn g7_killed_at_any_moment_under_load_no_ghost_is_left_and_nothing_lost() {
     }
 
     let gateway = Gateway::start_in(folder, &config);
-    let until = Instant::now() + PATIENCE;
-    let is_owed = |plugin: &Value| plugin["owed"] != 0;
-    loop {
-        let (_, plugins) = gateway.get("/v1/plugins");
-        if !plugins["plugins"].as_array().unwrap().iter().any(is_owed) {
-            break;
-        }
-        assert!(Instant::now() < until, "{plugins}");
-        sleep(Duration::from_millis(20));
-    }
+    gateway.settle();
     let ended = gateway.stop(Signal::SIGTERM);
     assert_eq!(ended.status.code(), Some(0), "{}", ended.log);
     let left = look_at_ledger(ended.dir.path()).unwrap();
     assert_eq!(left.open, 0, "ghosts");
     let books = Books::all(all);
-    let logged = books.check("audit", &told_in_log(ended.dir.path()), &[]);
+    let logged = books.check("audit", &told_in_log(&ended.path("audit.jsonl")), &[]);
     let stored = books.check("db", &told_in_database(ended.dir.path()), &left.dead);
     let sessions = books.len();
     let _ = writeln!(

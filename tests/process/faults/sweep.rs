@@ -23,7 +23,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use super::Shim;
-use super::books::{
+use crate::books::{
     Books, PLUGINS, Request, SCHEMA, look_at_ledger, told_in_database, told_in_log,
 };
 use crate::gateway::{Ended, Gateway};
@@ -225,7 +225,7 @@ fn make_good(folder: TempDir, books: &Books) -> usize {
     let left = look_at_ledger(ended.dir.path()).unwrap();
     assert_eq!(left.open, 0);
     let folder = ended.dir.path();
-    books.check("audit", &told_in_log(folder), &[])
+    books.check("audit", &told_in_log(&folder.join("audit.jsonl")), &[])
         + books.check("db", &told_in_database(folder), &left.dead)
 }
 

@@ -2,25 +2,31 @@
 
 use serde_json::{Map, Value};
 
+#[cfg(feature = "sqlite")]
 use crate::event::Event;
-use crate::session::Session;
+use crate::session::{End, Session};
 
 /// How many bytes a value of JSON takes, whatever it is.
 const VALUE_BYTES: usize = size_of::<Value>();
 
 /// About how many bytes the details of `events` take. What has none costs nothing here: it is limited
 /// by its number.
+#[cfg(feature = "sqlite")]
 pub(super) fn weigh(events: &[Event]) -> usize {
     let weights = events.iter().map(|event| {
-        let end = event
-            .how_ended()
-            .and_then(|end| end.details.detail.as_ref());
-        event.session().map_or(0, |session| of_session(session)) + end.map_or(0, |text| text.len())
+        let session = event.session().map_or(0, |session| of_session(session));
+        session + event.how_ended().map_or(0, |end| of_end(end))
     });
     weights.sum()
 }
 
-fn of_session(session: &Session) -> usize {
+/// About how many bytes the details of `end` take.
+pub(super) fn of_end(end: &End) -> usize {
+    end.details.detail.as_ref().map_or(0, |text| text.len())
+}
+
+/// About how many bytes the details of `session` take.
+pub(super) fn of_session(session: &Session) -> usize {
     let texts = [
         &session.agent_id,
         &session.store_path,
@@ -45,7 +51,7 @@ fn of_value(value: &Value) -> usize {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "sqlite"))]
 mod tests {
     use super::*;
     use crate::ledger::tests::support::*;

@@ -40,10 +40,16 @@ pub(super) const SCHEMA: &str = "
 /// The sessions whose events `db` may reject until they are dead letters.
 const MAY_DIE: [&str; 2] = ["poison", "shy"];
 
+/// How a gateway refuses what comes once it stops.
+const SHUTTING_DOWN: &str = "urn:session-supervisor:problem:shutting-down";
+
 /// What may be sent to a gateway.
 pub(super) enum Request<'a> {
     Start(&'a str, Value),
     End(&'a str),
+    Touch(&'a str),
+    /// All whose keys begin so.
+    EndMany(&'a str),
 }
 
 impl Request<'_> {
@@ -51,6 +57,8 @@ impl Request<'_> {
         match self {
             Self::Start(..) => "/v1/sessions".into(),
             Self::End(id) => format!("/v1/sessions/{id}/end"),
+            Self::Touch(id) => format!("/v1/sessions/{id}/touch"),
+            Self::EndMany(_) => "/v1/bulk-end".into(),
         }
     }
 
@@ -64,6 +72,8 @@ impl Request<'_> {
                 body
             }
             Self::End(_) => json!({"reason": "completed"}),
+            Self::Touch(_) => json!({}),
+            Self::EndMany(prefix) => json!({ "key_prefix": prefix }),
         }
     }
 }
@@ -86,10 +96,22 @@ pub(super) struct Books {
     unsure: BTreeSet<String>,
     /// Ids whose end was asked for and not answered.
     unsure_ends: BTreeSet<String>,
+    /// Why sessions may end, beside what their client asks for.
+    others: &'static [&'static str],
 }
 
 impl Books {
-    /// Notes what came of `request`; no answer is none. Answers whether there was one.
+    /// Books of sessions that may also end for one of these reasons without their client hearing of
+    /// it: because they expire, or are ended together with others.
+    pub(super) fn with_other_ends(reasons: &'static [&'static str]) -> Self {
+        Self {
+            others: reasons,
+            ..Self::default()
+        }
+    }
+
+    /// Notes what came of `request`; no answer is none. Answers whether the gateway takes more: not
+    /// if it did not answer, or stops.
     pub(super) fn note(&mut self, request: &Request<'_>, answer: Option<&(u16, Value)>) -> bool {
         match (request, answer) {
             (Request::Start(id, _), Some((200 | 201, answer))) => {
@@ -97,7 +119,10 @@ impl Books {
                     self.end(replaced, "replaced");
                 }
                 let incarnation = answer["incarnation"].as_str().unwrap().to_owned();
-                self.active.insert((*id).to_owned(), incarnation.clone());
+                let before = self.active.insert((*id).to_owned(), incarnation.clone());
+                if let Some(before) = before.filter(|before| *before != incarnation) {
+                    self.end_by_others(&before);
+                }
                 let promised = Promised {
                     id: (*id).to_owned(),
                     reasons: Vec::new(),
@@ -113,11 +138,27 @@ impl Books {
             (Request::End(id), None) => {
                 self.unsure_ends.insert((*id).to_owned());
             }
+            (Request::Start(..), Some((429, _))) => {}
             // What is not active can't end.
-            (Request::End(_), Some((404, _))) => {}
+            (Request::End(_) | Request::Touch(_), Some((404, _))) => {}
+            (Request::Touch(_), Some((204, _))) | (Request::EndMany(_), Some((200, _))) => {}
+            (Request::Touch(_) | Request::EndMany(_), None) => {}
+            (request, Some((503, problem))) if problem["type"] == SHUTTING_DOWN => {
+                if let Request::End(id) = request {
+                    self.unsure_ends.insert((*id).to_owned());
+                }
+                return false;
+            }
             (_, Some(refused)) => panic!("{refused:?}"),
         }
         answer.is_some()
+    }
+
+    /// The incarnation has ended, and for all that is known by itself.
+    fn end_by_others(&mut self, incarnation: &str) {
+        if let Some(promised) = self.promised.get_mut(incarnation) {
+            promised.reasons = self.others.iter().copied().map(Into::into).collect();
+        }
     }
 
     fn end(&mut self, id: &str, reason: &str) {
@@ -136,6 +177,9 @@ impl Books {
                 continue;
             }
             promised.reasons.push(reason.to_owned());
+            promised
+                .reasons
+                .extend(self.others.iter().copied().map(Into::into));
             if self.unsure_ends.contains(&promised.id) {
                 promised.reasons.push("completed".into());
             }
@@ -230,9 +274,25 @@ pub(super) struct Told {
     reason: String,
 }
 
-/// What the log has. Lines that were torn in the middle are none.
-pub(super) fn told_in_log(folder: &Path) -> Vec<Told> {
-    let text = std::fs::read(folder.join("audit.jsonl")).unwrap_or_default();
+impl Told {
+    /// How many sessions ended for which reason.
+    pub(super) fn ends_by_reason(told: &[Self]) -> BTreeMap<String, usize> {
+        let ends: BTreeMap<_, _> = told
+            .iter()
+            .filter(|event| event.is_end)
+            .map(|event| (&event.event_id, &event.reason))
+            .collect();
+        let mut reasons = BTreeMap::new();
+        for reason in ends.into_values() {
+            *reasons.entry(reason.clone()).or_default() += 1;
+        }
+        reasons
+    }
+}
+
+/// What the log at `path` has. Lines that were torn in the middle are none.
+pub(super) fn told_in_log(path: &Path) -> Vec<Told> {
+    let text = std::fs::read(path).unwrap_or_default();
     let lines = text.split(|byte| *byte == b'\n');
     let events = lines.filter_map(|line| serde_json::from_slice::<Value>(line).ok());
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
