@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{Message, Recipient};
+use actix::{Message, WeakRecipient};
 use jiff::Timestamp;
 use tokio::time::Instant;
 
@@ -93,10 +93,11 @@ pub(crate) struct Drain {
 #[rtype(result = "Arc<[SessionId]>")]
 pub(crate) struct ActiveIds;
 
-/// Says who answers [`ActiveIds`].
+/// Says who answers [`ActiveIds`]. Weak, since the registry has the address of the bus, too: neither
+/// would ever be gone.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub(crate) struct AskForActive(pub(crate) Recipient<ActiveIds>);
+pub(crate) struct AskForActive(pub(crate) WeakRecipient<ActiveIds>);
 
 /// Lets go of every plugin, and waits until then for them and their threads to be gone; not for those
 /// that hang. Answers whether all are. Nothing is delivered any more.

@@ -19,6 +19,7 @@ mod unrecorded;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use actix::WeakRecipient;
 use actix::prelude::*;
 use futures_util::future::join_all;
 use jiff::Timestamp;
@@ -88,7 +89,7 @@ pub struct PluginBus {
     /// When deliveries are cut, once a shutdown was asked for.
     cut: watch::Sender<Option<Instant>>,
     /// Who knows the active sessions.
-    registry: watch::Sender<Option<Recipient<ActiveIds>>>,
+    registry: watch::Sender<Option<WeakRecipient<ActiveIds>>>,
 }
 
 impl LaneHandle {

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::Recipient;
+use actix::WeakRecipient;
 use futures_util::FutureExt as _;
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
@@ -99,7 +99,7 @@ pub(super) struct Ties {
     pub(super) status: watch::Sender<PluginStatus>,
     pub(super) monitor: LaneMonitor,
     pub(super) instance: InstanceId,
-    pub(super) registry: watch::Receiver<Option<Recipient<ActiveIds>>>,
+    pub(super) registry: watch::Receiver<Option<WeakRecipient<ActiveIds>>>,
 }
 
 /// A lane with what it needs to carry out its decisions.
@@ -115,7 +115,7 @@ pub(super) struct LaneRunner {
     tasks: FuturesUnordered<LocalBoxFuture<'static, Done>>,
     flying: Vec<Flying>,
     instance: InstanceId,
-    registry: watch::Receiver<Option<Recipient<ActiveIds>>>,
+    registry: watch::Receiver<Option<WeakRecipient<ActiveIds>>>,
     /// The deadline of the opening delivery that is under way.
     opening: Option<Deadline>,
     recording: bool,

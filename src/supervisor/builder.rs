@@ -359,7 +359,7 @@ impl Builder {
         let (registry_bus, registry_ledger) = (bus.clone(), Arc::clone(&ledger));
         let registry = place()?
             .start(move || SessionRegistry::new(registry_settings, registry_bus, registry_ledger));
-        bus.do_send(AskForActive(registry.clone().recipient()));
+        bus.do_send(AskForActive(registry.clone().recipient().downgrade()));
         let (reloads, reloader) = Reloader::new(self.on_reload, owns_system);
         let (hangups, hung_up) = mpsc::channel(1);
         let coordinator_settings = CoordinatorSettings {

@@ -2,8 +2,9 @@
 //! that are active.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
-use actix::Recipient;
+use actix::WeakRecipient;
 use futures_util::FutureExt as _;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -13,6 +14,7 @@ use super::super::ActiveIds;
 use super::super::lane::{Failure, Outcome};
 use super::{Done, LaneRunner};
 use crate::event::{Deadline, Deliver, Event, Hook, Lifecycle};
+use crate::session::SessionId;
 
 /// Why there is no opening for now.
 const NO_ANSWER: &str = "the registry does not say which sessions are active";
@@ -67,8 +69,8 @@ impl LaneRunner {
 
 /// The ids of the active sessions, once somebody knows them.
 async fn ask(
-    mut registry: watch::Receiver<Option<Recipient<ActiveIds>>>,
-) -> Option<std::sync::Arc<[crate::session::SessionId]>> {
+    mut registry: watch::Receiver<Option<WeakRecipient<ActiveIds>>>,
+) -> Option<Arc<[SessionId]>> {
     let known = registry.wait_for(Option::is_some).await.ok()?.clone();
-    known?.send(ActiveIds).await.ok()
+    known?.upgrade()?.send(ActiveIds).await.ok()
 }
