@@ -33,14 +33,14 @@ def is_genuine(headers, body):
     """Whether one of our keys signed the request, not long ago."""
     webhook_id = headers.get("webhook-id", "")
     timestamp = headers.get("webhook-timestamp", "")
-    if not timestamp.isdigit() or abs(time.time() - int(timestamp)) > TOLERANCE:
+    if not (timestamp.isascii() and timestamp.isdigit()) or abs(time.time() - int(timestamp)) > TOLERANCE:
         return False
     signed = f"{webhook_id}.{timestamp}.".encode() + body
     expected = [
-        "v1," + base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
+        b"v1," + base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest())
         for key in KEYS
     ]
-    given = headers.get("webhook-signature", "").split()
+    given = headers.get("webhook-signature", "").encode(errors="replace").split()
     return any(hmac.compare_digest(one, other) for one in given for other in expected)
 
 
@@ -55,11 +55,15 @@ def handle(event):
 
 class Receiver(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"  # so that connections are used again
+    timeout = 30  # seconds that a client may be silent
 
     def do_POST(self):
-        length = int(self.headers.get("content-length", 0))
-        if length > MAX_BODY:
+        length = self.headers.get("content-length", "")
+        if not (length.isascii() and length.isdigit()) or int(length) > MAX_BODY:
+            # What follows is not read, and must not be taken for another request.
+            self.close_connection = True
             return self.answer(413)
+        length = int(length)
         body = self.rfile.read(length)
         if not is_genuine(self.headers, body):
             return self.answer(401)

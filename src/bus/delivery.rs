@@ -29,6 +29,10 @@ impl PluginHost {
             Ok(living) => living,
             Err(failure) => return Outcome::failed(failure),
         };
+        // It may have had to wait for the last one to let go.
+        if deadline.is_over() {
+            return Outcome::failed(Failure::TimedOut);
+        }
         let acks = delivery.acks.clone();
         let mut request = Box::pin(actor.send(delivery));
         let answer = tokio::select! {
@@ -37,8 +41,10 @@ impl PluginHost {
             answer = &mut request => Some(answer),
             () = deadline.over() => None,
         };
-        if answer.is_none() {
-            life.watch(request);
+        match &answer {
+            None => life.watch(request),
+            Some(Ok(Err(error))) if error.is::<OutOfTime>() => life.was_cut_off(),
+            Some(_) => life.was_in_time(),
         }
         // Whoever is still at work for this delivery now learns that it is over.
         deadline.cancel();

@@ -1,7 +1,7 @@
 //! Where a plugin lives: a thread and an actor, which are given up and replaced when it hangs or has
 //! died.
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
@@ -44,9 +44,13 @@ pub(super) struct PluginHost {
     own_thread: bool,
     /// None once it is closed.
     life: RefCell<Option<Rc<Life>>>,
-    /// Threads of lives before that have not ended yet.
-    left_behind: RefCell<Vec<LeftBehind>>,
+    /// Threads of lives before that have not ended yet: of hosts before, too, since a reload does not
+    /// end them.
+    left_behind: LeftBehind,
 }
+
+/// Threads that were left behind and have not ended yet.
+type LeftBehind = Rc<RefCell<Vec<OldThread>>>;
 
 /// An actor and its thread.
 pub(super) struct Life {
@@ -56,6 +60,8 @@ pub(super) struct Life {
     actor: OnceCell<Recipient<Deliver>>,
     /// Deliveries whose deadline has passed, and that the actor has not answered.
     overdue: RefCell<Vec<LocalBoxFuture<'static, ()>>>,
+    /// The last delivery was given up.
+    was_late: Cell<bool>,
 }
 
 struct Thread {
@@ -64,7 +70,7 @@ struct Thread {
     ended: RefCell<Option<oneshot::Receiver<()>>>,
 }
 
-struct LeftBehind {
+struct OldThread {
     /// When it counts as hanging: at once, unless it was not known to.
     hangs_from: Instant,
     ended: oneshot::Receiver<()>,
@@ -96,7 +102,19 @@ impl PluginHost {
             spec,
             own_thread,
             life: RefCell::new(Some(Rc::new(life))),
-            left_behind: RefCell::default(),
+            left_behind: LeftBehind::default(),
+        })
+    }
+
+    /// A host for `spec` in place of this one, which is to be [closed](Self::close).
+    ///
+    /// # Errors
+    ///
+    /// When its thread can't be started.
+    pub(super) fn successor(&self, spec: PluginSpec, own_thread: bool) -> io::Result<Self> {
+        Ok(Self {
+            left_behind: Rc::clone(&self.left_behind),
+            ..Self::new(spec, own_thread)?
         })
     }
 
@@ -145,15 +163,20 @@ impl PluginHost {
             .map_err(|error| down(&format!("no thread for it: {error}")))?;
         let plugin = self.spec.name();
         warn!(plugin, left_behind, "the plugin {why}: it is replaced");
-        if let Some(ended) = old.thread.as_ref().and_then(|it| it.ended.take()) {
-            let patience = if hangs { Duration::ZERO } else { NOTICE_GRACE };
-            let hangs_from = Instant::now() + patience;
-            let left = LeftBehind { hangs_from, ended };
-            self.left_behind.borrow_mut().push(left);
+        let patience = if hangs { Duration::ZERO } else { NOTICE_GRACE };
+        if let Some(ended) = old.ended() {
+            self.leave_behind(ended, patience);
         }
         let fresh = Rc::new(fresh);
         *life = Some(Rc::clone(&fresh));
         Ok(fresh)
+    }
+
+    /// Keeps an eye on a thread that may hang: it does if it has not ended after `patience`.
+    fn leave_behind(&self, ended: oneshot::Receiver<()>, patience: Duration) {
+        let hangs_from = Instant::now() + patience;
+        let thread = OldThread { hangs_from, ended };
+        self.left_behind.borrow_mut().push(thread);
     }
 
     /// How many threads of lives before hang.
@@ -178,7 +201,10 @@ impl PluginHost {
     /// The same, as far as it can be told at once.
     pub(super) fn hung_threads_now(&self) -> usize {
         let life = self.life.borrow();
-        let hangs = life.as_ref().is_some_and(|life| life.is_overdue());
+        let hangs = life.as_ref().is_some_and(|life| {
+            let hangs = life.hangs(Instant::now()).now_or_never();
+            hangs.unwrap_or_else(|| life.is_overdue())
+        });
         self.hung_before() + usize::from(hangs)
     }
 
@@ -191,17 +217,28 @@ impl PluginHost {
         let plugin = self.spec.name();
         if life.hangs(until.min(Instant::now() + CUT_GRACE)).await {
             warn!(plugin, "the plugin hangs: it is left behind");
+            if let Some(ended) = life.ended() {
+                self.leave_behind(ended, Duration::ZERO);
+            }
             return false;
         }
-        let ended = life.thread.as_ref().and_then(|it| it.ended.take());
-        // Stops its thread, unless a delivery is still under way.
+        let ended = life.ended();
+        // What was cut off may have left a job on a thread of its runtime that never ends.
+        let until = match life.was_late.get() {
+            true => until.min(Instant::now() + CUT_GRACE),
+            false => until,
+        };
+        if let Some(thread) = &life.thread {
+            thread.arbiter.stop();
+        }
         drop(life);
-        let Some(ended) = ended else {
+        let Some(mut ended) = ended else {
             return true;
         };
-        let is_gone = timeout_at(until, ended).await.is_ok();
+        let is_gone = timeout_at(until, &mut ended).await.is_ok();
         if !is_gone {
             warn!(plugin, "the plugin takes too long to let go");
+            self.leave_behind(ended, Duration::ZERO);
         }
         is_gone
     }
@@ -217,6 +254,7 @@ impl Life {
             thread,
             actor: OnceCell::new(),
             overdue: RefCell::default(),
+            was_late: Cell::new(false),
         })
     }
 
@@ -231,12 +269,28 @@ impl Life {
         Ok(self.actor.get_or_init(|| started).clone())
     }
 
+    /// What fails when its thread has ended, once.
+    fn ended(&self) -> Option<oneshot::Receiver<()>> {
+        self.thread.as_ref()?.ended.take()
+    }
+
     fn is_dead(&self) -> bool {
         self.actor.get().is_some_and(|actor| !actor.connected())
     }
 
+    /// A delivery was given up, and the plugin knows.
+    pub(super) fn was_cut_off(&self) {
+        self.was_late.set(true);
+    }
+
+    /// A delivery was answered in time.
+    pub(super) fn was_in_time(&self) {
+        self.was_late.set(false);
+    }
+
     /// Keeps an eye on a delivery that was given up: whether `answer` comes after all.
     pub(super) fn watch(&self, answer: impl Future + 'static) {
+        self.was_late.set(true);
         let answer = answer.map(|_| ()).boxed_local();
         self.overdue.borrow_mut().push(answer);
     }

@@ -161,14 +161,21 @@ impl PluginBus {
         }
     }
 
-    /// A host for `plugin`.
+    /// A host for `plugin`, in place of the one before if there is one.
     ///
     /// # Errors
     ///
     /// [`Error::Start`] when its thread can't be started.
-    fn host(&self, plugin: PluginSpec) -> Result<Rc<PluginHost>, Error> {
-        let name = plugin.shared_name();
-        let host = PluginHost::new(plugin, self.settings.own_threads);
+    fn host(
+        &self,
+        plugin: PluginSpec,
+        before: Option<&PluginHost>,
+    ) -> Result<Rc<PluginHost>, Error> {
+        let (name, own_thread) = (plugin.shared_name(), self.settings.own_threads);
+        let host = match before {
+            Some(before) => before.successor(plugin, own_thread),
+            None => PluginHost::new(plugin, own_thread),
+        };
         let failed = |error| Error::Start(format!("no thread for the plugin `{name}`: {error}"));
         host.map(Rc::new).map_err(failed)
     }
@@ -231,7 +238,7 @@ impl Actor for PluginBus {
         let plugins = std::mem::take(&mut self.plugins);
         let opened = plugins
             .into_iter()
-            .map(|(plugin, position)| Ok(self.open_lane(self.host(plugin)?, position)));
+            .map(|(plugin, position)| Ok(self.open_lane(self.host(plugin, None)?, position)));
         match opened.collect::<Result<_, Error>>() {
             Ok(lanes) => self.lanes = lanes,
             Err(error) => {

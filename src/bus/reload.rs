@@ -192,8 +192,8 @@ impl PluginBus {
         let lane = self.lanes.iter().find(|lane| lane.name() == name);
         match (lane, position) {
             (Some(lane), _) if lane.host.spec().is_same(&plugin) => Ok(Prepared::Same(name)),
-            (Some(_), _) => Ok(Prepared::Changed(self.host(plugin)?)),
-            (None, Some(position)) => Ok(Prepared::New(self.host(plugin)?, position)),
+            (Some(lane), _) => Ok(Prepared::Changed(self.host(plugin, Some(&lane.host))?)),
+            (None, Some(position)) => Ok(Prepared::New(self.host(plugin, None)?, position)),
             // Told from the beginning of the log it would hear everything again.
             (None, None) => Err(Error::Start(format!("`{name}` has no place in the log"))),
         }

@@ -78,6 +78,7 @@ enum Done {
     Recorded(Progress, Result<(), LedgerError>),
     Letters(LettersDone),
     Opened(Outcome, Instant),
+    Replaced,
 }
 
 /// A delivery that is under way.
@@ -352,6 +353,7 @@ impl LaneRunner {
             }
             Done::Letters(done) => self.settle_letters(done),
             Done::Opened(outcome, departed) => self.opened(outcome, departed),
+            Done::Replaced => self.replaced(),
             Done::Recorded(progress, Ok(())) => {
                 (self.recording, self.recording_attempts) = (false, false);
                 self.lane.on_recorded(&progress);

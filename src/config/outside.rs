@@ -41,8 +41,13 @@ impl Outside<'_> {
             None => "is not set",
         };
         let (key, variable) = (section.full(key), &name.value);
-        let problem =
-            format!("{key} names {variable:?}, which {problem}, expected {expected} in it");
+        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let problem = if variable.chars().all(is_name) {
+            format!("{key} names {variable:?}, which {problem}, expected {expected} in it")
+        } else {
+            // It may be the secret itself, by mistake.
+            format!("{key} is no name of a variable, expected one with {expected} in it")
+        };
         section.refuse(name.origin, problem);
         None
     }

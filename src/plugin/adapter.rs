@@ -10,7 +10,7 @@ use actix::prelude::*;
 use futures_util::FutureExt as _;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 
-use super::{Down, OutOfTime, Plugin};
+use super::{Disabled, Down, OutOfTime, Plugin};
 use crate::event::{Deadline, Deliver, Event};
 use crate::session::SessionId;
 
@@ -86,7 +86,7 @@ where
     F: Fn(Event, Deadline) -> R + 'static,
     R: Future<Output = anyhow::Result<()>>,
 {
-    /// A plugin that makes `call` for each event. An error that is [`Down`] fails the plugin, any
+    /// A plugin that makes `call` for each event. An error that is [`Down`] or [`Disabled`] fails the plugin, any
     /// other the event.
     pub fn new(call: F) -> Self {
         Self { call }
@@ -105,7 +105,7 @@ where
             let deadline = delivery.deadline.clone();
             match caught(async { (self.call)(event, deadline).await }).await {
                 Ok(()) => delivery.acks.acknowledge(index),
-                Err(error) if error.is::<Down>() || error.is::<Panicked>() => return Err(error),
+                Err(error) if is_of_plugin(&error) => return Err(error),
                 Err(error) => {
                     delivery.acks.reject(index, error);
                     if indices.len() > 0 {
@@ -116,6 +116,11 @@ where
         }
         Ok(())
     }
+}
+
+/// Whether an error of one call says something of the plugin, and nothing of the event.
+fn is_of_plugin(error: &anyhow::Error) -> bool {
+    error.is::<Down>() || error.is::<Disabled>() || error.is::<Panicked>()
 }
 
 impl<F, R> Plugin for PerSession<F>
@@ -138,7 +143,7 @@ where
         while let Some(result) = calls.next().await {
             match result {
                 // That the plugin is down says more than that one event was not tried.
-                Err(error) if failure.is_none() || error.is::<Down>() => failure = Some(error),
+                Err(error) if failure.is_none() || is_of_plugin(&error) => failure = Some(error),
                 _ => {}
             }
         }

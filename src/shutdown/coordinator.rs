@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use futures_util::FutureExt as _;
+use futures_util::future::join;
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -20,6 +21,7 @@ use super::settings::{Adjust, CoordinatorSettings};
 use super::signal::{self, Signal};
 use super::writer::ReportWriter;
 use super::{BeginShutdown, Shutdown, ShutdownNotice};
+use crate::bus::ClosePlugins;
 use crate::error::Error;
 use crate::monitor::Ping;
 
@@ -106,6 +108,7 @@ impl ShutdownCoordinator {
         let wait = give_up_at.saturating_duration_since(Instant::now());
         let alarm = give_up.clone();
         let alarm = ctx.run_later(wait, move |_, _| alarm.cancel());
+        let last_writer = Rc::clone(&writer);
         let sequence = Sequence::new(Rc::clone(settings), request, draft.clone(), writer, give_up);
         let run = AssertUnwindSafe(sequence.run()).catch_unwind();
         let (settings, broken) = (Rc::clone(settings), draft.clone());
@@ -115,7 +118,12 @@ impl ShutdownCoordinator {
                 error!("the stop itself panicked: what it has not told is told at the next start");
                 let mut report = broken.broken_off();
                 report.set_lost();
+                let written = last_writer.write_last(&report);
+                let _ = timeout(FORCED_REPORT_PATIENCE, written).await;
                 settings.end(report);
+                if settings.owns_system {
+                    System::current().stop();
+                }
             }
             coordinator.do_send(SequenceOver { alarm });
         });
@@ -158,6 +166,10 @@ impl ShutdownCoordinator {
         report.outcome = Outcome::Forced;
         report.exit_code = signal.exit_code();
         let written = stop.writer.write_last(&report);
+        // Whatever children they have must not stay behind.
+        let until = Instant::now() + FORCED_REPORT_PATIENCE;
+        let closed = self.settings.bus.send(ClosePlugins { until });
+        let written = join(written, closed);
         let settings = Rc::clone(&self.settings);
         // Who forces the exit does not wait for a disk that hangs.
         actix_rt::spawn(async move {

@@ -210,8 +210,8 @@ impl Sequence {
         let tallies = self.bounded(self.settings.bus.send(message)).await;
         let tallies = tallies.and_then(Result::ok).unwrap_or_default();
         // No reload comes in between: the bus has none once it has been told of the cut.
-        let plugins = self.settings.plugins.names();
-        let plugins = plugins.iter().map(|name| {
+        let listeners = self.settings.plugins.names();
+        let plugins = listeners.iter().map(|name| {
             let tally = tallies.iter().find(|(plugin, _)| plugin == name);
             let mut plugin = match tally {
                 Some((_, tally)) => PluginReport::from_tally(name, tally, recorded, ends),
@@ -221,6 +221,13 @@ impl Sequence {
             plugin.add_unrecorded(unrecorded, told);
             plugin
         });
+        // Those that hear of no ends are named where something is left to tell them.
+        let others = tallies.iter().filter(|(name, tally)| {
+            let is_behind = tally.owed_before > 0 || tally.timed_out;
+            is_behind && !listeners.contains(name)
+        });
+        let others = others.map(|(name, tally)| PluginReport::from_tally(name, tally, &[], None));
+        let plugins = plugins.chain(others);
         let (plugins, is_durable) = (plugins.collect(), self.settings.is_durable());
         let drain = self.draft.with(|report| {
             report.set_plugins(sessions.len(), plugins, is_durable);
@@ -273,10 +280,11 @@ impl Sequence {
     async fn close_plugins(&self) {
         let began = Instant::now();
         self.draft.begin_step(CLOSE_STEP);
-        let until = began + CLOSE_PATIENCE.min(self.settings.budget.teardown / 4);
+        let until = began + CLOSE_PATIENCE;
+        let until = until.min(self.settings.budget.torn_down(self.request.asked_at));
         let closed = self.settings.bus.send(ClosePlugins { until });
         // Its own time passes before, unless the bus is stuck.
-        let closed = timeout_at(until + CLOSE_PATIENCE / 4, closed).await;
+        let closed = timeout_at(until + CLOSE_PATIENCE / 8, closed).await;
         let outcome = match closed {
             Ok(Ok(true)) => StepOutcome::Ok,
             Ok(Ok(false) | Err(_)) => StepOutcome::Failed,
@@ -341,8 +349,8 @@ impl Sequence {
             report.clone()
         });
         // A process that was frozen past its budget still says how it went.
-        let end = self.settings.budget.end(self.request.asked_at);
-        let end = end.max(Instant::now() + END_PATIENCE);
+        let end = self.settings.budget.last_word(self.request.asked_at);
+        let end = end.max(Instant::now() + END_PATIENCE / 2);
         let ended = join(self.note_end(), self.writer.write(&report));
         if timeout_at(end, ended).await.is_err() {
             warn!("the end of the stop could not be recorded, or its report written, in time");

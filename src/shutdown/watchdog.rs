@@ -41,6 +41,8 @@ struct State {
     base: Instant,
     /// When the process is ended, in nanoseconds after `base`.
     due: AtomicU64,
+    /// When it has to be gone, whatever else is granted.
+    end: AtomicU64,
     exit_code: AtomicI32,
     is_over: AtomicBool,
 }
@@ -51,6 +53,7 @@ impl Watchdog {
         let state = Arc::new(State {
             base: Instant::now(),
             due: AtomicU64::new(NEVER),
+            end: AtomicU64::new(NEVER),
             exit_code: AtomicI32::new(i32::from(EXIT_CODE)),
             is_over: AtomicBool::new(false),
         });
@@ -71,6 +74,7 @@ impl Watchdog {
                 .due
                 .compare_exchange(NEVER, due, Ordering::Release, Ordering::Relaxed);
         if first.is_ok() {
+            self.state.end.store(due, Ordering::Relaxed);
             self.thread.unpark();
         }
     }
@@ -83,20 +87,26 @@ impl Watchdog {
         self.state
             .exit_code
             .store(i32::from(exit_code), Ordering::Relaxed);
-        self.set_due(Instant::now() + SYSTEM_GRACE);
+        self.grant(SYSTEM_GRACE);
     }
 
     /// The supervisor's own threads have ended after that.
     pub(crate) fn returned(&self) {
         if self.state.is_over.load(Ordering::Acquire) {
-            self.set_due(Instant::now() + PROGRAM_GRACE - SYSTEM_GRACE);
+            self.grant(PROGRAM_GRACE - SYSTEM_GRACE);
         }
     }
 
-    fn set_due(&self, due: Instant) {
-        self.state
-            .due
-            .store(self.state.nanos(due), Ordering::Release);
+    /// The process is ended after `grace`, or when it was due in any case.
+    fn grant(&self, grace: Duration) {
+        let now = Instant::now();
+        let end = self.state.end.load(Ordering::Relaxed);
+        let mut due = self.state.nanos(now + grace);
+        // One that was frozen is past its end, and has its grace all the same.
+        if end > self.state.nanos(now) {
+            due = due.min(end);
+        }
+        self.state.due.store(due, Ordering::Release);
         self.thread.unpark();
     }
 }
@@ -158,6 +168,7 @@ mod tests {
         State {
             base: Instant::now(),
             due: AtomicU64::new(NEVER),
+            end: AtomicU64::new(NEVER),
             exit_code: AtomicI32::new(4),
             is_over: AtomicBool::new(false),
         }

@@ -93,6 +93,9 @@ fn start_thread(
             match next {
                 Ok((report, done)) => {
                     write(&report);
+                    if !report.is_unfinished() {
+                        last_word = None;
+                    }
                     let _ = done.send(());
                 }
                 Err(RecvTimeoutError::Timeout) => {

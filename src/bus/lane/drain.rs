@@ -93,7 +93,7 @@ impl Lane {
     /// The shutdown has recorded `ends`. If the lane is waiting after a failure, it tries once
     /// more at once, unless the plugin is in quarantine.
     pub(in crate::bus) fn begin_drain(&mut self, ends: Option<RangeInclusive<Seq>>, now: Instant) {
-        self.retry_at = None;
+        (self.retry_at, self.left_alone_until) = (None, None);
         self.set_head(ends.as_ref().map_or(0, |ends| *ends.end()));
         let mut drain = Drain {
             begun: now,
@@ -109,7 +109,7 @@ impl Lane {
     /// Whether there is work that only the cut keeps from being done: not what waits for its next
     /// attempt.
     pub(in crate::bus) fn has_work(&self, now: Instant) -> bool {
-        let waits = self.is_held() || self.retry_at.is_some_and(|at| at > now);
+        let waits = self.is_held() || self.waits_until().is_some_and(|at| at > now);
         let has_more = !self.pending.is_empty() || self.read_to < self.head;
         self.reading || self.opening == Opening::UnderWay || has_more && !waits
     }
@@ -118,7 +118,7 @@ impl Lane {
     /// but parked events.
     pub(in crate::bus) fn is_idle(&self) -> bool {
         let has_more = !self.pending.is_empty() || self.read_to < self.head;
-        let waits = self.is_held() || self.retry_at.is_some();
+        let waits = self.is_held() || self.waits_until().is_some();
         let is_open = self.opening == Opening::Over;
         is_open && !has_more && !self.reading && !self.is_flying() && !waits
     }

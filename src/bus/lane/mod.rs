@@ -102,6 +102,8 @@ pub(super) struct Lane {
     failed_rounds: u32,
     failed_at: Option<Instant>,
     retry_at: Option<Instant>,
+    /// How long the plugin asked to be left alone. What it takes beside that does not shorten it.
+    left_alone_until: Option<Instant>,
     /// Since when the plugin has acknowledged nothing, though tried.
     down_since: Option<Instant>,
     /// What the plugin was owed when it had been down for too long: dead letters up to here.
@@ -153,6 +155,7 @@ impl Lane {
             failed_rounds: 0,
             failed_at: None,
             retry_at: None,
+            left_alone_until: None,
             down_since: None,
             given_up_to: 0,
             last_error: None,
@@ -182,7 +185,7 @@ impl Lane {
 
     /// Whether something waits for another attempt.
     pub(super) fn is_retrying(&self) -> bool {
-        self.retry_at.is_some() || self.parked.live() > 0
+        self.waits_until().is_some() || self.parked.live() > 0
     }
 
     /// Whether the plugin has failed so often in a row that it is tried at long intervals only, and
@@ -194,6 +197,11 @@ impl Lane {
     /// Whether the plugin wants nothing more.
     pub(super) fn is_disabled(&self) -> bool {
         self.is_disabled
+    }
+
+    /// When the next attempt is, after a failure.
+    fn waits_until(&self) -> Option<Instant> {
+        self.retry_at.max(self.left_alone_until)
     }
 
     /// Whether nothing is delivered for now, whatever the time.
@@ -268,9 +276,10 @@ impl Lane {
         if under_way >= max_in_flight || self.is_closed || self.is_held() || is_cut {
             return Step::Wait(None);
         }
-        if let Some(retry_at) = self.retry_at.filter(|&at| at > now.mono) {
-            return Step::Wait(Some(retry_at));
+        if let Some(at) = self.waits_until().filter(|&at| at > now.mono) {
+            return Step::Wait(Some(at));
         }
+        self.left_alone_until = None;
         match self.opening {
             Opening::Due => return self.open(now.mono),
             Opening::UnderWay => return Step::Wait(None),
@@ -400,7 +409,7 @@ impl Lane {
                 drain.lose(&self.gap);
             }
         }
-        let waits = self.is_held() || self.retry_at.is_some_and(|at| at > now.mono);
+        let waits = self.is_held() || self.waits_until().is_some_and(|at| at > now.mono);
         let batch = match self.is_cut(now.mono) || waits {
             // It is read again when the plugin is tried again.
             true => Arc::new([]),

@@ -3,7 +3,7 @@
 
 use tokio::time::Instant;
 
-use super::{Lane, MAX_PARKED, Now, incarnation_of};
+use super::{Lane, MAX_PARKED, Now, Opening, incarnation_of};
 use crate::event::{Event, Hooks, Seq};
 use crate::ledger::Parked;
 use crate::plugin::DeliveryPolicy;
@@ -15,7 +15,7 @@ impl Lane {
     pub(in crate::bus) fn resume(&mut self, now: Instant) {
         self.failed_rounds = 0;
         self.is_disabled = false;
-        self.retry_at = None;
+        (self.retry_at, self.left_alone_until) = (None, None);
         self.parked.hurry(now);
     }
 
@@ -67,6 +67,14 @@ impl Lane {
         self.parked.remove(event);
     }
 
+    /// The lane goes on with a plugin that has an opening, or has none. One that is over is not
+    /// repeated.
+    pub(in crate::bus) fn set_opens(&mut self, opens: bool) {
+        if !opens {
+            self.opening = Opening::Over;
+        }
+    }
+
     /// Holds back deliveries, or lets them go on. Those that are under way land.
     pub(in crate::bus) fn set_paused(&mut self, is_paused: bool) {
         self.is_paused = is_paused;
@@ -79,6 +87,7 @@ impl Lane {
         self.batch_limit = policy.max_batch;
         self.policy = policy;
         self.failed_rounds = 0;
+        self.is_disabled = false;
         let is_unheard = |event: &Event| !hooks.contains(event.hook());
         drop(self.pending.take_if(is_unheard));
         let unheard = self.parked.forget(is_unheard);

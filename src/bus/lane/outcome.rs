@@ -87,6 +87,10 @@ impl Lane {
         departed: Instant,
         now: Now,
     ) {
+        if self.opening != Opening::UnderWay {
+            // It was that of a plugin which is another by now.
+            return;
+        }
         let Some(failure) = failure else {
             self.opening = Opening::Over;
             self.failed_rounds = 0;
@@ -102,7 +106,7 @@ impl Lane {
             self.last_error = Some(failure.message());
         }
         match failure {
-            Failure::Disabled(_) => self.is_disabled = true,
+            Failure::Disabled(_) => self.disable(),
             Failure::Down(_, wait) => self.back_off(departed, *wait, now),
             _ => self.back_off(departed, None, now),
         }
@@ -194,21 +198,38 @@ impl Lane {
                 self.parked.put_back(seq, tries, now.mono);
             }
         } else {
-            let alone = !matches!(failure, Failure::Down(..) | Failure::Disabled(_)) && !cut;
+            // One that has the plugin down each time it comes must not keep the others from it.
+            let is_suspect = match failure {
+                Failure::Disabled(_) => false,
+                Failure::Down(..) => alone,
+                _ => true,
+            };
+            let alone = is_suspect && !cut;
             self.pending.put_back(flight, open, tries, alone);
             self.park_followers(now);
         }
         match failure {
-            Failure::Disabled(_) => self.is_disabled = true,
+            Failure::Disabled(_) => self.disable(),
             Failure::Down(_, wait) => self.back_off(flight.departed, *wait, now),
             _ if is_down => self.back_off(flight.departed, None, now),
             _ => {}
         }
     }
 
+    /// The plugin wants nothing more. The time that passes until it is resumed is not one in which it
+    /// was tried in vain.
+    fn disable(&mut self) {
+        self.is_disabled = true;
+        self.down_since = None;
+    }
+
     /// The plugin failed: nothing is tried for a while, as long as it asked for at least, and too
     /// long a while ends its owed events.
     fn back_off(&mut self, departed: Instant, asked_for: Option<Duration>, now: Now) {
+        if let Some(wait) = asked_for {
+            let until = now.mono + wait.min(MAX_RETRY_AFTER);
+            self.left_alone_until = self.left_alone_until.max(Some(until));
+        }
         // Deliveries that flew side by side and failed together are one failed round.
         if self.failed_at.is_none_or(|at| departed >= at) {
             self.failed_rounds += 1;
@@ -217,8 +238,7 @@ impl Lane {
                 true => self.policy.backoff_max,
                 false => backoff(&self.policy, self.failed_rounds),
             };
-            let asked_for = asked_for.unwrap_or_default().min(MAX_RETRY_AFTER);
-            self.retry_at = Some(now.mono + wait.max(asked_for));
+            self.retry_at = Some(now.mono + wait);
         }
         let down_since = *self.down_since.get_or_insert(now.mono);
         if now.mono.saturating_duration_since(down_since) >= self.policy.retry_for {

@@ -26,6 +26,9 @@ const MAX_JOBS: usize = 64;
 /// How long a delivery to a plugin that was removed may still take.
 const RETIRE_GRACE: Duration = Duration::from_secs(1);
 
+/// How long a plugin that was replaced may take to let go.
+const REPLACE_GRACE: Duration = Duration::from_millis(200);
+
 /// What an operator asks of a lane.
 #[derive(Debug)]
 pub(in crate::bus) enum Operation {
@@ -152,7 +155,8 @@ impl LaneRunner {
 
     /// Goes over to the new host once nothing is under way to the old one.
     pub(super) fn replace_if_idle(&mut self) {
-        if self.lane.is_flying() || self.operations.retiring.is_some() {
+        let is_busy = self.lane.is_flying() || self.opening.is_some();
+        if is_busy || self.operations.retiring.is_some() {
             return;
         }
         let Some(host) = self.operations.replacement.take() else {
@@ -163,14 +167,28 @@ impl LaneRunner {
         // Once more, for what came back meanwhile.
         self.lane.reconfigure(spec.hooks(), spec.policy().clone());
         self.lane.resume(Instant::now());
-        self.lane.set_paused(false);
-        self.host = host;
+        self.lane.set_opens(spec.opens());
+        // The two never live side by side: the old one may have a lock, a port or a child.
+        let old = std::mem::replace(&mut self.host, host);
+        let closed = async move {
+            old.close(Instant::now() + REPLACE_GRACE).await;
+            Done::Replaced
+        };
+        self.tasks.push(closed.boxed_local());
+    }
+
+    /// The old plugin has let go, or takes too long.
+    pub(super) fn replaced(&mut self) {
+        // Another one may be waiting already.
+        if self.operations.replacement.is_none() && self.operations.retiring.is_none() {
+            self.lane.set_paused(false);
+        }
     }
 
     /// Whether the lane was to end, and has: what is under way has landed, and is recorded unless
     /// the ledger fails.
     pub(super) fn has_retired(&mut self) -> bool {
-        let is_busy = self.lane.is_flying() || self.recording;
+        let is_busy = self.lane.is_flying() || self.opening.is_some() || self.recording;
         if is_busy {
             return false;
         }

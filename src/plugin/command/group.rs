@@ -26,10 +26,13 @@ const EXIT_GRACE: Duration = Duration::from_secs(1);
 /// outputs open for ever.
 const OUTPUT_GRACE: Duration = Duration::from_millis(100);
 
+/// How long to wait for the signal that a child has exited before looking oneself.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(100);
+
 /// How long a child may take to exit by itself where its thread ends: nobody waits for long then.
-const LAST_EXIT_GRACE: Duration = Duration::from_millis(100);
+const LAST_EXIT_GRACE: Duration = Duration::from_millis(40);
 /// The same, after SIGTERM.
-const LAST_TERM_GRACE: Duration = Duration::from_millis(50);
+const LAST_TERM_GRACE: Duration = Duration::from_millis(20);
 /// How long to wait for a child that was killed, before others are left to reap it.
 const REAP_PATIENCE: Duration = Duration::from_millis(20);
 
@@ -138,7 +141,8 @@ impl Group {
     /// Completes when the leader has exited. It is not reaped by that.
     pub(super) async fn exited(&mut self) {
         while !self.has_exited() {
-            self.exits.recv().await;
+            // The signal never comes to a process that was started with it blocked.
+            let _ = timeout(LOOK_AGAIN_AFTER, self.exits.recv()).await;
         }
     }
 

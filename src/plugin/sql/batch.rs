@@ -2,19 +2,22 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 use rusqlite::{CachedStatement, Connection, ErrorCode, Transaction, TransactionBehavior};
 
 use super::SqlSettings;
 use super::parameters::{Facts, Parameter};
-use crate::event::{Acks, Deliver};
+use crate::event::{Acks, Deadline, Deliver};
 use crate::plugin::{Down, OutOfTime};
 use crate::session::SessionId;
 
 /// How long a locked database is waited for, if the delivery has that long.
 const MAX_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often the deadline is looked at meanwhile.
+const LOCK_LOOK: Duration = Duration::from_millis(20);
 
 /// How many steps of SQLite's virtual machine pass between two looks at the deadline: some tens of
 /// microseconds.
@@ -72,11 +75,9 @@ pub(super) fn run(
     let until = deadline.clone();
     connection
         .progress_handler(STEPS_BETWEEN_LOOKS, Some(move || until.is_over()))
-        .and_then(|()| connection.busy_timeout(deadline.remaining().min(MAX_BUSY_TIMEOUT)))
+        .and_then(|()| connection.busy_timeout(LOCK_LOOK))
         .map_err(down)?;
-    let transaction = connection
-        .transaction_with_behavior(TransactionBehavior::Immediate)
-        .map_err(down)?;
+    let transaction = begin(connection, deadline)?;
     if let Some(active) = &delivery.active {
         fill_active(&transaction, active).map_err(down)?;
     }
@@ -98,6 +99,24 @@ pub(super) fn run(
         }
     })?;
     Ok(Answers(answers))
+}
+
+/// Begins a transaction, and waits for whoever else has the lock: a moment at a time, since the deadline
+/// can be moved forward by a shutdown.
+fn begin<'c>(connection: &'c Connection, deadline: &Deadline) -> anyhow::Result<Transaction<'c>> {
+    let give_up = Instant::now() + MAX_BUSY_TIMEOUT;
+    loop {
+        // Each is rolled back by its drop, and there is one at a time.
+        match Transaction::new_unchecked(connection, TransactionBehavior::Immediate) {
+            Ok(transaction) => return Ok(transaction),
+            Err(error) => {
+                let is_busy = error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy);
+                if !is_busy || deadline.is_over() || Instant::now() >= give_up {
+                    return Err(down(error));
+                }
+            }
+        }
+    }
 }
 
 /// Makes the table of the active sessions, which hides one of that name in the database.

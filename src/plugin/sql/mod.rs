@@ -178,8 +178,11 @@ impl Database {
         let metadata = path.metadata()?;
         // Without `SQLITE_OPEN_CREATE`.
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(path, flags)?;
+        // There may be no place where a temporary file can be made.
+        connection.execute_batch("PRAGMA temp_store = MEMORY")?;
         Ok(Self {
-            connection: Connection::open_with_flags(path, flags)?,
+            connection,
             id: FileId::of(&metadata),
         })
     }

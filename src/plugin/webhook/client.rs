@@ -98,6 +98,11 @@ pub(super) async fn post(
         .send()
         .await
         .map_err(|error| Down::new(no_answer(&error)))?;
+    if response.status().is_success() {
+        // What follows changes nothing. It is read so that the connection can be used again.
+        actix_rt::spawn(async move { beginning(&mut response).await });
+        return Ok(());
+    }
     let body = beginning(&mut response).await;
     let body = without_secrets(settings, &body);
     judge(

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::bench::Bench;
 use super::plugin::{Takes, policy, takes};
-use crate::bus::lane::{Failure, Outcome};
+use crate::bus::lane::{Failure, Outcome, Step};
+use crate::ledger::Page;
 use crate::plugin::DeliveryPolicy;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -123,4 +124,74 @@ fn a_plugin_is_left_alone_for_as_long_as_it_asked() {
     assert_eq!(bench.deliveries.len(), 3);
     bench.wait(SECOND);
     bench.assert_all_settled();
+}
+
+#[test]
+fn time_in_which_a_plugin_is_disabled_is_not_time_in_which_it_was_down() {
+    let mut bench = Bench::new(DeliveryPolicy {
+        retry_for: 60 * MINUTE,
+        ..policy()
+    });
+    bench.starts(["A", "B"]);
+    bench.plugin = Box::new(|_| Takes::Down);
+    bench.wait(SECOND / 2);
+    bench.next_outcome = fails_with(Failure::Disabled("gone".into()));
+    bench.wait(2 * SECOND);
+    assert!(bench.lane.is_disabled());
+    bench.wait(120 * MINUTE);
+    bench.lane.resume(bench.now.mono);
+    bench.wait(SECOND / 2);
+    assert_eq!(bench.lane.dead(), 0);
+}
+
+#[test]
+fn what_another_delivery_brings_does_not_shorten_the_time_that_a_plugin_asked_for() {
+    let mut bench = Bench::new(DeliveryPolicy {
+        max_batch: 1,
+        max_in_flight: 3,
+        ..policy()
+    });
+    bench.starts(["A", "B", "C", "D"]);
+    let now = bench.now;
+    let mut flights = Vec::new();
+    while let Step::Read(after, limit) = bench.lane.next(now, false) {
+        let from = usize::try_from(after).unwrap();
+        let events = bench.log[from..from + limit].into();
+        let flight = bench.lane.on_read(&Page { events, gap: 0 }, now);
+        flights.extend(flight);
+    }
+    assert_eq!(flights.len(), 3);
+    let down = |wait| fails_with(Failure::Down("busy".into(), wait)).unwrap();
+    bench.lane.on_outcome(flights[0].id, down(None), now);
+    bench
+        .lane
+        .on_outcome(flights[1].id, down(Some(MINUTE)), now);
+    let verdicts = Vec::new();
+    let failure = None;
+    bench
+        .lane
+        .on_outcome(flights[2].id, Outcome { verdicts, failure }, now);
+    let step = bench.lane.next(now, false);
+    let Step::Wait(Some(until)) = step else {
+        panic!("not left alone: {step:?}");
+    };
+    assert_eq!(until, now.mono + MINUTE);
+}
+
+#[test]
+fn an_event_that_has_the_plugin_down_each_time_keeps_no_other_from_it() {
+    let mut bench = Bench::new(DeliveryPolicy {
+        max_batch: 1,
+        ..policy()
+    });
+    bench.starts(["A", "B", "C", "D"]);
+    bench.plugin = takes([("A+", Takes::Down)]);
+    bench.wait(10 * SECOND);
+    for other in ["B+", "C+", "D+"] {
+        assert_eq!(bench.times_delivered(other), 1, "{other}");
+    }
+    assert_eq!(
+        (bench.lane.owed(), bench.lane.dead(), bench.parked.len()),
+        (1, 0, 0)
+    );
 }
