@@ -145,7 +145,16 @@ async fn an_event_is_a_signed_request_under_its_own_id() {
 
 #[tokio::test]
 async fn a_batch_has_one_id_however_often_it_is_sent() {
-    let receiver = wrong_once(Answer::Status(503));
+    let seen = Mutex::new(BTreeSet::new());
+    let receiver = Receiver::start(move |request| {
+        let ids = request.event_ids();
+        // Those that come alone are taken: one that has the plugin down by itself would make the others
+        // come alone, too.
+        match ids.len() > 1 && seen.lock().unwrap().insert(ids) {
+            true => Answer::Status(503),
+            false => Answer::Status(204),
+        }
+    });
     let mut policy = policy();
     policy.max_batch = 100;
     policy.max_in_flight = 1;
@@ -159,10 +168,11 @@ async fn a_batch_has_one_id_however_often_it_is_sent() {
         let sent = batches.entry(request.header("webhook-id").to_owned());
         sent.or_default().push(request.event_ids());
     }
-    for (id, sent) in &batches {
+    let of_several = batches.iter().filter(|(_, sent)| sent[0].len() > 1);
+    assert!(of_several.clone().count() > 0, "no batch of several");
+    for (id, sent) in of_several {
         assert!(sent.len() == 2 && sent[0] == sent[1], "{id}: {sent:?}");
     }
-    assert!(batches.len() < ids.len(), "no batch of several");
     assert_eq!(BTreeSet::from_iter(receiver.taken()), ids);
 }
 
