@@ -10,12 +10,14 @@ mod faults;
 mod flood;
 mod gateway;
 mod laggard;
+mod load;
 mod notify;
 mod operator;
 mod plugins;
 mod readme;
 #[path = "../receiver/mod.rs"]
 mod receiver;
+mod recipe;
 mod refusals;
 mod restarts;
 mod signals;

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::outcome::backoff;
-use super::{Lane, Now, Step, is_of};
+use super::{Lane, Now, Step, is_of, max_held_up};
 use crate::event::{Event, Seq};
 use crate::ledger::Parked;
 use crate::plugin::DeliveryPolicy;
@@ -37,7 +37,9 @@ pub(super) fn window(cursor: Seq, deaths: u32, policy: &DeliveryPolicy) -> Optio
     if deaths < DEATHS {
         return None;
     }
-    let events = policy.max_batch.saturating_mul(policy.max_in_flight) as Seq;
+    let in_flight = policy.max_batch.saturating_mul(policy.max_in_flight);
+    // What waited for them was passed over.
+    let events = in_flight.saturating_add(max_held_up(policy)) as Seq;
     warn!(
         deaths,
         events,

@@ -88,8 +88,6 @@ pub(super) struct Lane {
     /// Everything up to here is acknowledged, parked, pending, in flight, or not for this plugin.
     read_to: Seq,
     reading: bool,
-    /// The next event of the log is of a session that is in flight.
-    held_up: bool,
     flights: Vec<Flight>,
     next_flight: u64,
     pending: PendingEvents,
@@ -144,7 +142,6 @@ impl Lane {
             head: position.cursor,
             read_to: position.cursor,
             reading: false,
-            held_up: false,
             flights: Vec::new(),
             next_flight: 0,
             pending: PendingEvents::default(),
@@ -324,7 +321,7 @@ impl Lane {
 
     /// What is pending, and then what the log has.
     fn next_in_log(&mut self, now: Instant) -> Option<Step> {
-        let limit = self.read_limit();
+        let mut limit = self.read_limit();
         if !self.pending.is_empty() {
             let flying = self.flying_sessions();
             let (max_batch, acknowledged) = (self.batch_limit, self.acknowledged);
@@ -337,6 +334,8 @@ impl Lane {
                 let flight = self.depart(batch.events.into(), batch.tries, false, now);
                 return Some(Step::Deliver(flight));
             }
+            // All that is pending waits for what flies, and what comes after it need not.
+            limit = limit.or_else(|| self.read_past_pending());
         }
         let limit = limit?;
         self.reading = true;
@@ -344,13 +343,25 @@ impl Lane {
         Some(Step::Read(self.read_to, limit))
     }
 
-    /// How many events of the log may be read, if any.
-    fn read_limit(&self) -> Option<usize> {
+    /// Whether the log has more to read, and there is room for it.
+    fn may_read(&self) -> bool {
         let is_full =
             self.parked.live() >= MAX_PARKED && self.parked.count_after(self.read_to) == 0;
         // What is parked at once (a backlog that is given up, say) is in memory until it is recorded.
         let is_ahead = self.progress.park.len() > 2 * self.policy.max_batch;
-        if self.reading || self.held_up || self.read_to >= self.head || is_full || is_ahead {
+        !(self.reading || self.read_to >= self.head || is_full || is_ahead)
+    }
+
+    /// How many events of the log may be read though some that are pending wait for what flies.
+    fn read_past_pending(&self) -> Option<usize> {
+        let room = max_held_up(&self.policy).saturating_sub(self.pending.len());
+        let may_read = self.is_flying() && room > 0 && self.may_read();
+        may_read.then(|| room.min(self.batch_limit))
+    }
+
+    /// How many events of the log may be read, if any.
+    fn read_limit(&self) -> Option<usize> {
+        if !self.may_read() {
             return None;
         }
         if self.pending.is_empty() {
@@ -459,11 +470,6 @@ impl Lane {
                 } else if seq <= self.given_up_to {
                     self.bury(event, Tries::default(), now);
                 } else if is_of(&event, &blocked) {
-                    if !self.flights.is_empty() {
-                        // It is read again when something has landed.
-                        self.held_up = true;
-                        break;
-                    }
                     self.pending.push(event);
                 } else {
                     batch.push(event);
@@ -522,6 +528,13 @@ impl Lane {
         self.progress.park.extend(newer.park);
         self.progress.unpark.extend(newer.unpark);
     }
+}
+
+/// How many events may wait for one of their session that is in flight before the lane reads no
+/// further: as many as can fly beside it.
+fn max_held_up(policy: &DeliveryPolicy) -> usize {
+    let beside = policy.max_in_flight.saturating_sub(1);
+    policy.max_batch.saturating_mul(beside)
 }
 
 /// The incarnation whose order an event has to keep. Lanes see only events of sessions.

@@ -20,7 +20,6 @@ impl Lane {
             return;
         };
         let flight = self.flights.swap_remove(index);
-        self.held_up = false;
         let Outcome { verdicts, failure } = outcome;
 
         let acknowledged_before = self.acknowledged;

@@ -1,4 +1,5 @@
-//! Events that were tried and are to be tried again before the lane goes on in the log.
+//! Events that were read and can't fly yet: those to be tried again before the lane goes on in the
+//! log, and those that wait for one of their session.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -82,7 +83,7 @@ impl PendingEvents {
             .map(|pending| incarnation_of(&pending.event))
     }
 
-    /// Adds an event that was not tried, since it must stay behind a pending one.
+    /// Adds an event that was not tried, since it must stay behind one that is pending or in flight.
     pub(super) fn push(&mut self, event: Event) {
         self.queue.push_back(Pending {
             event,

@@ -93,8 +93,39 @@ fn two_events_of_one_session_never_fly_side_by_side() {
     bench.start("A");
     bench.start("B");
     bench.run();
-    assert_eq!(bench.deliveries, ["A+", "A-", "A+", "B+"]);
+    assert_eq!(bench.deliveries, ["A+", "A-", "B+", "A+"]);
     assert_eq!(bench.elapsed(), 30 * MILLIS);
+}
+
+#[test]
+fn sessions_that_start_and_end_one_after_another_fly_side_by_side() {
+    let mut bench = side_by_side(4);
+    for id in ["A", "B", "C", "D", "E", "F", "G", "H"] {
+        bench.start(id);
+        bench.end(id);
+    }
+    bench.run();
+    // One at a time they would need 160.
+    assert_eq!(bench.elapsed(), 50 * MILLIS);
+    bench.assert_all_settled();
+}
+
+#[test]
+fn what_waits_for_a_session_in_flight_is_bounded() {
+    let mut bench = side_by_side(3);
+    bench.plugin = takes([("A+", Takes::Hangs)]);
+    bench.start("A");
+    for _ in 0..100 {
+        bench.end("A");
+        bench.start("A");
+    }
+    bench.start("B");
+    bench.wait(Duration::from_secs(4));
+    assert_eq!(bench.lane.pending.len(), 2);
+    assert_eq!(bench.times_delivered("B+"), 0);
+    bench.plugin = takes([]);
+    bench.run();
+    bench.assert_all_settled();
 }
 
 #[test]
