@@ -246,6 +246,8 @@ fn set_write_version(path: &Path, version: u8) {
 
 /// What mends the store again.
 type Mend = Box<dyn FnOnce(&Path)>;
+/// What makes the store one that can't be used.
+type Break<'a> = &'a dyn Fn(&Path) -> Mend;
 
 #[test]
 fn a_store_that_cannot_be_used_at_the_start_is_first_put_in_order_and_loses_nothing() {
@@ -273,7 +275,7 @@ fn a_store_that_cannot_be_used_at_the_start_is_first_put_in_order_and_loses_noth
         let back = "ALTER TABLE away RENAME TO sdk_sessions";
         Box::new(move |path| open(path).execute_batch(back).unwrap())
     };
-    let cases: [(&str, &dyn Fn(&Path) -> Mend); 4] = [
+    let cases: [(&str, Break<'_>); 4] = [
         ("database is locked", &locked),
         ("No such file", &missing),
         ("readonly", &read_only),
