@@ -21,6 +21,14 @@ struct State {
     step: Option<String>,
 }
 
+impl State {
+    fn broken_off(&self) -> ShutdownReport {
+        let mut report = self.report.clone();
+        report.held_by.clone_from(&self.step);
+        report
+    }
+}
+
 impl Draft {
     pub(super) fn new(report: ShutdownReport) -> Self {
         let step = Some(DOOR_STEP.into());
@@ -56,18 +64,13 @@ impl Draft {
 
     /// The report of a stop that is broken off now, whatever it was at.
     pub(super) fn broken_off(&self) -> ShutdownReport {
-        let state = self.lock();
-        let mut report = state.report.clone();
-        report.held_by.clone_from(&state.step);
-        report
+        self.lock().broken_off()
     }
 
     /// What is to be read of a stop that the watchdog ends. None if nobody can say.
     pub(super) fn for_watchdog(&self) -> Option<ShutdownReport> {
         // Whoever is stuck may have it.
-        let state = self.0.try_lock().ok()?;
-        let mut report = state.report.clone();
-        report.held_by.clone_from(&state.step);
+        let mut report = self.0.try_lock().ok()?.broken_off();
         report.outcome = Outcome::Watchdog;
         report.exit_code = watchdog::EXIT_CODE;
         Some(report)

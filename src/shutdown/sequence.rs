@@ -105,7 +105,8 @@ impl Sequence {
             asked_at: self.draft.with(|report| report.started_at),
         };
         let recorded = self.settings.ledger.intend(intent);
-        if let Err(error) = self.ledger_answer(recorded).await {
+        let patience = self.settings.budget.ledger_patience();
+        if let Err(error) = ledger_answer(recorded, patience).await {
             self.settings.monitor.ledger_failed();
             error!(%error, "the reason of the stop is not recorded");
             self.draft.with(|report| report.warn(LEDGER_WARNING));
@@ -126,13 +127,6 @@ impl Sequence {
         if let Ok(Ok(Err(error))) = looked {
             settings.health.lose(&error);
         }
-    }
-
-    /// What the ledger answers, if it does soon.
-    async fn ledger_answer<T>(&self, answer: LedgerFuture<T>) -> Result<T, LedgerError> {
-        let patience = self.settings.budget.ledger_patience();
-        let answered = timeout(patience, answer).await;
-        answered.unwrap_or_else(|_| Err(LedgerError::late()))
     }
 
     async fn close_door(&self) -> ClosedDoor {
@@ -327,8 +321,7 @@ impl Sequence {
             // It was waited for in vain before.
             patience = patience.min(END_PATIENCE / 2);
         }
-        let noted = timeout(patience, noted).await;
-        if let Err(error) = noted.unwrap_or_else(|_| Err(LedgerError::late())) {
+        if let Err(error) = ledger_answer(noted, patience).await {
             self.settings.monitor.ledger_failed();
             warn!(%error, "the end of the stop is not recorded");
         }
@@ -372,4 +365,10 @@ impl Sequence {
             System::current().stop();
         }
     }
+}
+
+/// What the ledger answers, if it does soon.
+async fn ledger_answer<T>(answer: LedgerFuture<T>, patience: Duration) -> Result<T, LedgerError> {
+    let answered = timeout(patience, answer).await;
+    answered.unwrap_or_else(|_| Err(LedgerError::late()))
 }
