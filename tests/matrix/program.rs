@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde::Deserialize;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -208,16 +209,30 @@ pub(crate) fn distinct_ends(dir: &Path, plugin: &str) -> BTreeMap<String, String
         return ends;
     };
     for line in BufReader::new(file).lines() {
-        let event: Value = serde_json::from_str(&line.unwrap()).unwrap();
-        if event["type"] != "session_end" {
-            continue;
+        let line = line.unwrap();
+        let event: Line = serde_json::from_str(&line).unwrap();
+        if event.hook == "session_end" {
+            let (id, event) = (event.session.id.to_owned(), event.event_id.to_owned());
+            let before = ends.insert(id, event.clone());
+            assert!(before.is_none_or(|before| before == event), "two ends");
         }
-        let text = |value: &Value| value.as_str().unwrap().to_owned();
-        let (id, event) = (text(&event["session"]["id"]), text(&event["event_id"]));
-        let before = ends.insert(id, event.clone());
-        assert!(before.is_none_or(|before| before == event), "two ends");
     }
     ends
+}
+
+/// What is looked at of a line: there are hundreds of thousands of them.
+#[derive(Deserialize)]
+struct Line<'a> {
+    #[serde(rename = "type")]
+    hook: &'a str,
+    event_id: &'a str,
+    #[serde(borrow)]
+    session: Named<'a>,
+}
+
+#[derive(Deserialize)]
+struct Named<'a> {
+    id: &'a str,
 }
 
 fn log_file(dir: &Path) -> File {

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use super::{Down, Plugin};
@@ -181,6 +182,8 @@ impl Database {
         let connection = Connection::open_with_flags(path, flags)?;
         // There may be no place where a temporary file can be made.
         connection.execute_batch("PRAGMA temp_store = MEMORY")?;
+        // Otherwise a statement with a condition may be prepared anew for each event.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
         Ok(Self {
             connection,
             id: FileId::of(&metadata),
