@@ -1,7 +1,8 @@
 //! What can go wrong for a caller.
 
+use crate::holder::RunIsOver;
 use crate::ledger::LedgerError;
-use crate::session::{InvalidField, SessionId};
+use crate::session::{HolderId, InvalidField, RunId, SessionId};
 
 /// Why a request to the supervisor was refused or failed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -22,6 +23,22 @@ pub enum Error {
     /// The session is not active, or only in another incarnation.
     #[error("session {0} is not active")]
     NotActive(SessionId),
+    /// Another holder has the session, or the session that has the key. Nothing was changed.
+    #[error("session {id} is held by {}", holder_or_none(holder.as_ref()))]
+    HeldElsewhere {
+        /// The session.
+        id: SessionId,
+        /// Who has it: a holder, or none where the supervisor's own process has it.
+        holder: Option<HolderId>,
+    },
+    /// Another run of the holder has taken this one's place. Nothing was changed.
+    #[error("run `{run_id}` of holder `{holder}` is over: a later one has taken its place")]
+    RunIsOver {
+        /// The holder.
+        holder: HolderId,
+        /// The run that is over.
+        run_id: RunId,
+    },
     /// No plugin has this name.
     #[error("no plugin is named `{0}`")]
     UnknownPlugin(String),
@@ -42,8 +59,21 @@ pub enum Error {
     Start(String),
 }
 
+impl From<RunIsOver> for Error {
+    fn from(RunIsOver { holder, run_id }: RunIsOver) -> Self {
+        Self::RunIsOver { holder, run_id }
+    }
+}
+
 impl From<actix::MailboxError> for Error {
     fn from(_: actix::MailboxError) -> Self {
         Self::Stopped
+    }
+}
+
+fn holder_or_none(holder: Option<&HolderId>) -> String {
+    match holder {
+        Some(holder) => format!("holder `{holder}`"),
+        None => "no holder".into(),
     }
 }

@@ -55,6 +55,7 @@ mod file_id;
 mod filter;
 #[cfg(feature = "gateway")]
 mod gateway;
+mod holder;
 mod ledger;
 mod monitor;
 mod place;
@@ -81,8 +82,9 @@ pub use self::event::{
 pub use self::filter::SessionFilter;
 #[cfg(feature = "gateway")]
 pub use self::gateway::{Access, Gateway, InvalidSecret, Scope, Secret, Token};
+pub use self::holder::{DEFAULT_GRACE, HolderRecord, HolderStatus, LeaseState, MAX_TTL, MIN_TTL};
 pub use self::ledger::{
-    Append, Intent, Ledger, LedgerError, LedgerFuture, MemoryLedger, Page, Parked, Position,
+    Append, Held, Intent, Ledger, LedgerError, LedgerFuture, MemoryLedger, Page, Parked, Position,
     Predecessor, Progress, Reclaimed, Recovery, SessionRecord,
 };
 #[cfg(feature = "sqlite")]
@@ -101,13 +103,13 @@ pub use self::plugin::{SqlPlugin, SqlSettings};
 #[cfg(feature = "webhook")]
 pub use self::plugin::{WebhookBody, WebhookPlugin, WebhookSettings};
 pub use self::registry::{
-    EndMatching, Ended, EndedMatching, EndedSession, ListSessions, SessionRegistry, SessionState,
-    Snapshot, Started, StartedSession, Touch,
+    EndMatching, Ended, EndedMatching, EndedSession, ListSessions, Reconciled, SessionRegistry,
+    SessionState, Snapshot, Started, StartedSession, Touch,
 };
 pub use self::session::{
     End, EndDetails, EndReason, HolderId, Incarnation, InvalidField, MAX_DETAIL_BYTES,
     MAX_METADATA_BYTES, MAX_METADATA_DEPTH, MAX_NAME_BYTES, MAX_TEXT_BYTES, Metadata, NewSession,
-    Session, SessionId, SessionKey,
+    RunId, Session, SessionId, SessionKey,
 };
 pub use self::shutdown::{
     DrainReport, MIN_CAP, Outcome, PluginReport, RecoveryReport, Shutdown, ShutdownCoordinator,
@@ -115,7 +117,7 @@ pub use self::shutdown::{
 };
 pub use self::state_dir::{StateDir, StateDirError};
 pub use self::supervisor::{
-    Builder, LiveSettings, ReloadState, Reloaded, SessionSupervisor, Threads,
+    Builder, Hold, LiveSettings, ReloadState, Reloaded, SessionSupervisor, Threads,
 };
 
 /// Runs the examples of the README as tests.

@@ -164,6 +164,11 @@ name_type!(
     HolderId,
     "holder"
 );
+name_type!(
+    /// One process of a [holder](HolderId): a value that each of its processes chooses at random.
+    RunId,
+    "run_id"
+);
 
 /// One life of a session id, from a start to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -223,6 +228,8 @@ pub struct NewSession {
     pub resumed_from: Option<SessionId>,
     /// The program that holds the session, if it is not the one that runs the supervisor.
     pub holder: Option<HolderId>,
+    /// Which process of that holder; its current one if left out.
+    pub run_id: Option<RunId>,
     /// When it started, by the owner's clock; the moment of the message if left out.
     pub started_at: Option<Timestamp>,
     /// Details for the plugins.
@@ -241,6 +248,7 @@ impl NewSession {
             session_file: None,
             resumed_from: None,
             holder: None,
+            run_id: None,
             started_at: None,
             metadata: Metadata::new(),
         }
@@ -253,8 +261,12 @@ impl NewSession {
         self
     }
 
-    /// Checks what the types don't: the lengths of texts and metadata.
+    /// Checks what the types don't: the lengths of texts and metadata, and whose a run is.
     pub(crate) fn validate(&self) -> Result<(), InvalidField> {
+        if self.run_id.is_some() && self.holder.is_none() {
+            let problem = "names a run of a holder, which `holder` has to name";
+            return Err(InvalidField::new("run_id", problem));
+        }
         check_length("agent_id", self.agent_id.as_deref(), MAX_TEXT_BYTES)?;
         check_length("store_path", self.store_path.as_deref(), MAX_TEXT_BYTES)?;
         check_length("session_file", self.session_file.as_deref(), MAX_TEXT_BYTES)?;
@@ -324,6 +336,10 @@ pub struct Session {
     pub resumed_from: Option<SessionId>,
     /// The program that holds it; none if the supervisor's own process does.
     pub holder: Option<HolderId>,
+    /// The process of that program to which it belongs; none if it was started before the holder
+    /// had a lease, and is its first process's.
+    #[serde(default)]
+    pub run_id: Option<RunId>,
     /// When it started.
     #[serde(serialize_with = "serialize_wire_time")]
     pub started_at: Timestamp,
@@ -350,6 +366,7 @@ impl Session {
             session_file: new.session_file,
             resumed_from: new.resumed_from,
             holder: new.holder,
+            run_id: new.run_id,
             started_at: whole_milliseconds(new.started_at.unwrap_or(now)),
             metadata: new.metadata,
         }
@@ -530,6 +547,14 @@ impl End {
         }
     }
 
+    /// An end that is noticed now, of what was last known alive at `alive_at`.
+    pub(crate) fn noticed(reason: EndReason, alive_at: Timestamp, now: Timestamp) -> Self {
+        Self {
+            ended_at: alive_at.min(now),
+            ..Self::now(reason, EndDetails::default(), now)
+        }
+    }
+
     /// `end`, of a session that started at `started_at`. Clocks jump, and a client says of a start what
     /// it likes; but no session ends after its end was noticed, or, unless it starts later than that,
     /// before its start.
@@ -607,6 +632,7 @@ mod tests {
                         session_file,
                         resumed_from: other.map(|id| SessionId::new(id).unwrap()),
                         holder: other.map(|id| HolderId::new(id).unwrap()),
+                        run_id: other.map(|id| RunId::new(id).unwrap()),
                         metadata: metadata.into_iter().collect(),
                         ..NewSession::new(SessionId::new(id).unwrap())
                     };

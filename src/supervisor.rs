@@ -1,6 +1,7 @@
 //! The supervisor: what ties the actors together, and the handle that a service holds.
 
 mod builder;
+mod holders;
 mod live;
 mod operations;
 mod reload;
@@ -14,6 +15,7 @@ use futures_util::future::join3;
 use tokio::time::timeout;
 
 pub use self::builder::{Builder, Threads};
+pub use self::holders::Hold;
 pub use self::live::LiveSettings;
 use self::reload::Reloads;
 pub use self::reload::{ReloadState, Reloaded};

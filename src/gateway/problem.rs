@@ -31,6 +31,7 @@ pub(super) enum Kind {
     Forbidden,
     NotFound,
     NotActive,
+    HeldElsewhere,
     MethodNotAllowed,
     BodyTooLarge,
     UnsupportedMediaType,
@@ -51,6 +52,7 @@ impl Kind {
             Self::Forbidden => "forbidden",
             Self::NotFound => "not-found",
             Self::NotActive => "not-active",
+            Self::HeldElsewhere => "held-elsewhere",
             Self::MethodNotAllowed => "method-not-allowed",
             Self::BodyTooLarge => "body-too-large",
             Self::UnsupportedMediaType => "unsupported-media-type",
@@ -71,6 +73,7 @@ impl Kind {
             Self::Forbidden => "forbidden",
             Self::NotFound => "not found",
             Self::NotActive => "the session is not active",
+            Self::HeldElsewhere => "another holder has it",
             Self::MethodNotAllowed => "method not allowed",
             Self::BodyTooLarge => "the body is too large",
             Self::UnsupportedMediaType => "unsupported media type",
@@ -95,6 +98,7 @@ impl Kind {
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::Forbidden => StatusCode::FORBIDDEN,
             Self::NotFound | Self::NotActive => StatusCode::NOT_FOUND,
+            Self::HeldElsewhere => StatusCode::CONFLICT,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -209,6 +213,7 @@ impl From<Error> for Problem {
         let kind = match error {
             Error::Invalid(invalid) => return invalid.into(),
             Error::NotActive(_) => Kind::NotActive,
+            Error::HeldElsewhere { .. } | Error::RunIsOver { .. } => Kind::HeldElsewhere,
             Error::UnknownPlugin(_) => Kind::NotFound,
             Error::Settings(problem) => {
                 return Self::new(Kind::InvalidField, problem.clone()).at("#", problem);

@@ -11,7 +11,9 @@ use utoipa::{PartialSchema, ToSchema};
 
 use crate::clock::WireTime;
 use crate::event::{EventId, Hook, Hooks, InstanceId};
-use crate::session::{EndReason, HolderId, Incarnation, MAX_NAME_BYTES, SessionId, SessionKey};
+use crate::session::{
+    EndReason, HolderId, Incarnation, MAX_NAME_BYTES, RunId, SessionId, SessionKey,
+};
 
 /// No control characters, and neither `.` nor `..`.
 const NAME_PATTERN: &str = r"^(?!\.{1,2}$)[^\u0000-\u001f\u007f-\u009f]+$";
@@ -42,6 +44,7 @@ describe! {
          has a given key."
     );
     HolderId = name("Another program that holds sessions.");
+    RunId = name("One process of a holder: a value that each of its processes chooses at random.");
     Incarnation = uuid("One life of a session id, from a start to its end.");
     EventId = text("An event's idempotency key, as plugins get it.")
         .pattern(Some(EVENT_ID_PATTERN))

@@ -33,7 +33,8 @@ pub use self::sqlite::{OpenError, SqliteLedger, Survey, SurveyedPlugin};
 pub(crate) use self::upkeep::{Upkeep, check_files};
 use crate::event::{Event, InstanceId, OpenSession, Seq};
 use crate::filter::SessionFilter;
-use crate::session::{End, EndReason, Incarnation, Session, SessionId};
+use crate::holder::HolderRecord;
+use crate::session::{End, EndReason, HolderId, Incarnation, Session, SessionId};
 
 /// The ledger could not do what was asked. Nothing of the request is recorded.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -180,6 +181,16 @@ pub struct Recovery {
     pub reason: Option<EndReason>,
 }
 
+/// What the run before has left to this one, since other programs hold it.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct Held {
+    /// The sessions that are active still, in the order of their starts.
+    pub sessions: Vec<OpenSession>,
+    /// The holders that it knew.
+    pub holders: Vec<HolderRecord>,
+}
+
 /// What was let go of in one step.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Reclaimed {
@@ -261,11 +272,27 @@ pub trait Ledger: Send + Sync + fmt::Debug + 'static {
     /// case they come back; see [`reclaim`](Self::reclaim).
     fn detach_others(&self, configured: &[Arc<str>], now: Timestamp) -> LedgerFuture<()>;
 
-    /// Begins the run `instance`, and ends in one step whatever the run before left active: before
-    /// anything else is recorded. If that run did not come to the end of its stop, it counts as a
+    /// Begins the run `instance`, and ends in one step what the run before left active: before
+    /// anything else is recorded. What other programs [hold](Session::holder) goes on, unless that run
+    /// was about to stop for [`EndReason::Shutdown`]; see [`held`](Self::held). If that run did not come to the end of its stop, it counts as a
     /// death for each plugin that was behind the log; see [`Position::deaths`].
     fn recover(&self, _: InstanceId, _: Timestamp) -> LedgerFuture<Recovery> {
         Box::pin(std::future::ready(Ok(Recovery::default())))
+    }
+
+    /// What goes on from the run before, once this one was [begun](Self::recover).
+    fn held(&self) -> LedgerFuture<Held> {
+        Box::pin(std::future::ready(Ok(Held::default())))
+    }
+
+    /// Notes how a holder is, in place of what was noted of it before.
+    fn keep_holder(&self, _: HolderRecord) -> LedgerFuture<()> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// Notes that a holder is one no longer.
+    fn forget_holder(&self, _: &HolderId) -> LedgerFuture<()> {
+        Box::pin(std::future::ready(Ok(())))
     }
 
     /// Notes that this run is alive.

@@ -28,6 +28,8 @@ pub enum Refusal {
     ShuttingDown,
     /// The ledger could not record it.
     LedgerUnavailable,
+    /// Another holder, or a later run of the same, had it.
+    HeldElsewhere,
 }
 
 impl Refusal {
@@ -37,6 +39,7 @@ impl Refusal {
         Self::TooManySessions,
         Self::ShuttingDown,
         Self::LedgerUnavailable,
+        Self::HeldElsewhere,
     ];
 
     /// The cause's name in metrics.
@@ -46,6 +49,7 @@ impl Refusal {
             Self::TooManySessions => "too_many_sessions",
             Self::ShuttingDown => "shutting_down",
             Self::LedgerUnavailable => "ledger_unavailable",
+            Self::HeldElsewhere => "held_elsewhere",
         }
     }
 
@@ -56,6 +60,7 @@ impl Refusal {
             Error::TooManySessions { .. } => Some(Self::TooManySessions),
             Error::ShuttingDown => Some(Self::ShuttingDown),
             Error::Ledger(_) => Some(Self::LedgerUnavailable),
+            Error::HeldElsewhere { .. } | Error::RunIsOver { .. } => Some(Self::HeldElsewhere),
             _ => None,
         }
     }
@@ -71,6 +76,8 @@ pub struct Counts {
     pub ended: BTreeMap<EndReason, u64>,
     /// Starts that were refused, by the cause; each cause is there.
     pub refused: BTreeMap<Refusal, u64>,
+    /// Holders whose lease ended by itself.
+    pub holders_lost: u64,
     /// Calls of the ledger that failed, or were not answered in time.
     pub ledger_errors: u64,
     /// How long it took to record starts and ends.
@@ -140,6 +147,7 @@ pub(super) struct Counters {
     started: AtomicU64,
     ended: Table<{ EndReason::ALL.len() }>,
     refused: Table<{ Refusal::ALL.len() }>,
+    holders_lost: AtomicU64,
     ledger_errors: AtomicU64,
     commits: Histogram,
 }
@@ -164,6 +172,10 @@ impl Counters {
         self.commits.add(took);
     }
 
+    pub(super) fn holders_lost(&self, count: u64) {
+        self.holders_lost.fetch_add(count, Ordering::Relaxed);
+    }
+
     pub(super) fn ledger_failed(&self) {
         self.ledger_errors.fetch_add(1, Ordering::Relaxed);
     }
@@ -179,6 +191,7 @@ impl Counters {
             refused: refused
                 .map(|&cause| (cause, self.refused.get(cause as usize)))
                 .collect(),
+            holders_lost: self.holders_lost.load(Ordering::Relaxed),
             ledger_errors: self.ledger_errors.load(Ordering::Relaxed),
             commits: self.commits.snapshot(),
             plugins,

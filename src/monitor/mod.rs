@@ -109,6 +109,11 @@ impl Monitor {
         }
     }
 
+    /// So many holders have lost their lease.
+    pub(crate) fn holders_lost(&self, count: u64) {
+        self.0.counters.holders_lost(count);
+    }
+
     /// The ledger did not do what it was asked for.
     pub(crate) fn ledger_failed(&self) {
         self.0.counters.ledger_failed();

@@ -1,6 +1,6 @@
 //! The table of active sessions. Plain data: what is recorded, and when, is the actor's business.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,9 @@ use tokio::time::Instant;
 use crate::event::{OpenSession, Seq};
 use crate::filter::SessionFilter;
 use crate::ledger::SessionRecord;
-use crate::session::{EndReason, Incarnation, NewSession, Session, SessionId, SessionKey};
+use crate::session::{
+    EndReason, HolderId, Incarnation, NewSession, Session, SessionId, SessionKey,
+};
 
 /// When sessions end by themselves. Never, unless set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -55,12 +57,14 @@ pub(crate) struct StartPlan {
     pub(crate) displaced: Option<OpenSession>,
 }
 
-/// The active sessions, by id, by key and by the place of their start.
+/// The active sessions, by id, by key, by the place of their start, and by holder.
 #[derive(Debug, Default)]
 pub(crate) struct ActiveSessions {
     entries: HashMap<SessionId, Entry>,
     keys: HashMap<SessionKey, SessionId>,
     by_start: BTreeMap<Seq, Arc<Session>>,
+    /// The places of the starts of each holder's.
+    by_holder: HashMap<HolderId, BTreeSet<Seq>>,
 }
 
 impl ActiveSessions {
@@ -110,25 +114,37 @@ impl ActiveSessions {
         sessions.map(|(&seq, session)| OpenSession::new(Arc::clone(session), seq))
     }
 
-    /// Takes out every session whose end is not under way.
-    pub(crate) fn take_not_ending(&mut self) -> Self {
+    /// Takes out every session whose end is not under way, but those that `stays` says stay.
+    pub(crate) fn take_not_ending(&mut self, stays: impl Fn(&Session) -> bool) -> Self {
         let mut taken = std::mem::take(self);
         // Usually there is none, and a million sessions change hands in no time.
-        let ending: Vec<_> = taken
+        let staying: Vec<_> = taken
             .entries
             .values()
-            .filter(|entry| entry.ending)
+            .filter(|entry| entry.ending || stays(&entry.session))
             .map(|entry| entry.session.id.clone())
             .collect();
-        for id in ending {
+        for id in staying {
             if let Some(entry) = taken.entries.remove(&id) {
                 taken.release(&entry);
-                let session = Arc::clone(&entry.session);
-                self.by_start.insert(entry.start_seq, session);
+                self.index(&entry.session, entry.start_seq);
                 self.entries.insert(id, entry);
             }
         }
         taken
+    }
+
+    /// Every active session of a holder whose end is not under way, in the order of their starts.
+    pub(crate) fn held_by(&self, holder: &HolderId) -> impl Iterator<Item = OpenSession> {
+        let seqs = self.by_holder.get(holder).into_iter().flatten();
+        let sessions = seqs.filter_map(|seq| self.by_start.get(seq));
+        let entries = sessions.filter_map(|session| self.entries.get(&session.id));
+        entries.filter(|entry| !entry.ending).map(Entry::open)
+    }
+
+    /// How many active sessions a holder has, those included whose end is under way.
+    pub(crate) fn count_held_by(&self, holder: &HolderId) -> usize {
+        self.by_holder.get(holder).map_or(0, BTreeSet::len)
     }
 
     /// What starting `new` would do.
@@ -150,9 +166,7 @@ impl ActiveSessions {
         now: Instant,
         age: Duration,
     ) {
-        if let Some(key) = session.key.clone() {
-            self.keys.insert(key, session.id.clone());
-        }
+        self.index(session, start_seq);
         let entry = Entry {
             start_seq,
             born: now.checked_sub(age).unwrap_or(now),
@@ -160,8 +174,18 @@ impl ActiveSessions {
             ending: false,
             session: Arc::clone(session),
         };
-        self.by_start.insert(start_seq, Arc::clone(session));
         self.entries.insert(session.id.clone(), entry);
+    }
+
+    /// Notes where `session`, which is in the table from now on, has its key, its start and its holder.
+    fn index(&mut self, session: &Arc<Session>, start_seq: Seq) {
+        if let Some(key) = session.key.clone() {
+            self.keys.insert(key, session.id.clone());
+        }
+        if let Some(holder) = session.holder.clone() {
+            self.by_holder.entry(holder).or_default().insert(start_seq);
+        }
+        self.by_start.insert(start_seq, Arc::clone(session));
     }
 
     /// Replaces the details of an active session; nothing if it is not active.
@@ -170,14 +194,15 @@ impl ActiveSessions {
             return;
         };
         entry.touched = now;
-        self.by_start.insert(entry.start_seq, Arc::clone(session));
+        let start_seq = entry.start_seq;
         let before = std::mem::replace(&mut entry.session, Arc::clone(session));
         if before.key != session.key {
             self.release_key(&before);
         }
-        if let Some(key) = session.key.clone() {
-            self.keys.insert(key, session.id.clone());
+        if before.holder != session.holder {
+            self.release_holder(&before, start_seq);
         }
+        self.index(session, start_seq);
     }
 
     pub(crate) fn remove(&mut self, id: &SessionId) {
@@ -190,6 +215,18 @@ impl ActiveSessions {
     fn release(&mut self, entry: &Entry) {
         self.by_start.remove(&entry.start_seq);
         self.release_key(&entry.session);
+        self.release_holder(&entry.session, entry.start_seq);
+    }
+
+    fn release_holder(&mut self, session: &Session, start_seq: Seq) {
+        if let Some(holder) = &session.holder
+            && let Some(seqs) = self.by_holder.get_mut(holder)
+        {
+            seqs.remove(&start_seq);
+            if seqs.is_empty() {
+                self.by_holder.remove(holder);
+            }
+        }
     }
 
     /// Gives up the key of `session`, unless another session has taken it over.
@@ -331,7 +368,7 @@ mod tests {
         active.set_ending(&sessions[3].id, true);
         assert_eq!(page(&active, 0), ["c", "b"]);
 
-        let taken = active.take_not_ending();
+        let taken = active.take_not_ending(|_| false);
         let snapshot = [(amended, 4), (Arc::clone(&sessions[2]), 6)];
         let snapshot = snapshot.map(|(session, seq)| OpenSession::new(session, seq));
         assert!(taken.by_start().eq(snapshot));

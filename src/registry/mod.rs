@@ -6,22 +6,29 @@
 
 mod active;
 mod actor;
+mod holding;
 mod waiting;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::Message;
+use jiff::Timestamp;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::active::Expiry;
 pub use self::actor::SessionRegistry;
+pub use self::holding::Reconciled;
+pub(crate) use self::holding::{
+    Connect, Connected, Disconnected, EndHolder, EndedHolder, Heartbeat, HolderStatuses, Reconcile,
+    StartedByHolder,
+};
 use crate::clock::WallClock;
 use crate::error::Error;
 use crate::event::{OpenSession, Seq};
 use crate::filter::SessionFilter;
-use crate::ledger::SessionRecord;
+use crate::ledger::{Held, SessionRecord};
 use crate::monitor::Monitor;
 use crate::session::{End, EndDetails, EndReason, Incarnation, NewSession, Session, SessionId};
 
@@ -196,6 +203,8 @@ pub(crate) struct CloseDoor {
     pub(crate) reason: EndReason,
     /// How long to wait for starts and ends that are being recorded, which come first.
     pub(crate) patience: Duration,
+    /// Whether the sessions of holders go on, for the next process.
+    pub(crate) keeps_held: bool,
 }
 
 /// The answer to [`CloseDoor`]: the sessions that it ended, in the order of their starts, and their end.
@@ -246,4 +255,7 @@ pub(crate) struct RegistrySettings {
     pub(crate) door: Door,
     pub(crate) limits: Limits,
     pub(crate) monitor: Monitor,
+    /// What the run before has left to this one, and when that was last known alive.
+    pub(crate) held: Held,
+    pub(crate) held_seen_at: Timestamp,
 }

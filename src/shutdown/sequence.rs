@@ -133,6 +133,7 @@ impl Sequence {
         let message = CloseDoor {
             reason: self.request.reason(),
             patience: self.settings.budget.ledger_patience(),
+            keeps_held: self.settings.keeps_held(self.request.reason()),
         };
         let closed = self.bounded(self.settings.registry.send(message)).await;
         if let Some(Ok(Ok(closed))) = closed {

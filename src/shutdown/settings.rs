@@ -20,6 +20,7 @@ use crate::event::InstanceId;
 use crate::ledger::{Ledger, LedgerHealth};
 use crate::monitor::Monitor;
 use crate::registry::{Door, SessionRegistry};
+use crate::session::EndReason;
 use crate::state_dir::StateDir;
 
 /// Where the report of the stop appears, once. The coordinator alone has it, so that those who wait
@@ -79,6 +80,19 @@ pub(crate) struct Adjust {
     pub(crate) restart_expected: Duration,
 }
 
+/// What becomes at a stop of the sessions that other programs hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum HeldAtStop {
+    /// They go on over a restart, if the ledger outlives the process, and end with a shutdown.
+    #[default]
+    GoOnOverRestart,
+    /// They end: their holder goes too.
+    #[expect(dead_code, reason = "for a gateway that is its holder's parent")]
+    End,
+    /// They go on, whatever the reason.
+    GoOn,
+}
+
 /// What the coordinator is told when it is made.
 pub(crate) struct CoordinatorSettings {
     pub(crate) instance: InstanceId,
@@ -103,6 +117,7 @@ pub(crate) struct CoordinatorSettings {
     /// The downtime that a planned restart by signal announces.
     pub(crate) restart_expected: Duration,
     pub(crate) handle_signals: bool,
+    pub(crate) held_at_stop: HeldAtStop,
     /// Who reloads on SIGHUP, if anybody can.
     pub(crate) hangups: Option<mpsc::Sender<()>>,
     /// Ends the process, if that was left to the supervisor.
@@ -112,6 +127,15 @@ pub(crate) struct CoordinatorSettings {
 }
 
 impl CoordinatorSettings {
+    /// Whether the sessions of holders go on for the next process when this one stops for `reason`.
+    pub(super) fn keeps_held(&self, reason: EndReason) -> bool {
+        match self.held_at_stop {
+            HeldAtStop::GoOnOverRestart => reason == EndReason::Restart && self.is_durable(),
+            HeldAtStop::End => false,
+            HeldAtStop::GoOn => self.is_durable(),
+        }
+    }
+
     /// Where the report is kept, if anywhere.
     pub(super) fn archive(&self) -> Option<ReportArchive> {
         let state_dir = self.state_dir.as_ref()?;

@@ -24,7 +24,8 @@ use crate::place::Place;
 use crate::plugin::PluginSpec;
 use crate::registry::{Door, RegistrySettings, SessionRegistry};
 use crate::shutdown::{
-    CoordinatorSettings, ReportArchive, ReportSlot, ShutdownCoordinator, TeardownSteps, Watchdog,
+    CoordinatorSettings, HeldAtStop, ReportArchive, ReportSlot, ShutdownCoordinator, TeardownSteps,
+    Watchdog,
 };
 use crate::state_dir::StateDir;
 
@@ -55,6 +56,7 @@ pub struct Builder {
     handle_signals: bool,
     exits_process: bool,
     clock: WallClock,
+    held_at_stop: HeldAtStop,
 }
 
 impl fmt::Debug for Builder {
@@ -79,6 +81,7 @@ impl Default for Builder {
             handle_signals: false,
             exits_process: false,
             clock: WallClock::default(),
+            held_at_stop: HeldAtStop::default(),
         }
     }
 }
@@ -212,6 +215,12 @@ impl Builder {
         self
     }
 
+    /// What becomes at a stop of the sessions that other programs hold.
+    pub(crate) fn held_at_stop(mut self, held: HeldAtStop) -> Self {
+        self.held_at_stop = held;
+        self
+    }
+
     /// Changes every plugin: those that are set, and those that a reload brings.
     pub(crate) fn map_plugins<F>(mut self, change: F) -> Self
     where
@@ -303,6 +312,9 @@ impl Builder {
         ledger.detach_others(&configured, self.clock.now()).await?;
         let plugins = PluginBus::attach(plugins, &*ledger).await?;
         let recovery = ledger.recover(instance, self.clock.now()).await?;
+        let held = ledger.held().await?;
+        let before = recovery.predecessor.as_ref();
+        let held_seen_at = before.map_or_else(|| self.clock.now(), |run| run.alive_at);
         let state_dir = self.state_dir.as_ref();
         let archive = state_dir.map(|dir| ReportArchive::new(dir.path()));
         report_recovery(&recovery, archive.as_ref(), budget.cap);
@@ -355,6 +367,8 @@ impl Builder {
             door: door.clone(),
             limits,
             monitor: monitor.clone(),
+            held,
+            held_seen_at,
         };
         let (registry_bus, registry_ledger) = (bus.clone(), Arc::clone(&ledger));
         let registry = place()?
@@ -381,6 +395,7 @@ impl Builder {
             restart_expected: self.live.restart_expected,
             hangups: reloader.can_read().then_some(hangups),
             handle_signals: self.handle_signals,
+            held_at_stop: self.held_at_stop,
             watchdog,
             owns_system,
         };

@@ -33,14 +33,15 @@ use self::shared::Shared;
 pub use self::survey::{Survey, SurveyedPlugin};
 use self::writer::{Writer, size_on_disk};
 use super::{
-    Append, Intent, Ledger, LedgerError, LedgerFuture, Page, Parked, Position, Progress, Reclaimed,
-    Recovery, SessionRecord,
+    Append, Held, Intent, Ledger, LedgerError, LedgerFuture, Page, Parked, Position, Progress,
+    Reclaimed, Recovery, SessionRecord,
 };
 use crate::durability::Durability;
 use crate::event::{Event, InstanceId, Seq};
 use crate::file_id::FileInUse;
 use crate::filter::SessionFilter;
-use crate::session::SessionId;
+use crate::holder::HolderRecord;
+use crate::session::{HolderId, SessionId};
 use crate::state_dir::StateDir;
 
 /// The place of the last event, or 0.
@@ -222,6 +223,21 @@ impl Ledger for SqliteLedger {
     fn recover(&self, instance: InstanceId, now: Timestamp) -> LedgerFuture<Recovery> {
         self.writer
             .ask(1, move |records| records.recover(instance, now))
+    }
+
+    fn held(&self) -> LedgerFuture<Held> {
+        self.writer.ask(1, |records| records.held())
+    }
+
+    fn keep_holder(&self, holder: HolderRecord) -> LedgerFuture<()> {
+        self.writer
+            .ask(1, move |records| records.keep_holder(&holder))
+    }
+
+    fn forget_holder(&self, holder: &HolderId) -> LedgerFuture<()> {
+        let holder = holder.clone();
+        self.writer
+            .ask(1, move |records| records.forget_holder(&holder))
     }
 
     fn keep_alive(&self, now: Timestamp) -> LedgerFuture<()> {

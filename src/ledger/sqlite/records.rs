@@ -141,10 +141,12 @@ impl<'a> Records<'a> {
                  SELECT start_seq, ?2 FROM open WHERE start_seq = ?1",
             )?
             .execute(params![amended.start_seq, to_json(&amended.session)?])?;
-        match changed {
-            0 => Err(not_active(amended.session.id.as_str())),
-            _ => Ok(()),
+        if changed == 0 {
+            return Err(not_active(amended.session.id.as_str()));
         }
+        self.prepare("UPDATE open SET held = ?2 WHERE start_seq = ?1")?
+            .execute(params![amended.start_seq, amended.session.holder.is_some()])?;
+        Ok(())
     }
 
     /// Where `plugin` stands; from now on it counts as configured.
@@ -304,7 +306,7 @@ impl<'a> Inserts<'a> {
                 "INSERT INTO starts (seq, at, instance, id, incarnation, session)
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
             )?,
-            open: prepare("INSERT INTO open (start_seq) VALUES (?1)")?,
+            open: prepare("INSERT INTO open (start_seq, held) VALUES (?1, ?2)")?,
             close: prepare("DELETE FROM open WHERE start_seq = ?1")?,
             end: prepare(
                 "INSERT INTO ends (seq, start_seq, detected_at, ended_at, instance, reason, details)
@@ -328,7 +330,7 @@ impl<'a> Inserts<'a> {
                 session.incarnation.as_uuid(),
                 to_json(session)?
             ])?;
-            self.open.execute([seq])?;
+            self.open.execute(params![seq, session.holder.is_some()])?;
             return Ok(());
         };
         if self.close.execute([event.start_seq()])? == 0 {

@@ -1,6 +1,7 @@
 //! Runs of supervisors: how one begins, lives and stops, and what becomes of the sessions that the
 //! one before has left active.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -9,25 +10,34 @@ use uuid::Uuid;
 
 use super::fault::Fault;
 use super::records::Records;
-use super::rows::Millis;
+use super::rows::{Millis, from_json, to_json};
 use super::shared::Effect;
-use crate::event::{InstanceId, Seq};
-use crate::ledger::{Intent, Predecessor, Recovery};
-use crate::session::EndReason;
+use crate::event::{InstanceId, OpenSession, Seq};
+use crate::holder::HolderRecord;
+use crate::ledger::{Held, Intent, Predecessor, Recovery};
+use crate::session::{EndReason, HolderId, RunId};
 
 /// Ends what is open, in the order of the starts, after the place `:head`: the first end is told its
 /// place, and each further one gets the next from SQLite, which costs half as much as counting them.
 /// What began after `:ended_at`, or does so by a clock that jumped, ended when it began, but by a clock
 /// that jumped back no later than now.
 ///
-/// Sessions that a program with a living lease holds are to be exempt one day: that is a condition
-/// here, on the first place too, and where `open` is emptied.
+/// What other programs hold goes on, unless `:ends_held`.
 const END_OPEN: &str = "
     INSERT INTO ends (seq, start_seq, detected_at, ended_at, instance, reason)
-    SELECT CASE open.start_seq WHEN (SELECT min(start_seq) FROM open) THEN :head + 1 END,
+    SELECT CASE open.start_seq
+            WHEN (SELECT min(start_seq) FROM open WHERE :ends_held OR NOT held) THEN :head + 1 END,
         open.start_seq, :now, nullif(min(max(:ended_at, begun.at), :now), :now), :run, :reason
     FROM open JOIN starts AS begun ON begun.seq = open.start_seq
+    WHERE :ends_held OR NOT open.held
     ORDER BY open.start_seq";
+
+/// What is open, after [`END_OPEN`]: what other programs hold.
+const HELD: &str = "
+    SELECT open.start_seq, coalesce(amended.session, begun.session) AS session
+    FROM open JOIN starts AS begun ON begun.seq = open.start_seq
+        LEFT JOIN amendments AS amended ON amended.start_seq = open.start_seq
+    WHERE held ORDER BY open.start_seq";
 
 /// The last run, for [`predecessor`].
 pub(super) const LAST_RUN: &str = r#"
@@ -56,7 +66,9 @@ impl Records<'_> {
             (None, Some(run)) => (EndReason::Crash, run.alive_at),
             (None, None) => (EndReason::Crash, now),
         };
+        let ends_held = intent.is_some_and(|intent| intent.reason == EndReason::Shutdown);
         let found = self.prepare(END_OPEN)?.execute(named_params! {
+            ":ends_held": ends_held,
             ":head": self.state.head,
             ":now": Millis(now),
             ":ended_at": Millis(ended_at),
@@ -64,7 +76,8 @@ impl Records<'_> {
             ":reason": reason,
         })? as Seq;
         if found > 0 {
-            self.prepare("DELETE FROM open")?.execute([])?;
+            self.prepare("DELETE FROM open WHERE ?1 OR NOT held")?
+                .execute([ends_held])?;
             self.state.head += found;
             self.effects.push(Effect::Grew(self.state.head));
         }
@@ -73,6 +86,42 @@ impl Records<'_> {
             found,
             reason: (found > 0).then_some(reason),
         })
+    }
+
+    /// What the run before has left to this one.
+    pub(super) fn held(&self) -> Result<Held, Fault> {
+        let sessions = self
+            .prepare(HELD)?
+            .query_map([], |row| {
+                let session = Arc::new(from_json(row, "session")?);
+                Ok(OpenSession::new(session, row.get("start_seq")?))
+            })?
+            .collect::<Result<_, _>>()?;
+        let holders = self
+            .prepare("SELECT name, run_id, past_runs, lease_ms FROM holders ORDER BY name")?
+            .query_map([], holder_record)?
+            .collect::<Result<_, _>>()?;
+        Ok(Held { sessions, holders })
+    }
+
+    pub(super) fn keep_holder(&self, holder: &HolderRecord) -> Result<(), Fault> {
+        self.prepare(
+            "INSERT OR REPLACE INTO holders (name, run_id, past_runs, lease_ms)
+             VALUES (?1, ?2, ?3, ?4)",
+        )?
+        .execute(params![
+            holder.holder.as_str(),
+            holder.run_id.as_ref().map(RunId::as_str),
+            to_json(&holder.past_runs)?,
+            i64::try_from(holder.lease.as_millis()).unwrap_or(i64::MAX),
+        ])?;
+        Ok(())
+    }
+
+    pub(super) fn forget_holder(&self, holder: &HolderId) -> Result<(), Fault> {
+        self.prepare("DELETE FROM holders WHERE name = ?1")?
+            .execute([holder.as_str()])?;
+        Ok(())
     }
 
     /// Goes on where the log ends by now: whoever had the file before may have been writing still
@@ -145,6 +194,15 @@ impl Records<'_> {
             .run
             .ok_or_else(|| Fault::Refused("no run has begun in it".into()))
     }
+}
+
+fn holder_record(row: &Row<'_>) -> rusqlite::Result<HolderRecord> {
+    Ok(HolderRecord {
+        holder: row.get("name")?,
+        run_id: row.get("run_id")?,
+        past_runs: from_json(row, "past_runs")?,
+        lease: Duration::from_millis(row.get("lease_ms")?),
+    })
 }
 
 pub(super) fn predecessor(row: &Row<'_>) -> rusqlite::Result<Predecessor> {

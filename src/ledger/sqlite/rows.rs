@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::event::{Event, InstanceId, OpenSession, Seq};
 use crate::ledger::{Parked, SessionRecord};
-use crate::session::{End, EndDetails, EndReason, Session};
+use crate::session::{End, EndDetails, EndReason, HolderId, RunId, Session};
 
 /// A time as its milliseconds since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,13 +41,25 @@ impl FromSql for EndReason {
     }
 }
 
+impl FromSql for HolderId {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        value.as_str()?.parse().map_err(FromSqlError::other)
+    }
+}
+
+impl FromSql for RunId {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        value.as_str()?.parse().map_err(FromSqlError::other)
+    }
+}
+
 /// `value` as the JSON text of a column.
 pub(super) fn to_json(value: &impl serde::Serialize) -> Result<String> {
     serde_json::to_string(value)
         .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))
 }
 
-fn from_json<T: DeserializeOwned>(row: &Row<'_>, column: &str) -> Result<T> {
+pub(super) fn from_json<T: DeserializeOwned>(row: &Row<'_>, column: &str) -> Result<T> {
     let index = row.as_ref().column_index(column)?;
     let text = row.get_ref(index)?.as_str()?;
     serde_json::from_str(text)

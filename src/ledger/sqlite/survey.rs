@@ -19,9 +19,11 @@ use crate::session::EndReason;
 pub struct Survey {
     /// The last run, if there was one.
     pub predecessor: Option<Predecessor>,
-    /// How many sessions are open.
+    /// How many sessions are open that a recovery ends.
     pub open: u64,
-    /// The ids of the first of these, in the order of their starts.
+    /// How many go on, since other programs hold them.
+    pub held: u64,
+    /// The ids of the first of those that end, in the order of their starts.
     pub sessions: Vec<String>,
     /// What each plugin is owed that the ledger knows of, by name.
     pub plugins: Vec<SurveyedPlugin>,
@@ -73,14 +75,23 @@ impl SqliteLedger {
 }
 
 fn survey(connection: &Connection, named: usize) -> rusqlite::Result<Survey> {
-    let predecessor = connection.query_row(LAST_RUN, [], predecessor).optional()?;
-    let open = connection.query_row("SELECT count(*) FROM open", [], |row| row.get(0))?;
+    let predecessor: Option<Predecessor> =
+        connection.query_row(LAST_RUN, [], predecessor).optional()?;
+    let intent = predecessor.as_ref().and_then(|run| run.intent.as_ref());
+    let ends_held = intent.is_some_and(|intent| intent.reason == EndReason::Shutdown);
+    let (open, held) = connection.query_row(
+        "SELECT count(*) FILTER (WHERE ?1 OR NOT held), count(*) FILTER (WHERE held AND NOT ?1)
+         FROM open",
+        [ends_held],
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )?;
     let sessions = connection
         .prepare(
             "SELECT begun.id FROM open JOIN starts AS begun ON begun.seq = open.start_seq
+             WHERE ?2 OR NOT held
              ORDER BY open.start_seq LIMIT ?1",
         )?
-        .query_map([named], |row| row.get(0))?
+        .query_map(params![named, ends_held], |row| row.get(0))?
         .collect::<rusqlite::Result<_>>()?;
     let plugins = connection
         .prepare(
@@ -113,6 +124,7 @@ fn survey(connection: &Connection, named: usize) -> rusqlite::Result<Survey> {
     Ok(Survey {
         predecessor,
         open,
+        held,
         sessions,
         plugins,
     })

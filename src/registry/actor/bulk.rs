@@ -36,21 +36,28 @@ impl Handler<EndMatching> for SessionRegistry {
         let matching: Vec<_> = matching
             .map(|record| OpenSession::new(record.session, record.start_seq))
             .collect();
-        let registry = ctx.address();
+        let matched = matching.len();
+        let ended = end_in_parts(ctx.address(), matching, reason);
         Box::pin(async move {
-            let matched = matching.len();
-            let parts = matching.chunks(MAX_ENDS_AT_ONCE).map(|part| {
-                let sessions = part.to_vec();
-                let registry = registry.clone();
-                Ok(async move { registry.send(EndPart { sessions, reason }).await? })
-            });
-            let ended = stream::iter(parts)
-                .try_buffered(MAX_PARTS)
-                .try_concat()
-                .await?;
+            let ended = ended.await?;
             Ok(EndedMatching { matched, ended })
         })
     }
+}
+
+/// Ends those of `sessions` that are still active when it is their turn. The ids of those.
+pub(super) async fn end_in_parts(
+    registry: Addr<SessionRegistry>,
+    sessions: Vec<OpenSession>,
+    reason: EndReason,
+) -> Result<Vec<SessionId>, Error> {
+    let parts = sessions.chunks(MAX_ENDS_AT_ONCE).map(|part| {
+        let sessions = part.to_vec();
+        let registry = registry.clone();
+        Ok(async move { registry.send(EndPart { sessions, reason }).await? })
+    });
+    let parts = stream::iter(parts).try_buffered(MAX_PARTS);
+    parts.try_concat().await
 }
 
 /// Ends those of `sessions` that are still active, which are at most [`MAX_ENDS_AT_ONCE`]. Answers

@@ -15,15 +15,34 @@ use crate::bus::ActiveIds;
 use crate::error::Error;
 use crate::ledger::SessionRecord;
 use crate::monitor::Ping;
-use crate::session::{EndReason, InvalidField, Session};
+use crate::session::{EndReason, InvalidField, NewSession, Session};
 
 impl Handler<Started> for SessionRegistry {
     type Result = ResponseFuture<Result<StartedSession, Error>>;
 
     fn handle(&mut self, Started(new): Started, ctx: &mut Context<Self>) -> Self::Result {
+        self.take_start(new, false, ctx)
+    }
+}
+
+impl SessionRegistry {
+    /// Takes a start in: one that its holder asks for itself may not touch what is not its own.
+    pub(super) fn take_start(
+        &mut self,
+        new: NewSession,
+        by_holder: bool,
+        ctx: &mut Context<Self>,
+    ) -> ResponseFuture<Result<StartedSession, Error>> {
         let (reply, answer) = oneshot::channel();
         match new.validate() {
-            Ok(()) => self.submit(Request::Start(new, reply), ctx),
+            Ok(()) => {
+                let request = Request::Start {
+                    new,
+                    by_holder,
+                    reply,
+                };
+                self.submit(request, ctx);
+            }
             Err(invalid) => super::answer(reply, Err(invalid.into())),
         }
         let (answer, monitor) = (awaited(answer), self.settings.monitor.clone());
@@ -172,9 +191,11 @@ impl Handler<CloseDoor> for SessionRegistry {
         let (reply, answer) = oneshot::channel();
         self.closing = Some(Closing::Waiting {
             reason: message.reason,
+            keeps_held: message.keeps_held,
             reply,
         });
         self.schedule_sweeps(ctx);
+        self.watch_leases(ctx);
         if self.recording == 0 {
             self.take_snapshot(ctx);
         } else {

@@ -2,6 +2,7 @@
 
 mod bulk;
 mod handlers;
+mod holders;
 
 use std::collections::{BTreeSet, HashSet};
 use std::fmt;
@@ -19,8 +20,11 @@ use super::{ClosedDoor, Ended, EndedSession, RegistrySettings, StartedSession};
 use crate::bus::{MAX_ENDS_AT_ONCE, PluginBus, SessionEnd, SessionStart};
 use crate::error::Error;
 use crate::event::{OpenSession, Seq};
+use crate::holder::Holders;
 use crate::ledger::{Ledger, SessionRecord};
-use crate::session::{End, EndDetails, EndReason, Incarnation, NewSession, Session, SessionId};
+use crate::session::{
+    End, EndDetails, EndReason, HolderId, Incarnation, NewSession, Session, SessionId,
+};
 
 /// How many messages may wait in the registry's mailbox before their senders have to: enough that
 /// a burst does not put its senders to sleep one by one.
@@ -35,7 +39,12 @@ fn answer<T>(reply: Reply<T>, result: Result<T, Error>) {
 
 /// A message that starts or ends a session.
 enum Request {
-    Start(NewSession, Reply<StartedSession>),
+    Start {
+        new: NewSession,
+        /// Its holder asks for it itself, and may not touch what is not its own.
+        by_holder: bool,
+        reply: Reply<StartedSession>,
+    },
     End(Ended, Reply<EndedSession>),
 }
 
@@ -45,6 +54,7 @@ enum Transition {
         /// The age that a new incarnation has already; none where an active one got new details.
         age_if_new: Option<Duration>,
         displaced: Option<OpenSession>,
+        holder: Option<HolderId>,
         reply: Reply<StartedSession>,
     },
     End {
@@ -84,6 +94,7 @@ enum Closing {
     /// Some transitions are still being recorded; what ends sessions waits until they are.
     Waiting {
         reason: EndReason,
+        keeps_held: bool,
         reply: oneshot::Sender<ClosedDoor>,
     },
     /// All these sessions have ended, in this way.
@@ -111,6 +122,11 @@ pub struct SessionRegistry {
     closing: Option<Closing>,
     /// The timer of the sweeps.
     sweeps: Option<SpawnHandle>,
+    holders: Holders,
+    /// Holders some of whose sessions could not be ended when they had to.
+    overdue: BTreeSet<HolderId>,
+    /// The timer of the next lease to end, and when it fires.
+    leases: Option<(SpawnHandle, Instant)>,
 }
 
 impl fmt::Debug for SessionRegistry {
@@ -128,7 +144,7 @@ impl SessionRegistry {
         bus: Addr<PluginBus>,
         ledger: Arc<dyn Ledger>,
     ) -> Self {
-        Self {
+        let mut registry = Self {
             settings,
             bus,
             ledger,
@@ -139,7 +155,12 @@ impl SessionRegistry {
             starting: 0,
             closing: None,
             sweeps: None,
-        }
+            holders: Holders::default(),
+            overdue: BTreeSet::new(),
+            leases: None,
+        };
+        registry.restore_held();
+        registry
     }
 
     /// Carries `request` out, behind everything that mentions the same id or key.
@@ -168,7 +189,11 @@ impl SessionRegistry {
     /// Carries `request` out, or lets it wait where a name that it touches is busy.
     fn attempt(&mut self, number: u64, request: Request, ctx: &mut Context<Self>) {
         match request {
-            Request::Start(new, reply) => self.start(number, new, reply, ctx),
+            Request::Start {
+                new,
+                by_holder,
+                reply,
+            } => self.start(number, new, by_holder, reply, ctx),
             Request::End(ended, reply) => self.end(number, ended, reply, ctx),
         }
     }
@@ -186,20 +211,31 @@ impl SessionRegistry {
     fn start(
         &mut self,
         number: u64,
-        new: NewSession,
+        mut new: NewSession,
+        by_holder: bool,
         reply: Reply<StartedSession>,
         ctx: &mut Context<Self>,
     ) {
         if !self.settings.door.is_open() || self.closing.is_some() {
             return answer(reply, Err(Error::ShuttingDown));
         }
+        if let Err(error) = self.mention_holder(&mut new, ctx) {
+            return answer(reply, Err(error));
+        }
         let plan = self.active.plan_start(&new);
         let others = [&plan.known, &plan.displaced].into_iter().flatten();
         let others = others.map(|open| (&open.session.id, &open.session.key));
         let names = names_of(others.chain([(&new.id, &new.key)]));
         if self.must_wait(number, &names) {
-            let request = Request::Start(new, reply);
+            let request = Request::Start {
+                new,
+                by_holder,
+                reply,
+            };
             return self.waiting.insert(number, request, names);
+        }
+        if let Err(error) = self.check_held(&new, &plan, by_holder) {
+            return answer(reply, Err(error));
         }
         let max = self.settings.limits.max_active;
         let needs_a_place = plan.known.is_none() && plan.displaced.is_none();
@@ -240,6 +276,7 @@ impl SessionRegistry {
         let transition = Transition::Start {
             age_if_new,
             displaced,
+            holder: new.holder.clone(),
             reply,
         };
 
@@ -398,6 +435,7 @@ impl SessionRegistry {
                 age_if_new,
                 displaced,
                 reply,
+                ..
             } => {
                 self.starting -= usize::from(age_if_new.is_some() && displaced.is_none());
                 if let Some(open) = &displaced {
@@ -482,6 +520,7 @@ impl SessionRegistry {
             }
             None => self.active.amend(&session, now),
         }
+        self.know_holder_of(&session);
         if let Some(Closing::Closed { .. }) = &self.closing {
             // Recorded too late for the drain's snapshot: it still gets its end, and its caller
             // the refusal.
@@ -516,6 +555,8 @@ impl SessionRegistry {
                 self.active.remove(&session.id);
             } else {
                 self.active.set_ending(&session.id, false);
+                // Not at once, and not for ever where the ledger can't write.
+                self.overdue.extend(session.holder.clone());
             }
         }
     }
@@ -588,13 +629,24 @@ impl SessionRegistry {
     /// Takes the snapshot that marks every session ended, if the door is closed and nothing comes
     /// first any more.
     fn take_snapshot(&mut self, ctx: &mut Context<Self>) {
-        let (reason, reply) = match self.closing.take() {
-            Some(Closing::Waiting { reason, reply }) => (reason, reply),
+        let (reason, keeps_held, reply) = match self.closing.take() {
+            Some(Closing::Waiting {
+                reason,
+                keeps_held,
+                reply,
+            }) => (reason, keeps_held, reply),
             other => return self.closing = other,
         };
         let now = self.settings.clock.now();
         let end = Arc::new(End::now(reason, EndDetails::default(), now));
-        let sessions = self.active.take_not_ending();
+        let stays = |session: &Session| keeps_held && session.holder.is_some();
+        let sessions = self.active.take_not_ending(stays);
+        if self.active.len() > 0 {
+            info!(
+                sessions = self.active.len(),
+                "sessions go on for their holders, or end by themselves"
+            );
+        }
         let closed = ClosedDoor {
             // In this order, since a ledger finds starts that stand side by side faster.
             sessions: sessions.by_start().collect(),
@@ -620,6 +672,10 @@ impl Actor for SessionRegistry {
     fn started(&mut self, ctx: &mut Context<Self>) {
         ctx.set_mailbox_capacity(MAILBOX);
         self.schedule_sweeps(ctx);
+        for holder in self.holders.names() {
+            self.end_due(&holder, ctx);
+        }
+        self.watch_leases(ctx);
     }
 }
 
@@ -631,7 +687,11 @@ impl Handler<Recorded> for SessionRegistry {
         for name in &recorded.names {
             self.busy.remove(name);
         }
+        let holders = self.holders_of(&recorded.transition);
         self.apply(recorded.transition, recorded.outcome, ctx);
+        for holder in holders {
+            self.end_due(&holder, ctx);
+        }
         self.submit_waiting(&recorded.names, ctx);
         if self.recording == 0 {
             self.take_snapshot(ctx);

@@ -1,0 +1,405 @@
+//! The table of holders.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::{FIRST_LEASE, HolderStatus, LeaseState, RunIsOver};
+use crate::session::{HolderId, RunId, Session};
+
+/// How many runs of a holder whose place was taken are remembered, so that they can't take it back.
+const MAX_PAST_RUNS: usize = 16;
+
+/// Which of the connections that are, or were, a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ConnectionId(u64);
+
+/// An open connection that is a lease.
+#[derive(Debug)]
+struct Connection {
+    id: ConnectionId,
+    /// How long the lease outlives it.
+    grace: Duration,
+    /// Tells it that it is a lease no longer.
+    _replaced: DropGuard,
+}
+
+/// What is kept of a holder for a later process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HolderRecord {
+    /// Its name.
+    pub holder: HolderId,
+    /// Its current run.
+    pub run_id: Option<RunId>,
+    /// The runs before, oldest first.
+    pub past_runs: Vec<RunId>,
+    /// How long its last lease was.
+    pub lease: Duration,
+}
+
+/// The holders that have a lease, or sessions.
+#[derive(Debug, Default)]
+pub(crate) struct Holders {
+    holders: BTreeMap<HolderId, Holder>,
+    connections: u64,
+}
+
+#[derive(Debug)]
+struct Holder {
+    run_id: Option<RunId>,
+    past_runs: VecDeque<RunId>,
+    connection: Option<Connection>,
+    /// When the lease of a connection that is gone is over.
+    disconnected_until: Option<Instant>,
+    /// When the lease of the last heartbeat is over.
+    beat_until: Option<Instant>,
+    /// Until when it has to take its first lease, or the first after a restart.
+    awaited_until: Option<Instant>,
+    /// Its last sign of life.
+    seen_at: Timestamp,
+    /// How long its last lease was, for a later process.
+    lease: Duration,
+    /// It has said that it is done: it is forgotten as soon as it has no sessions.
+    is_leaving: bool,
+    /// It was found that its lease is over.
+    is_lost: bool,
+}
+
+impl Holder {
+    fn new(now: Instant, seen_at: Timestamp) -> Self {
+        Self {
+            run_id: None,
+            past_runs: VecDeque::new(),
+            connection: None,
+            disconnected_until: None,
+            beat_until: None,
+            awaited_until: Some(now + FIRST_LEASE),
+            seen_at,
+            lease: Duration::ZERO,
+            is_leaving: false,
+            is_lost: false,
+        }
+    }
+
+    /// When its lease is over; none as long as it is connected.
+    fn until(&self) -> Option<Instant> {
+        if self.connection.is_some() {
+            return None;
+        }
+        let until = [self.disconnected_until, self.beat_until, self.awaited_until];
+        // It always has one of these.
+        until.into_iter().max().flatten()
+    }
+
+    fn is_over(&self, now: Instant) -> bool {
+        self.until().is_some_and(|until| until <= now)
+    }
+
+    fn drop_leases(&mut self) {
+        self.connection = None;
+        self.disconnected_until = None;
+        self.beat_until = None;
+    }
+
+    fn state(&self) -> LeaseState {
+        if self.connection.is_some() {
+            return LeaseState::Connected;
+        }
+        let until = self.until();
+        if until.is_some() && until == self.beat_until {
+            LeaseState::Heartbeat
+        } else if until.is_some() && until == self.disconnected_until {
+            LeaseState::Disconnected
+        } else {
+            LeaseState::Awaited
+        }
+    }
+
+    fn kept(&self, holder: &HolderId) -> HolderRecord {
+        HolderRecord {
+            holder: holder.clone(),
+            run_id: self.run_id.clone(),
+            past_runs: self.past_runs.iter().cloned().collect(),
+            lease: self.lease,
+        }
+    }
+
+    /// Goes over to the run `run_id`. Answers whether that takes another's place.
+    fn enter(&mut self, holder: &HolderId, run_id: &RunId) -> Result<bool, RunIsOver> {
+        match &self.run_id {
+            Some(current) if current == run_id => return Ok(false),
+            _ if self.past_runs.contains(run_id) => {
+                return Err(RunIsOver {
+                    holder: holder.clone(),
+                    run_id: run_id.clone(),
+                });
+            }
+            _ => {}
+        }
+        let Some(before) = self.run_id.replace(run_id.clone()) else {
+            return Ok(false);
+        };
+        self.past_runs.push_back(before);
+        if self.past_runs.len() > MAX_PAST_RUNS {
+            self.past_runs.pop_front();
+        }
+        self.drop_leases();
+        Ok(true)
+    }
+}
+
+/// What a sign of life has changed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Change {
+    /// What a later process should know, if that is something else now.
+    pub(crate) keep: Option<HolderRecord>,
+    /// Whether a new run has taken the place of another, whose sessions end.
+    pub(crate) takes_over: bool,
+}
+
+/// Why a session of a holder has to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Due {
+    /// The lease is over.
+    Lost,
+    /// It is of a run whose place was taken.
+    Superseded,
+}
+
+impl Holders {
+    pub(crate) fn len(&self) -> usize {
+        self.holders.len()
+    }
+
+    pub(crate) fn knows(&self, holder: &HolderId) -> bool {
+        self.holders.contains_key(holder)
+    }
+
+    /// All of them.
+    pub(crate) fn names(&self) -> Vec<HolderId> {
+        self.holders.keys().cloned().collect()
+    }
+
+    /// Takes in a holder that a process before has kept: it has a while to come back. It was last
+    /// seen at `seen_at`.
+    pub(crate) fn restore(&mut self, kept: HolderRecord, seen_at: Timestamp, now: Instant) {
+        let holder = Holder {
+            run_id: kept.run_id,
+            past_runs: kept.past_runs.into(),
+            awaited_until: Some(now + kept.lease.max(FIRST_LEASE)),
+            lease: kept.lease,
+            ..Holder::new(now, seen_at)
+        };
+        self.holders.insert(kept.holder, holder);
+    }
+
+    /// A start names a holder and, perhaps, one of its runs. Answers the run that the session is of.
+    pub(crate) fn mention(
+        &mut self,
+        holder: &HolderId,
+        run_id: Option<&RunId>,
+        now: Instant,
+        wall: Timestamp,
+    ) -> Result<(Option<RunId>, Change), RunIsOver> {
+        let change = self.change(holder, now, wall, |entry| {
+            let takes_over = match run_id {
+                Some(run_id) => entry.enter(holder, run_id)?,
+                None => false,
+            };
+            if takes_over || entry.is_over(now) {
+                entry.awaited_until = Some(now + FIRST_LEASE);
+            }
+            Ok(takes_over)
+        })?;
+        let run_id = self.holders.get(holder).and_then(|it| it.run_id.clone());
+        Ok((run_id, change))
+    }
+
+    /// A connection becomes the lease of a run, in place of the connection before. The token fires
+    /// when another takes its place.
+    pub(crate) fn connect(
+        &mut self,
+        holder: &HolderId,
+        run_id: &RunId,
+        grace: Duration,
+        now: Instant,
+        wall: Timestamp,
+    ) -> Result<(ConnectionId, CancellationToken, Change), RunIsOver> {
+        let id = ConnectionId(self.connections + 1);
+        let replaced = CancellationToken::new();
+        let connection = Connection {
+            id,
+            grace,
+            _replaced: replaced.clone().drop_guard(),
+        };
+        let change = self.change(holder, now, wall, |entry| {
+            let takes_over = entry.enter(holder, run_id)?;
+            entry.connection = Some(connection);
+            entry.disconnected_until = None;
+            entry.awaited_until = None;
+            entry.lease = grace.max(entry.beat_until.map_or(Duration::ZERO, |_| entry.lease));
+            Ok(takes_over)
+        })?;
+        self.connections += 1;
+        Ok((id, replaced, change))
+    }
+
+    /// A connection is gone. Nothing if another has taken its place.
+    pub(crate) fn disconnect(
+        &mut self,
+        holder: &HolderId,
+        connection: ConnectionId,
+        now: Instant,
+        wall: Timestamp,
+    ) {
+        let Some(entry) = self.holders.get_mut(holder) else {
+            return;
+        };
+        if let Some(gone) = entry.connection.take_if(|open| open.id == connection) {
+            entry.disconnected_until = Some(now + gone.grace);
+            entry.seen_at = wall;
+        }
+    }
+
+    /// A run is alive, and will be for `ttl`.
+    pub(crate) fn beat(
+        &mut self,
+        holder: &HolderId,
+        run_id: &RunId,
+        ttl: Duration,
+        now: Instant,
+        wall: Timestamp,
+    ) -> Result<Change, RunIsOver> {
+        self.change(holder, now, wall, |entry| {
+            let takes_over = entry.enter(holder, run_id)?;
+            entry.beat_until = Some(now + ttl);
+            entry.awaited_until = None;
+            let connection = entry.connection.as_ref();
+            let grace = connection.map_or(Duration::ZERO, |open| open.grace);
+            entry.lease = ttl.max(grace);
+            Ok(takes_over)
+        })
+    }
+
+    /// Changes a holder, or a new one, at a sign of life. Nothing is changed where `change` fails.
+    fn change(
+        &mut self,
+        holder: &HolderId,
+        now: Instant,
+        wall: Timestamp,
+        change: impl FnOnce(&mut Holder) -> Result<bool, RunIsOver>,
+    ) -> Result<Change, RunIsOver> {
+        let is_new = !self.holders.contains_key(holder);
+        let entry = self
+            .holders
+            .entry(holder.clone())
+            .or_insert_with(|| Holder::new(now, wall));
+        let before = entry.kept(holder);
+        let takes_over = match change(entry) {
+            Ok(takes_over) => takes_over,
+            Err(error) => {
+                if is_new {
+                    self.holders.remove(holder);
+                }
+                return Err(error);
+            }
+        };
+        entry.seen_at = wall;
+        entry.is_leaving = false;
+        entry.is_lost = false;
+        let kept = entry.kept(holder);
+        Ok(Change {
+            keep: (is_new || kept != before).then_some(kept),
+            takes_over,
+        })
+    }
+
+    /// The holder has said that it is done. It is forgotten when it has no sessions, and has a while
+    /// for that if their ends can't be recorded now.
+    pub(crate) fn leave(&mut self, holder: &HolderId, now: Instant, wall: Timestamp) {
+        if let Some(entry) = self.holders.get_mut(holder) {
+            entry.drop_leases();
+            entry.awaited_until = Some(now + FIRST_LEASE);
+            entry.seen_at = wall;
+            entry.is_leaving = true;
+        }
+    }
+
+    /// Whether `session` has to end now because of its holder, and when that was last seen.
+    pub(crate) fn due(&self, session: &Session, now: Instant) -> Option<(Due, Timestamp)> {
+        let entry = self.holders.get(session.holder.as_ref()?)?;
+        // The first run has what was started before it.
+        let is_of_run = match &session.run_id {
+            None => entry.past_runs.is_empty(),
+            run_id => *run_id == entry.run_id,
+        };
+        if !is_of_run {
+            Some((Due::Superseded, entry.seen_at))
+        } else if entry.is_over(now) {
+            Some((Due::Lost, entry.seen_at))
+        } else {
+            None
+        }
+    }
+
+    /// Finds the holders whose lease is over by now and was not when this was asked before.
+    pub(crate) fn find_lost(&mut self, now: Instant) -> Vec<HolderId> {
+        let mut lost = Vec::new();
+        for (holder, entry) in &mut self.holders {
+            if !entry.is_lost && entry.is_over(now) {
+                entry.is_lost = true;
+                lost.push(holder.clone());
+            }
+        }
+        lost
+    }
+
+    /// When the next lease is over that was not found to be.
+    pub(crate) fn next_over(&self) -> Option<Instant> {
+        let living = self.holders.values().filter(|entry| !entry.is_lost);
+        living.filter_map(Holder::until).min()
+    }
+
+    /// Every lease lasts longer, for a time in which nobody could be heard.
+    pub(crate) fn extend(&mut self, by: Duration) {
+        for entry in self.holders.values_mut() {
+            let until = [
+                &mut entry.disconnected_until,
+                &mut entry.beat_until,
+                &mut entry.awaited_until,
+            ];
+            for until in until.into_iter().flatten() {
+                *until += by;
+            }
+        }
+    }
+
+    /// Forgets a holder that has no sessions, if its lease is over or it has said that it is done.
+    /// Answers whether it is forgotten now.
+    pub(crate) fn forget(&mut self, holder: &HolderId, now: Instant) -> bool {
+        let is_done = |entry: &Holder| entry.is_leaving || entry.is_over(now);
+        self.holders.get(holder).is_some_and(is_done) && self.holders.remove(holder).is_some()
+    }
+
+    /// How the holders are, by name, with the numbers of their sessions.
+    pub(crate) fn statuses(
+        &self,
+        now: Instant,
+        sessions: impl Fn(&HolderId) -> usize,
+    ) -> Vec<HolderStatus> {
+        let statuses = self.holders.iter().map(|(holder, entry)| HolderStatus {
+            holder: holder.clone(),
+            run_id: entry.run_id.clone(),
+            lease: entry.state(),
+            expires_in_ms: entry.until().map(|until| {
+                let left = until.saturating_duration_since(now).as_millis();
+                u64::try_from(left).unwrap_or(u64::MAX)
+            }),
+            sessions: sessions(holder),
+        });
+        statuses.collect()
+    }
+}

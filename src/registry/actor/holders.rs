@@ -1,0 +1,410 @@
+//! Sessions that other programs hold: what signs of life do to them, and what their absence does.
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::super::active::StartPlan;
+use super::super::{
+    Connect, Connected, Disconnected, EndHolder, EndedHolder, Heartbeat, HolderStatuses, Reconcile,
+    Reconciled, StartedByHolder, StartedSession,
+};
+use super::bulk::end_in_parts;
+use super::handlers::refused;
+use super::{SessionRegistry, Transition};
+use crate::bus::MAX_ENDS_AT_ONCE;
+use crate::error::Error;
+use crate::event::OpenSession;
+use crate::holder::{Change, Due, HolderRecord, HolderStatus};
+use crate::ledger::{LedgerError, LedgerFuture};
+use crate::session::{End, EndReason, HolderId, InvalidField, NewSession, Session, SessionId};
+
+/// How soon to try again to end what the ledger could not record the end of.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// A timer that is later than this is taken for a process that was not running: its holders' signs of
+/// life are still on their way.
+const PAUSE: Duration = Duration::from_secs(1);
+
+impl SessionRegistry {
+    /// Takes in what the run before has left: sessions of holders, which have a while to come back.
+    pub(super) fn restore_held(&mut self) {
+        let held = std::mem::take(&mut self.settings.held);
+        let seen_at = self.settings.held_seen_at;
+        let (now, wall) = (Instant::now(), self.settings.clock.now());
+        for kept in held.holders {
+            self.holders.restore(kept, seen_at, now);
+        }
+        for OpenSession { session, start_seq } in &held.sessions {
+            let age = wall.duration_since(session.started_at);
+            let age = Duration::try_from(age).unwrap_or_default();
+            self.active.insert(session, *start_seq, now, age);
+            if let Some(holder) = &session.holder
+                && !self.holders.knows(holder)
+            {
+                let kept = HolderRecord {
+                    holder: holder.clone(),
+                    run_id: session.run_id.clone(),
+                    past_runs: Vec::new(),
+                    lease: Duration::ZERO,
+                };
+                self.holders.restore(kept, seen_at, now);
+            }
+        }
+        if !held.sessions.is_empty() {
+            let (sessions, holders) = (held.sessions.len(), self.holders.len());
+            info!(
+                sessions,
+                holders, "sessions go on, and wait for their holders"
+            );
+        }
+    }
+
+    /// A start is a sign of life of the holder that it names, and says which run the session is of.
+    pub(super) fn mention_holder(
+        &mut self,
+        new: &mut NewSession,
+        ctx: &mut Context<Self>,
+    ) -> Result<(), Error> {
+        let Some(holder) = new.holder.clone() else {
+            return Ok(());
+        };
+        let (now, wall) = (Instant::now(), self.settings.clock.now());
+        let run_id = new.run_id.as_ref();
+        let (run_id, change) = self.holders.mention(&holder, run_id, now, wall)?;
+        new.run_id = run_id;
+        let kept = self.accept(&holder, change, ctx);
+        actix_rt::spawn(async move {
+            if let Err(error) = kept.await {
+                warn!(%holder, %error, "what a holder is can't be recorded");
+            }
+        });
+        Ok(())
+    }
+
+    /// Refuses a start of what another holder has.
+    pub(super) fn check_held(
+        &self,
+        new: &NewSession,
+        plan: &StartPlan,
+        by_holder: bool,
+    ) -> Result<(), Error> {
+        let held_elsewhere = |session: &Session| Error::HeldElsewhere {
+            id: session.id.clone(),
+            holder: session.holder.clone(),
+        };
+        if let Some(OpenSession { session, .. }) = &plan.known {
+            let is_other = session.holder != new.holder;
+            if is_other && (by_holder || session.holder.is_some()) {
+                return Err(held_elsewhere(session));
+            }
+            if self.holders.due(session, Instant::now()).is_some() {
+                // It waits for the end of what has that id, which could not be recorded.
+                let problem = "the end of the session before is not recorded yet";
+                return Err(LedgerError::new(problem).into());
+            }
+        }
+        match &plan.displaced {
+            Some(open) if by_holder && open.session.holder != new.holder => {
+                Err(held_elsewhere(&open.session))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A session that is active has a holder that is known: one that was forgotten meanwhile has its
+    /// first lease before it.
+    pub(super) fn know_holder_of(&mut self, session: &Session) {
+        if let Some(holder) = &session.holder
+            && !self.holders.knows(holder)
+        {
+            let (now, wall) = (Instant::now(), self.settings.clock.now());
+            // Of a run that is not over, since none is known to be.
+            let _ = self
+                .holders
+                .mention(holder, session.run_id.as_ref(), now, wall);
+        }
+    }
+
+    /// The holders of the sessions that a transition is about.
+    pub(super) fn holders_of(&self, transition: &Transition) -> BTreeSet<HolderId> {
+        let of = |open: &OpenSession| open.session.holder.clone();
+        match transition {
+            Transition::Start {
+                displaced, holder, ..
+            } => {
+                let displaced = displaced.as_ref().and_then(of);
+                displaced.into_iter().chain(holder.clone()).collect()
+            }
+            Transition::End { open, .. } => of(open).into_iter().collect(),
+            Transition::EndMany { sessions, .. } => sessions.iter().filter_map(of).collect(),
+        }
+    }
+
+    /// Acts on what a sign of life has changed. Completes when a later process would know.
+    fn accept(
+        &mut self,
+        holder: &HolderId,
+        change: Change,
+        ctx: &mut Context<Self>,
+    ) -> LedgerFuture<()> {
+        let kept: LedgerFuture<()> = match change.keep {
+            Some(kept) => self.ledger.keep_holder(kept),
+            None => Box::pin(std::future::ready(Ok(()))),
+        };
+        if change.takes_over {
+            info!(%holder, "another run of a holder takes over");
+            self.end_due(holder, ctx);
+        }
+        self.watch_leases(ctx);
+        kept
+    }
+
+    /// Ends those of a holder's sessions that have to end by now, and forgets it if it is done.
+    pub(super) fn end_due(&mut self, holder: &HolderId, ctx: &mut Context<Self>) {
+        if self.closing.is_some() {
+            return;
+        }
+        let (now, wall) = (Instant::now(), self.settings.clock.now());
+        let mut lost = Vec::new();
+        let mut superseded = Vec::new();
+        let mut seen_at = wall;
+        for open in self.active.held_by(holder) {
+            let Some((due, seen)) = self.holders.due(&open.session, now) else {
+                continue;
+            };
+            seen_at = seen;
+            // What is being recorded comes here again when it is.
+            if self.is_free(&open) {
+                match due {
+                    Due::Lost => lost.push(open),
+                    Due::Superseded => superseded.push(open),
+                }
+            }
+        }
+        for (reason, sessions) in [(EndReason::Lost, lost), (EndReason::Crash, superseded)] {
+            if sessions.is_empty() {
+                continue;
+            }
+            warn!(%holder, sessions = sessions.len(), %reason, "the sessions of a holder end");
+            let end = Arc::new(End::noticed(reason, seen_at, wall));
+            for sessions in sessions.chunks(MAX_ENDS_AT_ONCE) {
+                self.end_many(sessions.into(), Arc::clone(&end), None, ctx);
+            }
+        }
+        self.forget_if_done(holder);
+    }
+
+    fn forget_if_done(&mut self, holder: &HolderId) {
+        let has_none = self.active.count_held_by(holder) == 0;
+        if has_none && self.holders.forget(holder, Instant::now()) {
+            let forgotten = self.ledger.forget_holder(holder);
+            let holder = holder.clone();
+            actix_rt::spawn(async move {
+                if let Err(error) = forgotten.await {
+                    // The next start finds it, and forgets it when its time is over.
+                    warn!(%holder, %error, "that a holder is gone can't be recorded");
+                }
+            });
+        }
+    }
+
+    /// Wakes when the next lease is over, or when it is time to try again what failed; not once the
+    /// door is closed, since leases then are the next process's business.
+    pub(super) fn watch_leases(&mut self, ctx: &mut Context<Self>) {
+        let now = Instant::now();
+        let again = (!self.overdue.is_empty()).then(|| now + RETRY);
+        let next = [self.holders.next_over(), again]
+            .into_iter()
+            .flatten()
+            .min();
+        let next = next.filter(|_| self.closing.is_none());
+        if let Some((timer, at)) = self.leases
+            && next != Some(at)
+        {
+            // One that comes too early looks, and goes to sleep again.
+            if next.is_some_and(|next| next > at) {
+                return;
+            }
+            ctx.cancel_future(timer);
+            self.leases = None;
+        }
+        if let (Some(at), None) = (next, self.leases) {
+            let timer = ctx.run_later(at.saturating_duration_since(now), Self::look_at_leases);
+            self.leases = Some((timer, at));
+        }
+    }
+
+    fn look_at_leases(&mut self, ctx: &mut Context<Self>) {
+        let now = Instant::now();
+        let planned = self.leases.take().map_or(now, |(_, at)| at);
+        let late = now.saturating_duration_since(planned);
+        if late > PAUSE {
+            warn!(
+                ?late,
+                "this process was not running: every lease lasts that much longer"
+            );
+            self.holders.extend(late);
+        }
+        let lost = self.holders.find_lost(now);
+        self.settings.monitor.holders_lost(lost.len() as u64);
+        let mut due: BTreeSet<HolderId> = std::mem::take(&mut self.overdue);
+        due.extend(lost);
+        for holder in due {
+            self.end_due(&holder, ctx);
+        }
+        self.watch_leases(ctx);
+    }
+
+    fn is_closed(&self) -> bool {
+        !self.settings.door.is_open() || self.closing.is_some()
+    }
+}
+
+impl Handler<StartedByHolder> for SessionRegistry {
+    type Result = ResponseFuture<Result<StartedSession, Error>>;
+
+    fn handle(&mut self, message: StartedByHolder, ctx: &mut Context<Self>) -> Self::Result {
+        self.take_start(message.0, true, ctx)
+    }
+}
+
+impl Handler<Connect> for SessionRegistry {
+    type Result = ResponseFuture<Result<Connected, Error>>;
+
+    fn handle(&mut self, message: Connect, ctx: &mut Context<Self>) -> Self::Result {
+        if self.is_closed() {
+            return Box::pin(std::future::ready(Err(Error::ShuttingDown)));
+        }
+        let Connect {
+            holder,
+            run_id,
+            grace,
+        } = message;
+        let (now, wall) = (Instant::now(), self.settings.clock.now());
+        let connected = self.holders.connect(&holder, &run_id, grace, now, wall);
+        let (connection, replaced, change) = match connected {
+            Ok(connected) => connected,
+            Err(over) => return Box::pin(std::future::ready(Err(over.into()))),
+        };
+        let kept = self.accept(&holder, change, ctx);
+        let registry = ctx.address();
+        Box::pin(async move {
+            if let Err(error) = kept.await {
+                registry.do_send(Disconnected { holder, connection });
+                return Err(error.into());
+            }
+            Ok(Connected {
+                connection,
+                replaced,
+            })
+        })
+    }
+}
+
+impl Handler<Disconnected> for SessionRegistry {
+    type Result = ();
+
+    fn handle(&mut self, message: Disconnected, ctx: &mut Context<Self>) {
+        let Disconnected { holder, connection } = message;
+        let (now, wall) = (Instant::now(), self.settings.clock.now());
+        self.holders.disconnect(&holder, connection, now, wall);
+        self.watch_leases(ctx);
+    }
+}
+
+impl Handler<Heartbeat> for SessionRegistry {
+    type Result = ResponseFuture<Result<(), Error>>;
+
+    fn handle(&mut self, message: Heartbeat, ctx: &mut Context<Self>) -> Self::Result {
+        if self.is_closed() {
+            return Box::pin(std::future::ready(Err(Error::ShuttingDown)));
+        }
+        let Heartbeat {
+            holder,
+            run_id,
+            ttl,
+        } = message;
+        let (now, wall) = (Instant::now(), self.settings.clock.now());
+        let kept = match self.holders.beat(&holder, &run_id, ttl, now, wall) {
+            Ok(change) => self.accept(&holder, change, ctx),
+            Err(over) => return Box::pin(std::future::ready(Err(over.into()))),
+        };
+        Box::pin(async move { Ok(kept.await?) })
+    }
+}
+
+impl Handler<Reconcile> for SessionRegistry {
+    type Result = ResponseFuture<Result<Reconciled, Error>>;
+
+    fn handle(&mut self, message: Reconcile, ctx: &mut Context<Self>) -> Self::Result {
+        if self.is_closed() {
+            return Box::pin(std::future::ready(Err(Error::ShuttingDown)));
+        }
+        let Reconcile {
+            holder,
+            run_id,
+            ids,
+        } = message;
+        let (now, wall) = (Instant::now(), self.settings.clock.now());
+        let mentioned = self.holders.mention(&holder, Some(&run_id), now, wall);
+        let kept = match mentioned {
+            Ok((_, change)) => self.accept(&holder, change, ctx),
+            Err(over) => return Box::pin(std::future::ready(Err(over.into()))),
+        };
+        let listed: HashSet<&SessionId> = ids.iter().collect();
+        let (has, others): (Vec<_>, Vec<_>) = self
+            .active
+            .held_by(&holder)
+            .partition(|open| listed.contains(&open.session.id));
+        let has: HashSet<SessionId> = has
+            .into_iter()
+            .map(|open| open.session.id.clone())
+            .collect();
+        let not_active = ids.into_iter().filter(|id| !has.contains(id)).collect();
+        let ended = end_in_parts(ctx.address(), others, EndReason::Lost);
+        Box::pin(async move {
+            kept.await?;
+            let ended = ended.await?.len();
+            Ok(Reconciled { ended, not_active })
+        })
+    }
+}
+
+impl Handler<EndHolder> for SessionRegistry {
+    type Result = ResponseFuture<Result<EndedHolder, Error>>;
+
+    fn handle(&mut self, message: EndHolder, ctx: &mut Context<Self>) -> Self::Result {
+        let EndHolder { holder, reason } = message;
+        if reason == EndReason::Lost {
+            let problem = format!("`{reason}` is for the supervisor to find");
+            return refused(InvalidField::new("reason", problem));
+        }
+        let (now, wall) = (Instant::now(), self.settings.clock.now());
+        self.holders.leave(&holder, now, wall);
+        self.forget_if_done(&holder);
+        self.watch_leases(ctx);
+        let sessions = self.active.held_by(&holder).collect();
+        let ended = end_in_parts(ctx.address(), sessions, reason);
+        Box::pin(async move {
+            let ended = ended.await?;
+            Ok(EndedHolder {
+                ended: ended.len(),
+                last: ended.last().cloned(),
+            })
+        })
+    }
+}
+
+impl Handler<HolderStatuses> for SessionRegistry {
+    type Result = Vec<HolderStatus>;
+
+    fn handle(&mut self, _: HolderStatuses, _: &mut Context<Self>) -> Self::Result {
+        let count = |holder: &HolderId| self.active.count_held_by(holder);
+        self.holders.statuses(Instant::now(), count)
+    }
+}

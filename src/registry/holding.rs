@@ -1,0 +1,94 @@
+//! The registry's messages about holders.
+
+use std::time::Duration;
+
+use actix::Message;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::Error;
+use crate::holder::{ConnectionId, HolderStatus};
+use crate::session::{EndReason, HolderId, NewSession, RunId, SessionId};
+
+use super::StartedSession;
+
+/// As [`Started`](super::Started), asked for by the holder that `new` names: it may not touch what is
+/// not its own.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<StartedSession, Error>")]
+pub(crate) struct StartedByHolder(pub(crate) NewSession);
+
+/// A connection becomes the lease of a holder's run.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<Connected, Error>")]
+pub(crate) struct Connect {
+    pub(crate) holder: HolderId,
+    pub(crate) run_id: RunId,
+    /// How long the lease outlives the connection.
+    pub(crate) grace: Duration,
+}
+
+/// The answer to [`Connect`].
+#[derive(Debug)]
+pub(crate) struct Connected {
+    pub(crate) connection: ConnectionId,
+    /// Fires when the connection is a lease no longer.
+    pub(crate) replaced: CancellationToken,
+}
+
+/// A connection that was a lease is gone.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "()")]
+pub(crate) struct Disconnected {
+    pub(crate) holder: HolderId,
+    pub(crate) connection: ConnectionId,
+}
+
+/// A holder's run is alive, and is for `ttl` at least.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<(), Error>")]
+pub(crate) struct Heartbeat {
+    pub(crate) holder: HolderId,
+    pub(crate) run_id: RunId,
+    pub(crate) ttl: Duration,
+}
+
+/// These are all sessions that a holder's run has: others that are active as its own end.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<Reconciled, Error>")]
+pub(crate) struct Reconcile {
+    pub(crate) holder: HolderId,
+    pub(crate) run_id: RunId,
+    pub(crate) ids: Vec<SessionId>,
+}
+
+/// What a holder that said which sessions it has is answered.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Reconciled {
+    /// How many sessions ended, since they were not named.
+    pub ended: usize,
+    /// Those it named that are not active, or not its own.
+    pub not_active: Vec<SessionId>,
+}
+
+/// A holder, whichever its run, is done: its sessions end, and its lease is over.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<EndedHolder, Error>")]
+pub(crate) struct EndHolder {
+    pub(crate) holder: HolderId,
+    /// Any but [`EndReason::Lost`].
+    pub(crate) reason: EndReason,
+}
+
+/// The answer to [`EndHolder`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct EndedHolder {
+    pub(crate) ended: usize,
+    /// The one that ended last, if any did.
+    pub(crate) last: Option<SessionId>,
+}
+
+/// Asks how the holders are.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Vec<HolderStatus>")]
+pub(crate) struct HolderStatuses;
