@@ -337,8 +337,8 @@ pub struct Session {
     /// The program that holds it; none if the supervisor's own process does.
     pub holder: Option<HolderId>,
     /// The process of that program to which it belongs; none if it was started before the holder
-    /// had a lease, and is its first process's.
-    #[serde(default)]
+    /// had a lease, and is its first process's. Left out of JSON then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run_id: Option<RunId>,
     /// When it started.
     #[serde(serialize_with = "serialize_wire_time")]

@@ -221,7 +221,8 @@ pub struct OpenSession {
 }
 
 impl OpenSession {
-    pub(crate) fn new(session: Arc<Session>, start_seq: Seq) -> Self {
+    /// `session`, whose start is at the place `start_seq` of the log.
+    pub fn new(session: Arc<Session>, start_seq: Seq) -> Self {
         Self { session, start_seq }
     }
 }

@@ -363,16 +363,19 @@ impl Holders {
         living.filter_map(Holder::until).min()
     }
 
-    /// Every lease lasts longer, for a time in which nobody could be heard.
-    pub(crate) fn extend(&mut self, by: Duration) {
+    /// Every lease lasts longer by a time in which nobody could be heard, which is over `now`; but none
+    /// longer than one that is taken now.
+    pub(crate) fn extend(&mut self, by: Duration, now: Instant) {
         for entry in self.holders.values_mut() {
+            let longest = now + entry.lease;
+            let longest_first = now + entry.lease.max(FIRST_LEASE);
             let until = [
-                &mut entry.disconnected_until,
-                &mut entry.beat_until,
-                &mut entry.awaited_until,
+                (&mut entry.disconnected_until, longest),
+                (&mut entry.beat_until, longest),
+                (&mut entry.awaited_until, longest_first),
             ];
-            for until in until.into_iter().flatten() {
-                *until += by;
+            for (until, longest) in until {
+                *until = until.map(|until| until.max(longest.min(until + by)));
             }
         }
     }

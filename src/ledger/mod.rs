@@ -183,7 +183,6 @@ pub struct Recovery {
 
 /// What the run before has left to this one, since other programs hold it.
 #[derive(Debug, Clone, Default)]
-#[non_exhaustive]
 pub struct Held {
     /// The sessions that are active still, in the order of their starts.
     pub sessions: Vec<OpenSession>,

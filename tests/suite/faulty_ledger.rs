@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use session_supervisor::{
-    Append, Event, Intent, Ledger, LedgerError, LedgerFuture, MemoryLedger, Page, Parked, Position,
-    Progress, Reclaimed, SessionFilter, SessionId, SessionRecord,
+    Append, Event, Held, HolderId, HolderRecord, Incarnation, Intent, Ledger, LedgerError,
+    LedgerFuture, MemoryLedger, OpenSession, Page, Parked, Position, Progress, Reclaimed,
+    SessionFilter, SessionId, SessionRecord,
 };
 use tokio::sync::watch;
 
@@ -49,6 +51,31 @@ pub(crate) struct FaultyLedger {
     /// How many calls still work, and what becomes of the next ones.
     faults: Arc<Mutex<BTreeMap<Call, (usize, Fault)>>>,
     healed: Arc<watch::Sender<usize>>,
+    /// What a later supervisor finds, if this one says that it outlives the process.
+    kept: Arc<Mutex<KeptOpen>>,
+}
+
+#[derive(Debug, Default)]
+struct KeptOpen {
+    open: BTreeMap<Incarnation, OpenSession>,
+    holders: BTreeMap<HolderId, HolderRecord>,
+}
+
+impl KeptOpen {
+    fn record(&mut self, events: &[Event], amended: Option<OpenSession>) {
+        for event in events {
+            let (seq, session) = (event.seq().unwrap(), event.session().unwrap());
+            match event.how_ended() {
+                None => {
+                    let open = OpenSession::new(Arc::clone(session), seq);
+                    self.open.insert(session.incarnation, open);
+                }
+                Some(_) => drop(self.open.remove(&session.incarnation)),
+            }
+        }
+        let amended = amended.map(|open| (open.session.incarnation, open));
+        self.open.extend(amended);
+    }
 }
 
 impl FaultyLedger {
@@ -58,6 +85,7 @@ impl FaultyLedger {
             is_durable: false,
             faults: Arc::default(),
             healed: Arc::new(watch::Sender::new(0)),
+            kept: Arc::default(),
         }
     }
 
@@ -132,7 +160,15 @@ impl Ledger for FaultyLedger {
     }
 
     fn append(&self, append: Append) -> LedgerFuture<Arc<[Event]>> {
-        self.answer(Call::Append, |inner| inner.append(append))
+        let kept = Arc::clone(&self.kept);
+        self.answer(Call::Append, |inner| {
+            let amended = append.amended.clone();
+            let recorded = inner.append(append).now_or_never().expect("at once");
+            if let Ok(events) = &recorded {
+                kept.lock().unwrap().record(events, amended);
+            }
+            Box::pin(std::future::ready(recorded))
+        })
     }
 
     fn head(&self) -> u64 {
@@ -173,6 +209,30 @@ impl Ledger for FaultyLedger {
 
     fn detach_others(&self, configured: &[Arc<str>], now: jiff::Timestamp) -> LedgerFuture<()> {
         self.inner.detach_others(configured, now)
+    }
+
+    fn held(&self) -> LedgerFuture<Held> {
+        let kept = self.kept.lock().unwrap();
+        let open = kept.open.values();
+        let held = Held {
+            sessions: open
+                .filter(|open| open.session.holder.is_some())
+                .cloned()
+                .collect(),
+            holders: kept.holders.values().cloned().collect(),
+        };
+        Box::pin(std::future::ready(Ok(held)))
+    }
+
+    fn keep_holder(&self, holder: HolderRecord) -> LedgerFuture<()> {
+        let holders = &mut self.kept.lock().unwrap().holders;
+        holders.insert(holder.holder.clone(), holder);
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn forget_holder(&self, holder: &HolderId) -> LedgerFuture<()> {
+        self.kept.lock().unwrap().holders.remove(holder);
+        Box::pin(std::future::ready(Ok(())))
     }
 
     fn keep_alive(&self, now: jiff::Timestamp) -> LedgerFuture<()> {

@@ -11,6 +11,7 @@ mod embedding;
 mod faulty_ledger;
 mod gateway;
 mod guarantees;
+mod holders;
 mod hooks;
 mod isolation;
 mod model;

@@ -387,9 +387,14 @@ fn starts_ends_and_refusals_are_counted_by_what_they_are() {
         let supervisor = harness
             .start(builder().max_active(3).ledger(ledger.clone()))
             .await;
-        for id in ["A", "B", "C", "A"] {
+        let mut held = session("C");
+        held.holder = Some("h".parse().unwrap());
+        supervisor.started(held).await.unwrap();
+        for id in ["A", "B", "A"] {
             supervisor.begin(id).await;
         }
+        let elsewhere = supervisor.started(session("C")).await;
+        assert!(matches!(elsewhere, Err(Error::HeldElsewhere { .. })));
         let full = supervisor.started(session("D")).await;
         assert!(matches!(full, Err(Error::TooManySessions { .. })));
         supervisor.finish("A", EndReason::Completed).await;

@@ -248,7 +248,7 @@ impl SessionRegistry {
                 ?late,
                 "this process was not running: every lease lasts that much longer"
             );
-            self.holders.extend(late);
+            self.holders.extend(late, now);
         }
         let lost = self.holders.find_lost(now);
         self.settings.monitor.holders_lost(lost.len() as u64);

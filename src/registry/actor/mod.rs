@@ -688,9 +688,14 @@ impl Handler<Recorded> for SessionRegistry {
             self.busy.remove(name);
         }
         let holders = self.holders_of(&recorded.transition);
+        let is_recorded = recorded.outcome.is_ok();
         self.apply(recorded.transition, recorded.outcome, ctx);
-        for holder in holders {
-            self.end_due(&holder, ctx);
+        // What could not be recorded is tried again in a while.
+        for holder in holders.iter().filter(|_| is_recorded) {
+            self.end_due(holder, ctx);
+        }
+        if !holders.is_empty() {
+            self.watch_leases(ctx);
         }
         self.submit_waiting(&recorded.names, ctx);
         if self.recording == 0 {

@@ -6,6 +6,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
+use rusqlite::params;
 
 use super::support::{Home, SmallDisk};
 use crate::durability::Durability;
@@ -252,7 +253,7 @@ fn a_directory_that_does_not_exist_is_named() {
 #[test]
 fn a_ledger_of_an_earlier_version_is_migrated_and_a_copy_of_it_kept() {
     let home = used();
-    let later = [MIGRATIONS[0], "CREATE TABLE notes (text TEXT) STRICT;"];
+    let later = [MIGRATIONS, &["CREATE TABLE notes (text TEXT) STRICT;"]].concat();
     let open = |migrations: &[&str]| {
         SqliteLedger::open_with(&home.path(), Durability::Power, migrations, None)
     };
@@ -260,26 +261,73 @@ fn a_ledger_of_an_earlier_version_is_migrated_and_a_copy_of_it_kept() {
     assert_eq!(ledger.head(), 3);
     ledger.close();
     assert_eq!(home.number("SELECT count(*) FROM notes"), 0);
-    assert_eq!(names_in(home.directory()), ["ledger.db", "ledger.v1.bak"]);
+    assert_eq!(names_in(home.directory()), ["ledger.db", "ledger.v2.bak"]);
     assert!(matches!(
         open(MIGRATIONS),
-        Err(OpenError::Newer { found: 2, .. })
+        Err(OpenError::Newer { found: 3, .. })
     ));
     open(&later).unwrap().close();
 
     // The release before goes on with the copy.
-    std::fs::rename(home.directory().join("ledger.v1.bak"), home.path()).unwrap();
+    std::fs::rename(home.directory().join("ledger.v2.bak"), home.path()).unwrap();
     let ledger = open(MIGRATIONS).unwrap();
     assert_eq!(read_all(&ledger, 10).0.len(), 3);
 }
 
 #[test]
+fn what_is_open_in_a_ledger_of_the_first_version_goes_on_if_it_is_held() {
+    let home = Home::new();
+    let first = &MIGRATIONS[..1];
+    let ledger = SqliteLedger::open_with(&home.path(), Durability::Power, first, None);
+    ledger.unwrap().close();
+    let run = Run::new();
+    let sqlite = home.sqlite();
+    sqlite
+        .execute(
+            "INSERT INTO instances VALUES (1, randomblob(16), 0, 0, NULL, NULL, NULL, NULL, NULL)",
+            [],
+        )
+        .unwrap();
+    for (seq, name, holder) in [(1, "ours", None), (2, "theirs", Some("h"))] {
+        let mut new = NewSession::new(id(name));
+        new.holder = holder.map(|holder| holder.parse().unwrap());
+        let event = run.start_event(new, at(0));
+        let session = event.session().unwrap();
+        let mut json = serde_json::to_value(session).unwrap();
+        json.as_object_mut().unwrap().remove("run_id");
+        let incarnation = session.incarnation;
+        sqlite
+            .execute(
+                "INSERT INTO starts VALUES (?1, 0, 1, ?2, ?3, ?4)",
+                params![seq, name, incarnation.as_uuid(), json.to_string()],
+            )
+            .unwrap();
+        sqlite
+            .execute("INSERT INTO open VALUES (?1)", [seq])
+            .unwrap();
+    }
+    drop(sqlite);
+
+    let ledger = home.open();
+    let recovery = get(ledger.recover(Run::new().instance, at(9)));
+    assert_eq!(
+        (recovery.found, recovery.reason),
+        (1, Some(EndReason::Crash))
+    );
+    let held = get(ledger.held());
+    let ids: Vec<_> = held
+        .sessions
+        .iter()
+        .map(|open| open.session.id.as_str())
+        .collect();
+    assert_eq!(ids, ["theirs"]);
+}
+
+#[test]
 fn a_migration_that_fails_leaves_the_ledger_as_it_was() {
     let home = used();
-    let broken = [
-        MIGRATIONS[0],
-        "CREATE TABLE notes (text TEXT) STRICT; DROP TABLE nothing;",
-    ];
+    let migration = "CREATE TABLE notes (text TEXT) STRICT; DROP TABLE nothing;";
+    let broken = [MIGRATIONS, &[migration]].concat();
     SqliteLedger::open_with(&home.path(), Durability::Power, &broken, None).unwrap_err();
     assert_eq!(home.open().head(), 3);
 }

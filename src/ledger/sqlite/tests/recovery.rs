@@ -7,10 +7,11 @@ use jiff::Timestamp;
 
 use super::support::Home;
 use crate::event::{Hook, OpenSession};
+use crate::holder::HolderRecord;
 use crate::ledger::sqlite::SqliteLedger;
 use crate::ledger::tests::support::*;
 use crate::ledger::{Append, Intent, Ledger, Progress, Recovery};
-use crate::session::{EndReason, NewSession};
+use crate::session::{EndReason, NewSession, RunId};
 
 /// A run that began in `ledger` at `now`.
 fn begin(ledger: &SqliteLedger, now: Timestamp) -> (Run, Recovery) {
@@ -356,4 +357,99 @@ fn a_run_that_stops_or_a_plugin_that_is_detached_has_no_deaths() {
     ledger.close();
     deaths_after(&mut home, "crm", |_, _| {});
     assert_eq!(get(home.open().attach("audit")).deaths, 0);
+}
+
+/// A session that `holder` has.
+fn held(name: &str, holder: &str) -> NewSession {
+    let mut new = NewSession::new(id(name));
+    new.holder = Some(holder.parse().unwrap());
+    new.run_id = Some("run-1".parse().unwrap());
+    new
+}
+
+/// Ledgers whose run held sessions of its own and of others, and left `intent`, if any.
+fn with_held(intent: Option<Intent>) -> Home {
+    let home = Home::new();
+    let ledger = home.open();
+    let (run, _) = begin(&ledger, at(0));
+    run.start(&ledger, "ours", at(1));
+    append(&ledger, vec![run.start_event(held("theirs", "h"), at(2))]);
+    let over = append(&ledger, vec![run.start_event(held("over", "h"), at(3))]);
+    run.end(&ledger, &open(&over[0]), EndReason::Completed, at(4));
+    // One changes hands while it is active.
+    let taken = run.start(&ledger, "taken", at(5));
+    let session = Arc::new(taken.session.replace_details(held("taken", "h")));
+    let amended = Some(OpenSession::new(session, taken.start_seq));
+    let events = Vec::new();
+    get(ledger.append(Append { events, amended }));
+    let record = HolderRecord {
+        holder: "h".parse().unwrap(),
+        run_id: Some("run-1".parse().unwrap()),
+        past_runs: vec!["run-0".parse().unwrap()],
+        lease: Duration::from_millis(1500),
+    };
+    get(ledger.keep_holder(record.clone()));
+    let gone = HolderRecord {
+        holder: "gone".parse().unwrap(),
+        ..record
+    };
+    get(ledger.keep_holder(gone.clone()));
+    get(ledger.forget_holder(&gone.holder));
+    if let Some(intent) = intent {
+        get(ledger.intend(intent));
+    }
+    let next = home.killed();
+    drop(ledger);
+    next
+}
+
+#[test]
+fn g11_what_others_hold_goes_on_after_a_crash_and_over_a_restart() {
+    for (intent, reason) in [
+        (None, EndReason::Crash),
+        (Some(intent(EndReason::Restart, at(9))), EndReason::Restart),
+    ] {
+        let home = with_held(intent);
+        let survey = SqliteLedger::survey(home.path(), 10).unwrap();
+        assert_eq!((survey.open, survey.held), (1, 2));
+        assert_eq!(survey.sessions, ["ours"]);
+        let ledger = home.open();
+        let (_, recovery) = begin(&ledger, at(100));
+        assert_eq!((recovery.found, recovery.reason), (1, Some(reason)));
+        let held = get(ledger.held());
+        let ids: Vec<_> = held
+            .sessions
+            .iter()
+            .map(|it| it.session.id.as_str())
+            .collect();
+        assert_eq!(ids, ["theirs", "taken"]);
+        let [holder] = &held.holders[..] else {
+            panic!("{held:?}");
+        };
+        assert_eq!(holder.holder.as_str(), "h");
+        assert_eq!(holder.run_id.as_ref().map(RunId::as_str), Some("run-1"));
+        assert_eq!(holder.past_runs.len(), 1);
+        assert_eq!(holder.lease, Duration::from_millis(1500));
+
+        // The run after that finds them too, but for what ended meanwhile.
+        let run = Run::new();
+        run.end(&ledger, &held.sessions[0], EndReason::Lost, at(101));
+        let next = home.killed();
+        let ledger = next.open();
+        let (_, recovery) = begin(&ledger, at(200));
+        assert_eq!(recovery.found, 0);
+        assert_eq!(get(ledger.held()).sessions.len(), 1);
+    }
+}
+
+#[test]
+fn g11_a_shutdown_that_was_asked_for_ends_what_others_hold_too() {
+    let home = with_held(Some(intent(EndReason::Shutdown, at(9))));
+    let survey = SqliteLedger::survey(home.path(), 10).unwrap();
+    assert_eq!((survey.open, survey.held), (3, 0));
+    let ledger = home.open();
+    let (_, recovery) = begin(&ledger, at(100));
+    let reason = Some(EndReason::Shutdown);
+    assert_eq!((recovery.found, recovery.reason), (3, reason));
+    assert!(get(ledger.held()).sessions.is_empty());
 }
