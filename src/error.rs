@@ -1,6 +1,6 @@
 //! What can go wrong for a caller.
 
-use crate::holder::RunIsOver;
+use crate::holder::Refused;
 use crate::ledger::LedgerError;
 use crate::session::{HolderId, InvalidField, RunId, SessionId};
 
@@ -59,9 +59,12 @@ pub enum Error {
     Start(String),
 }
 
-impl From<RunIsOver> for Error {
-    fn from(RunIsOver { holder, run_id }: RunIsOver) -> Self {
-        Self::RunIsOver { holder, run_id }
+impl From<Refused> for Error {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::RunIsOver { holder, run_id } => Self::RunIsOver { holder, run_id },
+            Refused::TooMany => Self::Busy("as many holders are known as may be"),
+        }
     }
 }
 

@@ -7,8 +7,11 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{FIRST_LEASE, HolderStatus, LeaseState, RunIsOver};
+use super::{FIRST_LEASE, HolderStatus, LeaseState, Refused};
 use crate::session::{HolderId, RunId, Session};
+
+/// How many holders there may be: each heartbeat under another name makes one, for an hour at the most.
+const MAX_HOLDERS: usize = 65_536;
 
 /// How many runs of a holder whose place was taken are remembered, so that they can't take it back.
 const MAX_PAST_RUNS: usize = 16;
@@ -128,11 +131,11 @@ impl Holder {
     }
 
     /// Goes over to the run `run_id`. Answers whether that takes another's place.
-    fn enter(&mut self, holder: &HolderId, run_id: &RunId) -> Result<bool, RunIsOver> {
+    fn enter(&mut self, holder: &HolderId, run_id: &RunId) -> Result<bool, Refused> {
         match &self.run_id {
             Some(current) if current == run_id => return Ok(false),
             _ if self.past_runs.contains(run_id) => {
-                return Err(RunIsOver {
+                return Err(Refused::RunIsOver {
                     holder: holder.clone(),
                     run_id: run_id.clone(),
                 });
@@ -203,7 +206,7 @@ impl Holders {
         run_id: Option<&RunId>,
         now: Instant,
         wall: Timestamp,
-    ) -> Result<(Option<RunId>, Change), RunIsOver> {
+    ) -> Result<(Option<RunId>, Change), Refused> {
         let change = self.change(holder, now, wall, |entry| {
             let takes_over = match run_id {
                 Some(run_id) => entry.enter(holder, run_id)?,
@@ -227,7 +230,7 @@ impl Holders {
         grace: Duration,
         now: Instant,
         wall: Timestamp,
-    ) -> Result<(ConnectionId, CancellationToken, Change), RunIsOver> {
+    ) -> Result<(ConnectionId, CancellationToken, Change), Refused> {
         let id = ConnectionId(self.connections + 1);
         let replaced = CancellationToken::new();
         let connection = Connection {
@@ -272,7 +275,7 @@ impl Holders {
         ttl: Duration,
         now: Instant,
         wall: Timestamp,
-    ) -> Result<Change, RunIsOver> {
+    ) -> Result<Change, Refused> {
         self.change(holder, now, wall, |entry| {
             let takes_over = entry.enter(holder, run_id)?;
             entry.beat_until = Some(now + ttl);
@@ -290,9 +293,12 @@ impl Holders {
         holder: &HolderId,
         now: Instant,
         wall: Timestamp,
-        change: impl FnOnce(&mut Holder) -> Result<bool, RunIsOver>,
-    ) -> Result<Change, RunIsOver> {
+        change: impl FnOnce(&mut Holder) -> Result<bool, Refused>,
+    ) -> Result<Change, Refused> {
         let is_new = !self.holders.contains_key(holder);
+        if is_new && self.holders.len() >= MAX_HOLDERS {
+            return Err(Refused::TooMany);
+        }
         let entry = self
             .holders
             .entry(holder.clone())
@@ -404,5 +410,55 @@ impl Holders {
             sessions: sessions(holder),
         });
         statuses.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
+        text.parse().unwrap()
+    }
+
+    const WALL: Timestamp = Timestamp::UNIX_EPOCH;
+
+    #[test]
+    fn a_run_whose_place_was_taken_is_remembered_for_a_while() {
+        let (mut holders, now) = (Holders::default(), Instant::now());
+        let mut beat = |run: &str| {
+            let run_id = name(run);
+            holders.beat(&name("h"), &run_id, FIRST_LEASE, now, WALL)
+        };
+        for number in 0..=MAX_PAST_RUNS {
+            assert_eq!(beat(&number.to_string()).unwrap().takes_over, number > 0);
+        }
+        for number in 0..MAX_PAST_RUNS {
+            assert!(beat(&number.to_string()).is_err(), "{number}");
+        }
+        assert!(beat("one more").unwrap().takes_over);
+        // The oldest is forgotten.
+        assert!(beat("0").unwrap().takes_over);
+    }
+
+    #[test]
+    fn a_sign_of_life_that_is_refused_leaves_no_trace() {
+        let (mut holders, now) = (Holders::default(), Instant::now());
+        for number in 0..MAX_HOLDERS {
+            let holder = name(&number.to_string());
+            let change = holders.beat(&holder, &name("run"), FIRST_LEASE, now, WALL);
+            assert!(change.unwrap().keep.is_some());
+        }
+        let refused = holders.beat(&name("h"), &name("run"), FIRST_LEASE, now, WALL);
+        assert_eq!(refused, Err(Refused::TooMany));
+        assert!(!holders.knows(&name("h")));
+        // One that is known is as welcome as before, and nothing new is known of it.
+        let again = holders.beat(&name("7"), &name("run"), FIRST_LEASE, now, WALL);
+        assert_eq!(again, Ok(Change::default()));
+        holders.leave(&name("7"), now, WALL);
+        assert!(holders.forget(&name("7"), now));
+        holders
+            .beat(&name("h"), &name("run"), FIRST_LEASE, now, WALL)
+            .unwrap();
     }
 }

@@ -59,11 +59,13 @@ pub enum LeaseState {
     Awaited,
 }
 
-/// Another run of the holder has taken the place of this one.
+/// Why a sign of life is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct RunIsOver {
-    pub(crate) holder: HolderId,
-    pub(crate) run_id: RunId,
+pub(crate) enum Refused {
+    /// Another run of the holder has taken the place of this one.
+    RunIsOver { holder: HolderId, run_id: RunId },
+    /// As many holders are known as may be.
+    TooMany,
 }
 
 pub(crate) fn check_ttl(ttl: Duration) -> Result<(), InvalidField> {

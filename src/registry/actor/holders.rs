@@ -178,7 +178,7 @@ impl SessionRegistry {
                 continue;
             };
             seen_at = seen;
-            // What is being recorded comes here again when it is.
+            // What is being recorded is looked at again when it is.
             if self.is_free(&open) {
                 match due {
                     Due::Lost => lost.push(open),
@@ -197,6 +197,27 @@ impl SessionRegistry {
             }
         }
         self.forget_if_done(holder);
+    }
+
+    /// Something was recorded, or could not be, of sessions of these holders: `started`, if a start was.
+    pub(super) fn settle_holders(
+        &mut self,
+        holders: &BTreeSet<HolderId>,
+        started: Option<&Session>,
+        ctx: &mut Context<Self>,
+    ) {
+        // Its run or its lease may be over since it was asked for.
+        if let Some(session) = started
+            && let Some(holder) = &session.holder
+            && self.holders.due(session, Instant::now()).is_some()
+        {
+            self.end_due(holder, ctx);
+        }
+        for holder in holders {
+            self.forget_if_done(holder);
+        }
+        // What could not be recorded is tried again in a while.
+        self.watch_leases(ctx);
     }
 
     fn forget_if_done(&mut self, holder: &HolderId) {

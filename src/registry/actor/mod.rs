@@ -688,14 +688,11 @@ impl Handler<Recorded> for SessionRegistry {
             self.busy.remove(name);
         }
         let holders = self.holders_of(&recorded.transition);
-        let is_recorded = recorded.outcome.is_ok();
+        let outcome = recorded.outcome.as_ref().ok();
+        let started = outcome.and_then(|outcome| outcome.session.clone());
         self.apply(recorded.transition, recorded.outcome, ctx);
-        // What could not be recorded is tried again in a while.
-        for holder in holders.iter().filter(|_| is_recorded) {
-            self.end_due(holder, ctx);
-        }
         if !holders.is_empty() {
-            self.watch_leases(ctx);
+            self.settle_holders(&holders, started.as_deref(), ctx);
         }
         self.submit_waiting(&recorded.names, ctx);
         if self.recording == 0 {
