@@ -31,8 +31,8 @@ use crate::registry::{
 };
 use crate::session::{NewSession, Session, SessionId};
 use crate::shutdown::{
-    BeginShutdown, ReportArchive, ReportWatch, Shutdown, ShutdownCoordinator, ShutdownNotice,
-    ShutdownReport, TeardownSteps,
+    AskForCap, BeginShutdown, ReportArchive, ReportWatch, Shutdown, ShutdownCoordinator,
+    ShutdownNotice, ShutdownReport, TeardownSteps,
 };
 
 /// The handle of a running supervisor. Cheap to clone, and usable from any thread and runtime.
@@ -244,6 +244,15 @@ impl SessionSupervisor {
     /// the ledger can't write.
     pub fn is_ready(&self) -> bool {
         self.door.is_open() && self.health.can_write()
+    }
+
+    /// How long lifecycle hooks and session-end drain of a stop may take together, as set last.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Stopped`].
+    pub async fn cap(&self) -> Result<Duration, Error> {
+        Ok(self.coordinator.send(AskForCap).await?)
     }
 
     /// What was found of the run before this one when it started.

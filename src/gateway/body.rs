@@ -14,9 +14,9 @@ use serde_json::Value;
 use serde_path_to_error::{Path, Segment};
 use utoipa::ToSchema;
 
-use super::access::Caller;
 use super::pointer::pointer;
 use super::problem::{Kind, Problem};
+use super::route::Permission;
 
 /// Largest body, in bytes.
 const MAX_BODY_BYTES: usize = 64 * 1024;
@@ -28,7 +28,7 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 ///
 /// Every handler of a POST, PUT or DELETE takes one, also where there is nothing to say: it refuses
 /// a content type that is not JSON, which keeps web pages out, then a body that is too large, and
-/// then a caller who may only read.
+/// then a caller whose scope does not cover the request.
 #[derive(Debug)]
 pub(super) struct Body(Bytes);
 
@@ -75,12 +75,14 @@ fn check_head(request: &HttpRequest) -> Result<(), Problem> {
 }
 
 fn check_scope(request: &HttpRequest) -> Result<(), Problem> {
-    let extensions = request.extensions();
-    let caller = extensions.get::<Caller>().ok_or_else(|| {
-        let detail = "nobody may change anything here, with whatever token";
-        Problem::new(Kind::Forbidden, detail)
-    })?;
-    caller.check_change()
+    let permission = request.extensions_mut().remove::<Permission>();
+    permission.map_or_else(
+        || {
+            let detail = "nobody may change anything here, with whatever token";
+            Err(Problem::new(Kind::Forbidden, detail))
+        },
+        |Permission(checked)| checked,
+    )
 }
 
 /// Whether the one content type given is JSON, with whatever parameters.
@@ -147,11 +149,14 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
 }
 
 fn pointer_to(path: &Path) -> String {
-    pointer(path.iter().filter_map(|segment| match segment {
-        Segment::Map { key } => Some(key.as_str()),
-        // No request has lists or enums with fields.
-        Segment::Seq { .. } | Segment::Enum { .. } | Segment::Unknown => None,
-    }))
+    let names = path.iter().filter_map(|segment| match segment {
+        Segment::Map { key } => Some(key.clone()),
+        Segment::Seq { index } => Some(index.to_string()),
+        // No request has enums with fields.
+        Segment::Enum { .. } | Segment::Unknown => None,
+    });
+    let names: Vec<_> = names.collect();
+    pointer(names.iter().map(String::as_str))
 }
 
 #[cfg(test)]
@@ -169,6 +174,8 @@ mod tests {
         count: Option<u64>,
         #[serde(default)]
         map: Map<String, Value>,
+        #[serde(default)]
+        list: Vec<u64>,
     }
 
     fn refusal(body: &str) -> String {
@@ -214,6 +221,8 @@ mod tests {
             ("{\"count\": 1.5}", "#/count"),
             ("{\"map\": []}", "#/map"),
             ("{\"map\": null}", "#/map"),
+            ("{\"list\": 1}", "#/list"),
+            ("{\"list\": [1, -1]}", "#/list/1"),
             ("{\"name\": \"a\", \"nam/e\": 1}", "#/nam~1e"),
         ] {
             let refusal = refusal(body);

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::body::Body;
+use super::caller::Caller;
 use super::problem::Problem;
 use super::refusals::{InvalidOrReserved, Unavailable};
 use super::schema::GivenReason;
@@ -52,7 +53,7 @@ struct BulkEnded {
     ended: usize,
 }
 
-/// Ends every active session that meets a filter.
+/// Ends every active session that meets a filter: for a token of scope `holder`, of its own.
 #[utoipa::path(
     post,
     path = "/v1/bulk-end",
@@ -66,12 +67,13 @@ struct BulkEnded {
 )]
 pub(super) async fn end(
     request: HttpRequest,
+    caller: Caller,
     body: Body,
     supervisor: Data<SessionSupervisor>,
 ) -> Result<HttpResponse, Problem> {
     let wanted: BulkEndRequest = body.json_or_default()?;
     query(&request, &[])?;
-    let filter = SessionFilter {
+    let mut filter = SessionFilter {
         key: wanted.key,
         key_prefix: wanted.key_prefix,
         agent_id: wanted.agent_id,
@@ -90,6 +92,8 @@ pub(super) async fn end(
         }
         _ => {}
     }
+    // Of what is its own alone, where that is all that the caller may see.
+    filter.holder = caller.implied(filter.holder)?;
     let reason = wanted.reason.unwrap_or(EndReason::Closed);
     if reason.is_reserved() {
         return Err(Problem::reserved(reason));

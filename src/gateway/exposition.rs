@@ -24,6 +24,7 @@ const NONE: [(&str, &str); 0] = [];
 pub(super) struct SupervisorMetrics {
     pub(super) counts: Counts,
     pub(super) sessions_active: usize,
+    pub(super) holders: usize,
     pub(super) plugins: Vec<PluginStatus>,
     /// What was found of the run before.
     pub(super) recovery: Recovery,
@@ -110,6 +111,7 @@ impl Collector for SupervisorMetrics {
         let help = "Whether a stop is under way";
         to.gauge("draining", help, u64::from(self.is_draining))?;
         self.encode_sessions(&mut to)?;
+        self.encode_holders(&mut to)?;
         self.encode_ledger(&mut to)?;
         self.encode_plugins(&mut to)?;
         self.encode_deliveries(&mut to)?;
@@ -142,6 +144,13 @@ impl SupervisorMetrics {
         let refused = refused.map(|(cause, count)| ([("cause", cause.as_str())], *count));
         let help = "Starts that were refused, by the cause";
         to.counters("sessions_refused", help, refused)
+    }
+
+    fn encode_holders(&self, to: &mut Writer<'_>) -> Result<(), Error> {
+        let help = "Other programs that have a lease or sessions";
+        to.gauge("holders", help, self.holders as u64)?;
+        let help = "Leases that ended because no sign of life came";
+        to.counters("holders_lost", help, [(NONE, self.counts.holders_lost)])
     }
 
     fn encode_ledger(&self, to: &mut Writer<'_>) -> Result<(), Error> {

@@ -20,8 +20,9 @@ use actix_web::middleware::Next;
 use actix_web::web::Data;
 use actix_web::{Error, HttpMessage as _, ResponseError as _};
 
-use super::access::{Access, Caller};
+use super::access::Access;
 use super::answers::Answers;
+use super::caller::Caller;
 use super::problem::{Kind, Problem};
 
 /// What health checks ask, which know the machine by whatever name and have no token.

@@ -8,8 +8,9 @@
 //! |---|---|
 //! | whether it is HTTP at all | `connection` |
 //! | `Host`, `Origin`, token | `guard` |
-//! | route, method | here, `route` |
+//! | route, method, scope of what reads | here, `route`, `caller` |
 //! | content type, size, scope | `body` |
+//! | whether it is the caller's own | `caller` and the handler |
 //! | JSON, fields | `body`, `target` and the handler |
 //! | what it means | the handle |
 //!
@@ -20,12 +21,16 @@ mod access;
 mod answers;
 mod body;
 mod bulk;
+mod caller;
 mod connection;
 mod dead_letters;
+mod ends;
 mod events;
 mod exposition;
 mod guard;
 mod health;
+mod hold;
+mod holders;
 mod metrics;
 mod openapi;
 mod page;
@@ -39,17 +44,19 @@ mod schema;
 mod server;
 mod sessions;
 mod stop;
+mod stream;
 mod target;
 
 use actix_web::web::{self, Data, ServiceConfig};
 
 pub use self::access::{Access, InvalidSecret, Scope, Secret, Token};
 use self::answers::Answers;
-use self::events::Streams;
+use self::ends::Ends;
 use self::metrics::LastShutdown;
 use self::problem::{Kind, Problem};
-use self::route::{Endpoint, delete, get, post};
+use self::route::{Endpoint, delete, get, post, put};
 pub use self::server::Gateway;
+use self::stream::Streams;
 use crate::supervisor::SessionSupervisor;
 
 /// What the handlers work with.
@@ -58,6 +65,7 @@ struct Served {
     supervisor: SessionSupervisor,
     access: Access,
     streams: Streams,
+    ends: Ends,
     answers: Answers,
     last_shutdown: LastShutdown,
 }
@@ -68,12 +76,17 @@ fn endpoints() -> Vec<Endpoint> {
         get("/healthz", health::alive),
         get("/readyz", health::ready),
         get("/openapi.json", openapi::show),
-        get("/v1/sessions", sessions::list),
-        post("/v1/sessions", sessions::start),
-        get("/v1/sessions/{id}", sessions::show),
-        post("/v1/sessions/{id}/touch", sessions::touch),
-        post("/v1/sessions/{id}/end", sessions::end),
-        post("/v1/bulk-end", bulk::end),
+        get("/v1/sessions", sessions::list).for_holders(),
+        post("/v1/sessions", sessions::start).for_holders(),
+        get("/v1/sessions/{id}", sessions::show).for_holders(),
+        post("/v1/sessions/{id}/touch", sessions::touch).for_holders(),
+        post("/v1/sessions/{id}/end", sessions::end).for_holders(),
+        post("/v1/bulk-end", bulk::end).for_holders(),
+        get("/v1/holders", holders::list).for_holders(),
+        post("/v1/holders/{holder}/hold", holders::hold).for_holders(),
+        post("/v1/holders/{holder}/heartbeat", holders::heartbeat).for_holders(),
+        put("/v1/holders/{holder}/sessions", holders::reconcile).for_holders(),
+        post("/v1/holders/{holder}/end", holders::end).for_holders(),
         get("/v1/plugins", plugins::list),
         post("/v1/plugins/reload", plugins::reload),
         post("/v1/plugins/{name}/test", plugins::test),
@@ -81,7 +94,7 @@ fn endpoints() -> Vec<Endpoint> {
         get("/v1/plugins/{name}/dead-letters", dead_letters::list),
         delete("/v1/plugins/{name}/dead-letters", dead_letters::delete),
         post("/v1/plugins/{name}/redeliver", dead_letters::redeliver),
-        get("/v1/events", events::follow),
+        get("/v1/events", events::follow).for_holders(),
         get("/metrics", metrics::scrape),
         post("/v1/shutdown", stop::shut_down),
         get("/v1/reports/last", stop::last_report),
@@ -93,6 +106,7 @@ fn routes(config: &mut ServiceConfig, served: Served) {
         .app_data(Data::new(served.supervisor))
         .app_data(Data::new(served.access))
         .app_data(Data::new(served.streams))
+        .app_data(Data::new(served.ends))
         .app_data(Data::new(served.answers))
         .app_data(Data::new(served.last_shutdown))
         .default_service(web::to(not_found));

@@ -4,6 +4,7 @@
 
 use std::sync::LazyLock;
 
+use actix_web::http::Method;
 use actix_web::http::header::ContentType;
 use actix_web::web::Bytes;
 use actix_web::{HttpRequest, HttpResponse};
@@ -15,11 +16,13 @@ use utoipa::{Modify, OpenApi as _, ToResponse};
 
 use super::problem::{Document, Problem};
 use super::refusals::{
-    Full, Inactive, Invalid, InvalidOrReserved, Malformed, NoJson, NoToken, NotAllowed, Stopping,
-    TooLarge, TooManyOpen, Unavailable, UnavailableOrBusy, Unknown,
+    Elsewhere, Full, Inactive, Invalid, InvalidOrReserved, Malformed, NoJson, NoToken, NotAllowed,
+    Stopping, TooLarge, TooManyOpen, Unavailable, UnavailableOrBusy, Unknown,
 };
 use super::target::query;
-use super::{bulk, dead_letters, events, health, metrics, plugins, sessions, stop};
+use super::{
+    bulk, dead_letters, endpoints, events, health, holders, metrics, plugins, sessions, stop,
+};
 
 /// What the whole description begins with.
 const INTRODUCTION: &str = "\
@@ -49,6 +52,11 @@ fields that you don't know.";
         sessions::touch,
         sessions::end,
         bulk::end,
+        holders::list,
+        holders::hold,
+        holders::heartbeat,
+        holders::reconcile,
+        holders::end,
         plugins::list,
         plugins::reload,
         plugins::test,
@@ -64,7 +72,7 @@ fields that you don't know.";
     components(
         schemas(Document),
         responses(
-            Full, Inactive, Invalid, InvalidOrReserved, Malformed, NoJson, NoToken, NotAllowed,
+            Elsewhere, Full, Inactive, Invalid, InvalidOrReserved, Malformed, NoJson, NoToken, NotAllowed,
             Stopping, TooLarge, TooManyOpen, Unavailable, UnavailableOrBusy, Unknown,
         )
     ),
@@ -102,7 +110,12 @@ impl Modify for Common {
         let components = document.components.get_or_insert_default();
         components.schemas.values_mut().for_each(require_nullable);
         components.add_security_scheme("token", token_scheme());
-        for item in document.paths.paths.values_mut() {
+        let endpoints = endpoints();
+        for (path, item) in &mut document.paths.paths {
+            let is_for_holders = |method: Method| {
+                let mut endpoints = endpoints.iter();
+                endpoints.any(|it| it.path == path && it.method == method && it.is_for_holders)
+            };
             let PathItem {
                 get,
                 put,
@@ -111,10 +124,18 @@ impl Modify for Common {
                 ..
             } = item;
             if let Some(reading) = get {
-                add_refusals(reading, "read");
+                add_refusals(reading, "read", is_for_holders(Method::GET));
             }
-            for change in [put, post, delete].into_iter().flatten() {
-                add_refusals(change, "operator");
+            let changes = [
+                (put, Method::PUT),
+                (post, Method::POST),
+                (delete, Method::DELETE),
+            ];
+            for (change, method) in changes {
+                let Some(change) = change else {
+                    continue;
+                };
+                add_refusals(change, "operator", is_for_holders(method));
                 refuse::<NoJson>(change, 415);
                 refuse::<TooLarge>(change, 413);
                 allow_no_body(change, components);
@@ -125,21 +146,24 @@ impl Modify for Common {
 
 fn token_scheme() -> SecurityScheme {
     let description = "A token of the scope that the request names: `read` covers every GET, \
-                       `operator` everything. None is needed where none is configured: the \
+                       `operator` everything, `holder` the sessions and the lease of \
+                       the token's holder. None is needed where none is configured: the \
                        gateway then answers loopback names alone.";
     let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer);
     SecurityScheme::Http(scheme.description(Some(description)).build())
 }
 
 /// Adds who may ask, unless the annotation says so, and how it is refused.
-fn add_refusals(operation: &mut Operation, scope: &str) {
+fn add_refusals(operation: &mut Operation, scope: &str, is_for_holders: bool) {
     refuse::<Malformed>(operation, 400);
     refuse::<NotAllowed>(operation, 403);
     if operation.security.is_some() {
         return;
     }
-    let token = SecurityRequirement::new("token", [scope]);
-    operation.security = Some(vec![SecurityRequirement::default(), token]);
+    let token = |scope: &str| SecurityRequirement::new("token", [scope]);
+    let mut security = vec![SecurityRequirement::default(), token(scope)];
+    security.extend(is_for_holders.then(|| token("holder")));
+    operation.security = Some(security);
     refuse::<NoToken>(operation, 401);
     refuse::<Invalid>(operation, 422);
 }
@@ -207,7 +231,6 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::gateway::endpoints;
 
     #[test]
     fn what_is_routed_is_described_and_nothing_else() {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use actix_web::HttpRequest;
 
+use super::caller::Caller;
 use super::problem::Problem;
 use super::target::query;
 use crate::event::Seq;
@@ -63,7 +64,8 @@ const PARAMETERS: &[&str] = &[
 ];
 
 impl PageRequest {
-    pub(super) fn of(request: &HttpRequest) -> Result<Self, Problem> {
+    /// The one that a request names, of what its caller may see.
+    pub(super) fn of(request: &HttpRequest, caller: &Caller) -> Result<Self, Problem> {
         let mut page = Self {
             state: SessionState::Active,
             filter: SessionFilter::default(),
@@ -75,6 +77,7 @@ impl PageRequest {
             page.set(&name, &value)
                 .map_err(|problem| Problem::invalid_field(pointer, problem))?;
         }
+        page.filter.holder = caller.implied(page.filter.holder)?;
         Ok(page)
     }
 
@@ -148,7 +151,10 @@ mod tests {
     use crate::session::{Incarnation, NewSession, Session, SessionId};
 
     fn requested(target: &str) -> Result<PageRequest, Problem> {
-        PageRequest::of(&TestRequest::with_uri(target).to_http_request())
+        PageRequest::of(
+            &TestRequest::with_uri(target).to_http_request(),
+            &Caller::Local,
+        )
     }
 
     fn record(seq: Seq) -> SessionRecord {

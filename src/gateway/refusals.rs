@@ -35,6 +35,8 @@ refusals! {
     Unknown = NotFound;
     /// The session is not active, or not in this incarnation.
     Inactive = NotActive;
+    /// Another holder has the session, or a later run of the holder has taken this one's place.
+    Elsewhere = HeldElsewhere;
     /// The body is over 64 KiB.
     TooLarge = BodyTooLarge;
     /// The content type is not `application/json`.

@@ -69,6 +69,10 @@ describe! {
         [EndReason::Shutdown, EndReason::Restart].map(EndReason::as_str),
         "Why the gateway stops."
     );
+    HolderEndReason = one_of(
+        HolderEndReason::ALL.map(EndReason::as_str),
+        "Why the sessions of a holder end."
+    );
     Hooks = ArrayBuilder::new()
         .items(Hook::schema())
         .build();
@@ -79,6 +83,19 @@ pub(super) struct GivenReason;
 
 /// A reason of a shutdown.
 pub(super) struct StopReason;
+
+/// A reason with which a holder may end.
+pub(super) struct HolderEndReason;
+
+impl HolderEndReason {
+    /// Every one.
+    pub(super) const ALL: [EndReason; 4] = [
+        EndReason::Completed,
+        EndReason::Shutdown,
+        EndReason::Restart,
+        EndReason::Closed,
+    ];
+}
 
 fn given_reasons() -> impl Iterator<Item = EndReason> {
     let all = EndReason::ALL.iter().copied();

@@ -7,8 +7,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use actix_http::HttpService;
 use actix_http::error::DispatchError;
+use actix_http::{Extensions, HttpService};
 use actix_rt::net::TcpStream;
 use actix_server::{Server, ServerHandle};
 use actix_service::{
@@ -22,9 +22,10 @@ use tokio_util::sync::CancellationToken;
 use super::access::Access;
 use super::answers::Answers;
 use super::connection::{Connection, HEAD_TIMEOUT, WRITE_TIMEOUT};
-use super::events::Streams;
+use super::ends::Ends;
 use super::guard::guard;
 use super::metrics::LastShutdown;
+use super::stream::Streams;
 use super::{Served, routes};
 use crate::supervisor::SessionSupervisor;
 
@@ -33,7 +34,7 @@ const MAX_WORKERS: usize = 4;
 
 /// Connections open at a time, in all, where the process may open twice as many files. Further ones
 /// wait to be accepted.
-const MAX_CONNECTIONS: usize = 4096;
+const MAX_CONNECTIONS: usize = 8192;
 
 /// Connections that wait to be accepted, on each listener, if the operating system allows as many.
 #[cfg(unix)]
@@ -106,7 +107,8 @@ impl Gateway {
             last_shutdown: LastShutdown::read(&supervisor),
             supervisor,
             access,
-            streams: Streams::new(closing.clone()),
+            streams: Streams::new(closing.clone(), max_connections()),
+            ends: Ends::default(),
             answers: Answers::default(),
         };
         let (started, is_started) = mpsc::sync_channel(1);
@@ -225,6 +227,9 @@ fn service(
         .client_request_timeout(HEAD_TIMEOUT)
         .client_disconnect_timeout(DISCONNECT_TIMEOUT)
         .keep_alive(KEEP_ALIVE)
+        .on_connect_ext(|connection: &Connection, data: &mut Extensions| {
+            data.insert(connection.peer().clone());
+        })
         .h1(map_config(app, |()| AppConfig::default()));
     fn_service(|stream: TcpStream| async move {
         // Answers are small and written at once: waiting for more to send only delays them.

@@ -12,9 +12,12 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::body::Body;
+use super::caller::Caller;
 use super::page::PageRequest;
 use super::problem::{Kind, Problem};
-use super::refusals::{Full, Inactive, InvalidOrReserved, Stopping, Unavailable, Unknown};
+use super::refusals::{
+    Elsewhere, Full, Inactive, InvalidOrReserved, Stopping, Unavailable, Unknown,
+};
 use super::schema::GivenReason;
 use super::target::{query, session_id};
 use crate::bus::DeliveryState;
@@ -22,7 +25,7 @@ use crate::clock::WireTime;
 use crate::ledger::SessionRecord;
 use crate::registry::{Ended, EndedSession, SessionState, StartedSession, Touch};
 use crate::session::{
-    EndDetails, EndReason, HolderId, Incarnation, Metadata, NewSession, Session, SessionId,
+    EndDetails, EndReason, HolderId, Incarnation, Metadata, NewSession, RunId, Session, SessionId,
     SessionKey,
 };
 use crate::supervisor::SessionSupervisor;
@@ -50,10 +53,10 @@ struct StartRequest {
     session_file: Option<Box<str>>,
     /// The session that it carries on.
     resumed_from: Option<SessionId>,
-    /// The program that holds it. Not supported by this release: leave it out.
+    /// The program that holds it; none if left out, but that of a token of scope `holder`.
     holder: Option<HolderId>,
-    /// Which run of its holder. Not supported by this release: leave it out.
-    run_id: Option<Box<str>>,
+    /// Which process of its holder; the current one if left out. Goes with a holder only.
+    run_id: Option<RunId>,
     /// When it started, by its owner's clock; now if left out. In the years 0 to 9999.
     started_at: Option<Timestamp>,
     /// Details for the plugins, of at most 16 KiB as compact JSON.
@@ -63,13 +66,7 @@ struct StartRequest {
 }
 
 impl StartRequest {
-    fn into_new_session(self) -> Result<NewSession, Problem> {
-        let holder = self.holder.is_some().then_some("#/holder");
-        let run_id = self.run_id.is_some().then_some("#/run_id");
-        if let Some(pointer) = holder.or(run_id) {
-            let detail = "holders are not supported by this release";
-            return Err(Problem::invalid_field(pointer, detail));
-        }
+    fn into_new_session(self, caller: &Caller) -> Result<NewSession, Problem> {
         let missing = || Problem::invalid_field("#/id", "is missing: every session needs an id");
         Ok(NewSession {
             key: self.key,
@@ -77,6 +74,8 @@ impl StartRequest {
             store_path: self.store_path,
             session_file: self.session_file,
             resumed_from: self.resumed_from,
+            holder: caller.implied(self.holder)?,
+            run_id: self.run_id,
             started_at: self.started_at,
             metadata: self.metadata,
             ..NewSession::new(self.id.ok_or_else(missing)?)
@@ -231,18 +230,28 @@ impl<'a> SessionView<'a> {
             description = "It was active already. All its details but `started_at` are replaced.",
             body = Started
         ),
+        (status = 409, response = Elsewhere),
         (status = 429, response = Full),
         (status = 503, response = Unavailable),
     )
 )]
-pub(super) async fn start(request: HttpRequest, body: Body, supervisor: Supervisor) -> Answer {
-    let new = body.json::<StartRequest>()?.into_new_session()?;
+pub(super) async fn start(
+    request: HttpRequest,
+    caller: Caller,
+    body: Body,
+    supervisor: Supervisor,
+) -> Answer {
+    let new = body.json::<StartRequest>()?.into_new_session(&caller)?;
     query(&request, &[])?;
+    let started = match caller.holder() {
+        Some(_) => supervisor.started_by_holder(new).await,
+        None => supervisor.started(new).await,
+    };
     let StartedSession {
         session,
         is_new,
         replaced,
-    } = supervisor.started(new).await?;
+    } = started?;
 
     let mut response = if is_new {
         let id = utf8_percent_encode(session.id.as_str(), NON_ALPHANUMERIC);
@@ -286,8 +295,8 @@ pub(super) async fn start(request: HttpRequest, body: Body, supervisor: Supervis
         (status = 503, response = Unavailable),
     )
 )]
-pub(super) async fn list(request: HttpRequest, supervisor: Supervisor) -> Answer {
-    let page = PageRequest::of(&request)?;
+pub(super) async fn list(request: HttpRequest, caller: Caller, supervisor: Supervisor) -> Answer {
+    let page = PageRequest::of(&request, &caller)?;
     let mut records = supervisor.list(page.to_query()).await?;
     let next = page.cut(&mut records);
     Ok(HttpResponse::Ok().json(SessionPage {
@@ -308,10 +317,11 @@ pub(super) async fn list(request: HttpRequest, supervisor: Supervisor) -> Answer
         (status = 503, response = Unavailable),
     )
 )]
-pub(super) async fn show(request: HttpRequest, supervisor: Supervisor) -> Answer {
+pub(super) async fn show(request: HttpRequest, caller: Caller, supervisor: Supervisor) -> Answer {
     let id = session_id(&request)?;
     query(&request, &[])?;
     let record = supervisor.find(&id).await?.ok_or_else(|| unknown(&id))?;
+    caller.check_holder(record.session.holder.as_ref())?;
     let plugins = supervisor.delivery_states(&record).await?;
     let session = SessionView::new(&record);
     Ok(HttpResponse::Ok().json(Shown { session, plugins }))
@@ -330,9 +340,16 @@ pub(super) async fn show(request: HttpRequest, supervisor: Supervisor) -> Answer
         (status = 503, response = Stopping),
     )
 )]
-pub(super) async fn touch(request: HttpRequest, body: Body, supervisor: Supervisor) -> Answer {
+pub(super) async fn touch(
+    request: HttpRequest,
+    caller: Caller,
+    body: Body,
+    supervisor: Supervisor,
+) -> Answer {
+    let id = session_id(&request);
+    let own = own_incarnation(&supervisor, &caller, id.as_ref().ok()).await?;
     let TouchRequest { incarnation } = body.json_or_default()?;
-    let id = session_id(&request)?;
+    let (id, incarnation) = (id?, incarnation.or(own));
     query(&request, &[])?;
     supervisor.touch(Touch { id, incarnation }).await?;
     Ok(HttpResponse::NoContent().finish())
@@ -359,16 +376,43 @@ pub(super) async fn touch(request: HttpRequest, body: Body, supervisor: Supervis
         (status = 503, response = Unavailable),
     )
 )]
-pub(super) async fn end(request: HttpRequest, body: Body, supervisor: Supervisor) -> Answer {
-    let end: EndRequest = body.json_or_default()?;
-    let id = session_id(&request)?;
+pub(super) async fn end(
+    request: HttpRequest,
+    caller: Caller,
+    body: Body,
+    supervisor: Supervisor,
+) -> Answer {
+    let id = session_id(&request);
+    let own = own_incarnation(&supervisor, &caller, id.as_ref().ok()).await?;
+    let mut end: EndRequest = body.json_or_default()?;
+    end.incarnation = end.incarnation.or(own);
+    let id = id?;
     query(&request, &[])?;
     match supervisor.ended(end.into_ended(id.clone())?).await? {
         EndedSession::Now(record) | EndedSession::Unchanged(record) => {
+            // Another holder may have started the id meanwhile.
+            caller.check_holder(record.session.holder.as_ref())?;
             Ok(HttpResponse::Ok().json(SessionView::new(&record)))
         }
         EndedSession::Unknown => Err(unknown(&id)),
     }
+}
+
+/// Refuses a session that the caller may not touch. The life that it may, where it may not all: its
+/// next one may be another holder's.
+async fn own_incarnation(
+    supervisor: &SessionSupervisor,
+    caller: &Caller,
+    id: Option<&SessionId>,
+) -> Result<Option<Incarnation>, Problem> {
+    let (Some(_), Some(id)) = (caller.holder(), id) else {
+        return Ok(None);
+    };
+    let Some(SessionRecord { session, .. }) = supervisor.find(id).await? else {
+        return Ok(None);
+    };
+    caller.check_holder(session.holder.as_ref())?;
+    Ok(Some(session.incarnation))
 }
 
 fn unknown(id: &SessionId) -> Problem {

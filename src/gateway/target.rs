@@ -6,13 +6,20 @@ use percent_encoding::percent_decode_str;
 
 use super::pointer::pointer;
 use super::problem::Problem;
-use crate::session::SessionId;
+use crate::session::{HolderId, SessionId};
 
 /// The session that the path names: `/v1/sessions/{id}…`.
 pub(super) fn session_id(request: &HttpRequest) -> Result<SessionId, Problem> {
     let invalid = |problem| Problem::invalid_field("#/path/id", problem);
     let id = name(request).map_err(|problem| invalid(problem.to_owned()))?;
     SessionId::new(id).map_err(|error| invalid(error.problem))
+}
+
+/// The holder that the path names: `/v1/holders/{holder}/…`.
+pub(super) fn holder(request: &HttpRequest) -> Result<HolderId, Problem> {
+    let invalid = |problem| Problem::invalid_field("#/path/holder", problem);
+    let holder = name(request).map_err(|problem| invalid(problem.to_owned()))?;
+    HolderId::new(holder).map_err(|error| invalid(error.problem))
 }
 
 /// The plugin that the path names: `/v1/plugins/{name}/…`. There need be none.

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use actix::Message;
+use actix::{Addr, Message};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::Error;
 use crate::holder::{ConnectionId, HolderStatus};
 use crate::session::{EndReason, HolderId, NewSession, RunId, SessionId};
 
-use super::StartedSession;
+use super::{SessionRegistry, StartedSession};
 
 /// As [`Started`](super::Started), asked for by the holder that `new` names: it may not touch what is
 /// not its own.
@@ -27,12 +27,24 @@ pub(crate) struct Connect {
     pub(crate) grace: Duration,
 }
 
-/// The answer to [`Connect`].
+/// The answer to [`Connect`]: the lease, which is given back when this is dropped. So it is where
+/// nobody waits for the answer any more.
 #[derive(Debug)]
 pub(crate) struct Connected {
+    pub(crate) registry: Addr<SessionRegistry>,
+    pub(crate) holder: HolderId,
     pub(crate) connection: ConnectionId,
     /// Fires when the connection is a lease no longer.
     pub(crate) replaced: CancellationToken,
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.registry.do_send(Disconnected {
+            holder: self.holder.clone(),
+            connection: self.connection,
+        });
+    }
 }
 
 /// A connection that was a lease is gone.

@@ -17,7 +17,7 @@ use tracing::{error, info, warn};
 use super::draft::Draft;
 use super::report::{Outcome, ShutdownReport};
 use super::sequence::Sequence;
-use super::settings::{Adjust, CoordinatorSettings};
+use super::settings::{Adjust, AskForCap, CoordinatorSettings};
 use super::signal::{self, Signal};
 use super::writer::ReportWriter;
 use super::{BeginShutdown, Shutdown, ShutdownNotice};
@@ -240,6 +240,14 @@ impl Handler<Adjust> for ShutdownCoordinator {
         settings.budget = adjust.budget;
         settings.restart_expected = adjust.restart_expected;
         Ok(())
+    }
+}
+
+impl Handler<AskForCap> for ShutdownCoordinator {
+    type Result = MessageResult<AskForCap>;
+
+    fn handle(&mut self, _: AskForCap, _: &mut Context<Self>) -> Self::Result {
+        MessageResult(self.settings.budget.cap)
     }
 }
 

@@ -30,7 +30,9 @@ pub use self::coordinator::ShutdownCoordinator;
 pub use self::report::{
     DrainReport, Outcome, PluginReport, RecoveryReport, ShutdownReport, StepOutcome, StepReport,
 };
-pub(crate) use self::settings::{Adjust, CoordinatorSettings, HeldAtStop, ReportSlot, ReportWatch};
+pub(crate) use self::settings::{
+    Adjust, AskForCap, CoordinatorSettings, HeldAtStop, ReportSlot, ReportWatch,
+};
 pub(crate) use self::teardown::TeardownSteps;
 pub(crate) use self::watchdog::Watchdog;
 use crate::error::Error;

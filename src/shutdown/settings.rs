@@ -80,6 +80,11 @@ pub(crate) struct Adjust {
     pub(crate) restart_expected: Duration,
 }
 
+/// Asks how long hooks and drain of a stop may take together.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Duration")]
+pub(crate) struct AskForCap;
+
 /// What becomes at a stop of the sessions that other programs hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum HeldAtStop {

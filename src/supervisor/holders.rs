@@ -3,17 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::prelude::*;
 use tokio::time::{sleep, timeout};
-use tokio_util::sync::CancellationToken;
 
 use super::SessionSupervisor;
 use crate::bus::DeliveryState;
 use crate::error::Error;
-use crate::holder::{ConnectionId, HolderStatus, check_grace, check_ttl};
+use crate::holder::{HolderStatus, check_grace, check_ttl};
 use crate::registry::{
-    Connect, Disconnected, EndHolder, Heartbeat, HolderStatuses, Reconcile, Reconciled,
-    SessionRegistry, StartedByHolder, StartedSession,
+    Connect, Connected, EndHolder, Heartbeat, HolderStatuses, Reconcile, Reconciled,
+    StartedByHolder, StartedSession,
 };
 use crate::session::{EndReason, HolderId, NewSession, RunId, SessionId};
 
@@ -25,32 +23,18 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// Dropping it tells the registry that the connection is gone.
 #[derive(Debug)]
 #[must_use = "the lease ends when this is dropped"]
-pub struct Hold {
-    registry: Addr<SessionRegistry>,
-    holder: HolderId,
-    connection: ConnectionId,
-    replaced: CancellationToken,
-}
+pub struct Hold(Connected);
 
 impl Hold {
     /// The holder.
     pub fn holder(&self) -> &HolderId {
-        &self.holder
+        &self.0.holder
     }
 
     /// Completes when this is a lease no longer: another connection of the holder has taken its place,
     /// another run has, or the holder has ended.
     pub async fn replaced(&self) {
-        self.replaced.cancelled().await;
-    }
-}
-
-impl Drop for Hold {
-    fn drop(&mut self) {
-        self.registry.do_send(Disconnected {
-            holder: self.holder.clone(),
-            connection: self.connection,
-        });
+        self.0.replaced.cancelled().await;
     }
 }
 
@@ -72,17 +56,11 @@ impl SessionSupervisor {
     ) -> Result<Hold, Error> {
         check_grace(grace)?;
         let message = Connect {
-            holder: holder.clone(),
+            holder,
             run_id,
             grace,
         };
-        let connected = self.registry.send(message).await??;
-        Ok(Hold {
-            registry: self.registry.clone(),
-            holder,
-            connection: connected.connection,
-            replaced: connected.replaced,
-        })
+        Ok(Hold(self.registry.send(message).await??))
     }
 
     /// Takes a lease for a run of a holder that lasts for `ttl`, from a second to an hour, in place of

@@ -24,6 +24,7 @@ pub(crate) enum Call {
     Attach,
     DeadLetters,
     KeepAlive,
+    KeepHolder,
     Reclaim,
     Stop,
 }
@@ -225,9 +226,12 @@ impl Ledger for FaultyLedger {
     }
 
     fn keep_holder(&self, holder: HolderRecord) -> LedgerFuture<()> {
-        let holders = &mut self.kept.lock().unwrap().holders;
-        holders.insert(holder.holder.clone(), holder);
-        Box::pin(std::future::ready(Ok(())))
+        let kept = Arc::clone(&self.kept);
+        self.answer(Call::KeepHolder, |_| {
+            let holders = &mut kept.lock().unwrap().holders;
+            holders.insert(holder.holder.clone(), holder);
+            Box::pin(std::future::ready(Ok(())))
+        })
     }
 
     fn forget_holder(&self, holder: &HolderId) -> LedgerFuture<()> {

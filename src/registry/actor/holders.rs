@@ -313,16 +313,15 @@ impl Handler<Connect> for SessionRegistry {
             Err(over) => return Box::pin(std::future::ready(Err(over.into()))),
         };
         let kept = self.accept(&holder, change, ctx);
-        let registry = ctx.address();
+        let connected = Connected {
+            registry: ctx.address(),
+            holder,
+            connection,
+            replaced,
+        };
         Box::pin(async move {
-            if let Err(error) = kept.await {
-                registry.do_send(Disconnected { holder, connection });
-                return Err(error.into());
-            }
-            Ok(Connected {
-                connection,
-                replaced,
-            })
+            kept.await?;
+            Ok(connected)
         })
     }
 }

@@ -185,11 +185,17 @@ impl TestGateway {
 
     /// Opens a stream of events.
     pub(super) fn follow(&self) -> TcpStream {
-        let mut connection = self.connect();
-        let request = Request::new("GET", "/v1/events").to_string();
+        self.open(&Request::new("GET", "/v1/events")).0
+    }
+
+    /// Sends a request for a stream. Its connection, and what comes first.
+    pub(super) fn open(&self, request: &Request) -> (TcpStream, Response) {
+        let (mut connection, mut answer) = (self.connect(), Vec::new());
+        let request = request.to_string();
         connection.write_all(request.as_bytes()).unwrap();
-        read_answer(&mut connection, &mut Vec::new()).unwrap();
-        connection
+        read_answer(&mut connection, &mut answer).unwrap();
+        let answer = Response::parse(&String::from_utf8(answer).unwrap());
+        (connection, answer)
     }
 
     /// Sends `bytes` and reads until the gateway closes the connection.

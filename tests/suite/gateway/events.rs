@@ -1,112 +1,20 @@
 //! The stream of events, as a client follows it.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{Shutdown as Close, TcpStream};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::Shutdown as Close;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::json;
 use session_supervisor::{
     Access, EndReason, Ended, PluginSpec, Scope, Secret, SessionId, SessionSupervisor, Shutdown,
     Token,
 };
 
 use super::client::{Request, TestGateway};
+use super::stream::{Followed, PATIENCE};
 
 /// How many streams may be open.
 const MAX_STREAMS: usize = 64;
-
-/// How long an event may take to come.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// A stream that is followed.
-struct Followed(BufReader<TcpStream>);
-
-/// An event of a stream.
-#[derive(Debug, PartialEq)]
-struct Event {
-    name: String,
-    id: Option<u64>,
-    data: Value,
-}
-
-impl Followed {
-    #[expect(
-        clippy::needless_pass_by_value,
-        reason = "built in place by all callers"
-    )]
-    fn open(gateway: &TestGateway, request: Request) -> Self {
-        let mut connection = gateway.connect();
-        connection
-            .write_all(request.to_string().as_bytes())
-            .unwrap();
-        let mut stream = Self(BufReader::new(connection));
-        let (status, head) = (stream.line().unwrap(), stream.until_empty().join("\n"));
-        assert!(status.contains(" 200 "), "{status}");
-        assert!(head.contains("content-type: text/event-stream"), "{head}");
-        assert!(head.contains("cache-control: no-store"), "{head}");
-        stream
-    }
-
-    fn all(gateway: &TestGateway) -> Self {
-        Self::open(gateway, Request::new("GET", "/v1/events"))
-    }
-
-    fn after(gateway: &TestGateway, id: &str) -> Self {
-        let request = Request::new("GET", "/v1/events");
-        Self::open(gateway, request.header("Last-Event-ID", id))
-    }
-
-    /// The next line, without its end; none at the end of the connection.
-    fn line(&mut self) -> Option<String> {
-        let mut line = String::new();
-        let read = self.0.read_line(&mut line).expect("the stream goes on");
-        (read > 0).then(|| line.trim_end().to_owned())
-    }
-
-    fn until_empty(&mut self) -> Vec<String> {
-        let lines = std::iter::from_fn(|| self.line());
-        lines.take_while(|line| !line.is_empty()).collect()
-    }
-
-    /// The next event. Lines that are none of its fields are the sizes of chunks.
-    fn next(&mut self) -> Event {
-        let (mut name, mut id) = (String::new(), None);
-        let until = Instant::now() + PATIENCE;
-        loop {
-            // Comments come for ever.
-            assert!(Instant::now() < until, "no event comes");
-            let line = self.line().expect("an event");
-            match line.split_once(": ") {
-                Some(("event", value)) => name = value.to_owned(),
-                Some(("id", value)) => id = Some(value.parse().unwrap()),
-                Some(("data", value)) => {
-                    let data = serde_json::from_str(value).unwrap();
-                    return Event { name, id, data };
-                }
-                _ => {}
-            }
-        }
-    }
-
-    /// The next start or end, as a line.
-    fn session(&mut self) -> String {
-        loop {
-            let Event { name, id, data } = self.next();
-            if let Some(id) = id {
-                assert_eq!(data["type"], name);
-                assert_eq!(data["seq"], id);
-                return format!("{id} {name} {}", data["session"]["id"].as_str().unwrap());
-            }
-        }
-    }
-
-    /// Reads to the end, which must be a proper one.
-    fn ends(mut self) {
-        let mut rest = String::new();
-        self.0.read_to_string(&mut rest).expect("a whole stream");
-        assert!(rest.ends_with("0\r\n\r\n"), "cut off: {rest:?}");
-    }
-}
 
 /// A gateway with a plugin that rejects every end.
 async fn with_a_plugin_that_rejects_ends() -> TestGateway {
@@ -299,7 +207,7 @@ async fn one_stream_too_many_is_refused_until_another_is_closed() {
     let mut streams: Vec<_> = (0..MAX_STREAMS).map(|_| Followed::all(&gateway)).collect();
     let refused = gateway.get("/v1/events");
     assert_eq!(refused.problem(), (429, "too-many-streams".to_owned()));
-    let closed = streams.pop().unwrap().0.into_inner();
+    let closed = streams.pop().unwrap().into_connection();
     closed.shutdown(Close::Both).unwrap();
     drop(closed);
     // What is written next finds out that the client has gone.

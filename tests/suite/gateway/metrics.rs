@@ -26,6 +26,8 @@ const NAMES: &[(&str, &str, &[&str])] = &[
     ("last_shutdown_owed_events", "gauge", &[]),
     ("last_shutdown_timed_out", "gauge", &[]),
     ("last_shutdown_timestamp_seconds", "gauge", &[]),
+    ("holders", "gauge", &[]),
+    ("holders_lost_total", "counter", &[]),
     ("ledger_commit_duration_seconds", "histogram", &["le"]),
     ("ledger_errors_total", "counter", &[]),
     ("oldest_owed_age_seconds", "gauge", &["plugin"]),

@@ -42,6 +42,18 @@ pub(super) const CASES: &[Case] = &[
     Case("POST", "/v1/sessions/a/end", "", 200),
     Case("GET", "/v1/sessions/a", "", 200),
     Case("GET", "/v1/sessions?state=ended", "", 200),
+    Case("GET", "/v1/holders", "", 200),
+    Case("POST", "/v1/holders/h/heartbeat", BEAT, 204),
+    Case("PUT", "/v1/holders/h/sessions", WHOLE_LIST, 200),
+    Case("POST", "/v1/holders/h/hold", WHOLE_HOLD, 200),
+    Case(
+        "POST",
+        "/v1/holders/b%2F%C3%A4/hold",
+        r#"{"run_id": "r"}"#,
+        200,
+    ),
+    Case("GET", "/v1/holders", "", 200),
+    Case("POST", "/v1/holders/h/end", r#"{"reason": "restart"}"#, 200),
     Case(
         "POST",
         "/v1/bulk-end",
@@ -74,8 +86,16 @@ pub(super) const CASES: &[Case] = &[
 
 const WHOLE_START: &str = r#"{
     "id": "a", "key": "k", "agent_id": "main", "store_path": "/s", "session_file": "/f",
-    "resumed_from": "z", "started_at": "2026-11-22T10:00:00Z", "metadata": {"channel": [1]}
+    "resumed_from": "z", "holder": "h", "run_id": "r", "started_at": "2026-11-22T10:00:00Z", "metadata": {"channel": [1]}
 }"#;
+
+const BEAT: &str = r#"{"run_id": "r", "ttl_ms": 60000}"#;
+
+const LATER_BEAT: &str = r#"{"run_id": "r2", "ttl_ms": 60000}"#;
+
+const WHOLE_LIST: &str = r#"{"run_id": "r", "ids": ["a", "unknown"]}"#;
+
+const WHOLE_HOLD: &str = r#"{"run_id": "r", "grace_ms": 60000}"#;
 
 const WHOLE_END: &str = r#"{
     "reason": "completed", "detail": "done", "next_session_id": "c", "next_key": "k",
@@ -98,6 +118,12 @@ pub(super) const REFUSED: &[Case] = &[
     Case("POST", "/v1/sessions/unknown/touch", "", 404),
     Case("POST", "/v1/sessions/unknown/end", "", 404),
     Case("GET", "/v1/reports/last", "", 404),
+    Case("POST", "/v1/holders/h/heartbeat", BEAT, 204),
+    Case("POST", "/v1/holders/h/heartbeat", LATER_BEAT, 204),
+    Case("POST", "/v1/holders/h/heartbeat", BEAT, 409),
+    Case("POST", "/v1/holders/h/hold", WHOLE_HOLD, 409),
+    Case("PUT", "/v1/holders/h/sessions", WHOLE_LIST, 409),
+    Case("POST", "/v1/sessions", WHOLE_START, 409),
     Case("POST", "/v1/plugins/unknown/test", "", 404),
     Case("POST", "/v1/plugins/unknown/resume", "", 404),
     Case("GET", "/v1/plugins/unknown/dead-letters", "", 404),
@@ -105,13 +131,18 @@ pub(super) const REFUSED: &[Case] = &[
     Case("POST", "/v1/plugins/unknown/redeliver", "", 404),
 ];
 
-/// Requests that need a ledger which works, while `a` is active and `p` has a dead letter.
+/// Requests that need a ledger which works, while `a` is active, `h` holds a session and `p` has a dead
+/// letter.
 pub(super) const RECORDED: &[Case] = &[
     Case("POST", "/v1/sessions", r#"{"id": "b"}"#, 503),
     Case("GET", "/v1/sessions?state=ended", "", 503),
     Case("GET", "/v1/sessions/b", "", 503),
     Case("POST", "/v1/sessions/a/end", "{}", 503),
     Case("POST", "/v1/bulk-end", r#"{"all": true}"#, 503),
+    Case("POST", "/v1/holders/beats/heartbeat", BEAT, 503),
+    Case("POST", "/v1/holders/holds/hold", WHOLE_HOLD, 503),
+    Case("PUT", "/v1/holders/lists/sessions", WHOLE_LIST, 503),
+    Case("POST", "/v1/holders/h/end", r#"{"reason": "closed"}"#, 503),
     Case("GET", "/v1/plugins/p/dead-letters", "", 503),
     Case("DELETE", "/v1/plugins/p/dead-letters", "", 503),
     Case("POST", "/v1/plugins/p/redeliver", "", 503),

@@ -108,6 +108,41 @@ async fn described_limits_are_those_that_are_kept() {
             json!({"key": "no", "al": true}),
         ),
         (
+            "/v1/sessions",
+            json!({"id": "held", "holder": "h", "run_id": texts(256)}),
+            json!({"id": "held", "holder": "h", "run_id": texts(257)}),
+        ),
+        (
+            "/v1/holders/h/heartbeat",
+            json!({"run_id": "r", "ttl_ms": 3_600_000}),
+            json!({"run_id": "r", "ttl_ms": 3_600_001}),
+        ),
+        (
+            "/v1/holders/h/heartbeat",
+            json!({"run_id": "r", "ttl_ms": 1000}),
+            json!({"run_id": "r", "ttl_ms": 999}),
+        ),
+        (
+            "/v1/holders/h/hold",
+            json!({"run_id": "r", "grace_ms": 3_600_000}),
+            json!({"run_id": "r", "grace_ms": 3_600_001}),
+        ),
+        (
+            "/v1/holders/h/hold",
+            json!({"run_id": "r", "grace_ms": 0}),
+            json!({"grace_ms": 0}),
+        ),
+        (
+            "/v1/holders/h/end",
+            json!({"reason": "closed"}),
+            json!({"reason": "idle"}),
+        ),
+        (
+            "/v1/holders/h/end",
+            json!({"reason": "completed"}),
+            json!({}),
+        ),
+        (
             "/v1/shutdown",
             json!({"dry_run": true, "restart_expected_ms": 31_536_000_000_u64}),
             json!({"dry_run": true, "restart_expected_ms": 31_536_000_001_u64}),

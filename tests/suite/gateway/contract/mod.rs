@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use session_supervisor::{
     Access, Builder, DeliveryPolicy, LiveSettings, PluginSpec, Scope, Secret, SessionSupervisor,
     Shutdown, StateDir, Token,
@@ -173,10 +173,31 @@ impl Contract {
         let refused = self.send(&gateway, events, |request| request);
         assert_eq!(refused.status, 429, "{refused:?}");
         drop(streams);
+        self.too_many_leases(&gateway);
         let reserved = r#"{"reason": "crash", "all": true}"#;
         self.send(&gateway, ("POST", "/v1/bulk-end", reserved), |it| it);
         let reserved = r#"{"reason": "lost"}"#;
         self.send(&gateway, ("POST", "/v1/sessions/a/end", reserved), |it| it);
+        self.send(&gateway, ("POST", "/v1/holders/h/end", reserved), |it| it);
+    }
+
+    /// As many streams that are leases are open as may.
+    fn too_many_leases(&mut self, gateway: &TestGateway) {
+        let mut leases = Vec::new();
+        let refused = loop {
+            let target = format!("/v1/holders/h{}/hold", leases.len());
+            let request = Request::new("POST", &target).body(r#"{"run_id": "r"}"#);
+            let (connection, answer) = gateway.open(&request);
+            if answer.status != 200 {
+                break target;
+            }
+            leases.push(connection);
+        };
+        let answer = self.send(gateway, ("POST", &refused, r#"{"run_id": "r"}"#), |it| it);
+        assert_eq!(answer.status, 429, "{answer:?}");
+        // With fewer files than usual there are fewer places, but streams of events have their own.
+        assert!(leases.len() > 64, "{}", leases.len());
+        drop(gateway.follow());
     }
 
     async fn refusals_of_a_ledger_that_fails(&mut self) {
@@ -194,8 +215,11 @@ impl Contract {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         self.expect(&gateway, &Case("GET", "/readyz", "", 503));
+        let held = gateway.post("/v1/sessions", &json!({"id": "held", "holder": "h"}));
+        assert_eq!(held.status, 201, "{held:?}");
         for call in [
             Call::Append,
+            Call::KeepHolder,
             Call::LastEnded,
             Call::Ended,
             Call::DeadLetters,

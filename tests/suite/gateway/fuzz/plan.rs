@@ -101,7 +101,7 @@ fn target() -> impl Strategy<Value = Target> {
         3 => Just(Vec::new()),
         1 => vec((key(), parameter()), 1..4),
     ];
-    let near = "/v1/(sessions|%73essions|sessions%2Fa|v1%2Fsessions|plugins|shutdown|\\.\\./x)?\
+    let near = "/v1/(sessions|%73essions|sessions%2Fa|v1%2Fsessions|holders|plugins|shutdown|\\.\\./x)?\
                 (/[a-c%.;?#&=]{0,5}){0,3}";
     prop_oneof![
         12 => (name(), query).prop_map(|(name, query)| Target::Described { name, query }),
@@ -180,6 +180,9 @@ fn fitting() -> Vec<Value> {
         json!("2026-11-22T10:00:00.000Z"),
         json!("0197c0de-0000-7000-8000-000000000000"),
         json!({"channel": "x"}),
+        // A lease that lasts longer than the test.
+        json!(60_000),
+        json!(["a"]),
     ];
     reasons.chain(others).collect()
 }
@@ -346,7 +349,9 @@ impl Body {
             let mut object: Map<_, _> = members.collect();
             for name in schema["required"].as_array().into_iter().flatten() {
                 let name = name.as_str().expect("a name");
-                object.entry(name).or_insert_with(|| json!("b"));
+                let mut fitting = fitting().into_iter();
+                let first = fitting.rfind(|it| description.allows(&schema["properties"][name], it));
+                object.entry(name).or_insert(first.unwrap_or(json!("b")));
             }
             Value::from(object).to_string().into_bytes()
         };

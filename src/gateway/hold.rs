@@ -1,0 +1,51 @@
+//! A stream that is a lease.
+//!
+//! The body of the answer has the [`Hold`], so that whatever ends the connection ends the lease: the
+//! client, the network, or the gateway itself.
+
+use std::time::Duration;
+
+use actix_web::web::Bytes;
+
+use super::connection::Peer;
+use super::ends::EndsOfHolder;
+use super::stream::{Source, encode_event, encode_gap};
+use crate::monitor::Watched;
+use crate::supervisor::Hold;
+
+/// After how long a silent stream says that it is still there. With the time after which what was
+/// sent has to have arrived ([`Peer::watch`]) it is how soon a machine that has vanished is noticed.
+pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(2);
+
+/// What a holder's stream is made of.
+#[derive(Debug)]
+pub(super) struct Lease {
+    hold: Hold,
+    ends: EndsOfHolder,
+    peer: Peer,
+}
+
+impl Lease {
+    /// The lease of `peer`, which is watched from now on.
+    pub(super) fn new(hold: Hold, ends: EndsOfHolder, peer: Peer) -> Self {
+        peer.watch();
+        Self { hold, ends, peer }
+    }
+}
+
+impl Source for Lease {
+    async fn next(&mut self) -> Option<Bytes> {
+        let watched = tokio::select! {
+            biased;
+            () = self.peer.gone() => None,
+            () = self.hold.replaced() => None,
+            watched = self.ends.next() => watched,
+        };
+        match watched? {
+            Watched::Event(event) => Some(encode_event("ended", None, &event)),
+            Watched::Gap { after, next } => Some(encode_gap(after, next)),
+            // Ends and gaps are all that a holder is told.
+            Watched::Delivery(_) | Watched::Drain(_) | Watched::Missed(_) => None,
+        }
+    }
+}
