@@ -10,7 +10,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::{CONFIGURATION, COULD_NOT_START, LOST, fail, notify};
 use crate::config::{Config, Env, Flags, LedgerKind, parse_address};
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, raise_file_limit};
 use crate::ledger::SqliteLedger;
 use crate::state_dir::{StateDir, StateDirError};
 use crate::supervisor::{self, LiveSettings, SessionSupervisor};
@@ -148,6 +148,7 @@ fn start(flags: &Flags, config: &Config, state_dir: StateDir) -> anyhow::Result<
         .handle_signals()
         .exit_process();
     let supervisor = runtime.block_on(builder.start())?;
+    raise_file_limit();
     let gateway = Gateway::start(listeners, supervisor.clone(), config.access())?;
     let addresses = gateway.addresses().to_vec();
     for address in &addresses {

@@ -286,6 +286,44 @@ mod tests {
         assert!(began.elapsed() >= LIMIT);
     }
 
+    #[cfg(target_os = "linux")]
+    #[actix_web::test]
+    async fn what_is_sent_to_a_watched_client_has_to_arrive_soon() {
+        use rustix::net::sockopt::tcp_user_timeout;
+
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        accepted.set_nonblocking(true).unwrap();
+        let stream = TcpStream::from_std(accepted).unwrap();
+        let mut connection = Connection::new(stream, WRITE_TIMEOUT);
+        connection.write_all(b"x").await.unwrap();
+        assert_eq!(tcp_user_timeout(&connection.stream.stream), Ok(0));
+        connection.peer().watch();
+        connection.write_all(b"x").await.unwrap();
+        assert_eq!(tcp_user_timeout(&connection.stream.stream), Ok(3000));
+    }
+
+    #[actix_web::test]
+    async fn a_client_that_sends_nothing_more_is_gone() {
+        use tokio::io::AsyncReadExt as _;
+
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        accepted.set_nonblocking(true).unwrap();
+        let stream = TcpStream::from_std(accepted).unwrap();
+        let mut connection = Connection::new(stream, WRITE_TIMEOUT);
+        let (peer, limit) = (connection.peer().clone(), Duration::from_secs(10));
+        std::io::Write::write_all(&mut client, b"x").unwrap();
+        assert_eq!(connection.read(&mut [0; 8]).await.unwrap(), 1);
+        assert!(!peer.gone.is_cancelled());
+        client.shutdown(std::net::Shutdown::Write).unwrap();
+        assert_eq!(connection.read(&mut [0; 8]).await.unwrap(), 0);
+        let gone = tokio::time::timeout(limit, peer.gone()).await;
+        gone.expect("it counts as there");
+    }
+
     #[test]
     fn a_bare_refusal_gets_a_document() {
         let (start, refusal) = replaced(BARE).unwrap();

@@ -56,6 +56,8 @@ use self::metrics::LastShutdown;
 use self::problem::{Kind, Problem};
 use self::route::{Endpoint, delete, get, post, put};
 pub use self::server::Gateway;
+#[cfg(feature = "cli")]
+pub(crate) use self::server::raise_file_limit;
 use self::stream::Streams;
 use crate::supervisor::SessionSupervisor;
 

@@ -36,6 +36,10 @@ const MAX_WORKERS: usize = 4;
 /// wait to be accepted.
 const MAX_CONNECTIONS: usize = 8192;
 
+/// Files that let all connections be open.
+#[cfg(all(unix, feature = "cli"))]
+const MAX_FILES: u64 = 2 * MAX_CONNECTIONS as u64;
+
 /// Connections that wait to be accepted, on each listener, if the operating system allows as many.
 #[cfg(unix)]
 const MAX_WAITING: i32 = 4096;
@@ -210,6 +214,30 @@ fn max_connections() -> usize {
             .map_or(MAX_CONNECTIONS, |half| half.min(MAX_CONNECTIONS));
     }
     MAX_CONNECTIONS
+}
+
+/// Lets the process open as many files as connections need, as far as its hard limit allows: the
+/// usual soft limit is for programs that wait with `select`. For programs that are a gateway and
+/// nothing else, since all that the process does shares it.
+#[cfg(feature = "cli")]
+pub(crate) fn raise_file_limit() {
+    #[cfg(unix)]
+    {
+        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+        let limit = getrlimit(Resource::Nofile);
+        let wanted = limit.maximum.map_or(MAX_FILES, |most| most.min(MAX_FILES));
+        if limit.current.is_none_or(|current| current >= wanted) {
+            return;
+        }
+        let raised = Rlimit {
+            current: Some(wanted),
+            ..limit
+        };
+        if let Err(error) = setrlimit(Resource::Nofile, raised) {
+            tracing::warn!(%error, "the limit of open files stays as it is");
+        }
+    }
 }
 
 /// What serves a connection. Put together here rather than by `HttpServer`, which has no place for

@@ -168,3 +168,38 @@ impl SessionSupervisor {
         self.registry.send(StartedByHolder(new)).await?
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+    use crate::holder::LeaseState;
+    use crate::supervisor::Threads;
+
+    #[actix_rt::test]
+    async fn a_lease_for_which_nobody_waits_any_more_is_given_back() {
+        let builder = SessionSupervisor::builder().threads(Threads::Current);
+        let supervisor = builder.start().await.unwrap();
+        let holder = HolderId::new("h").unwrap();
+        let run_id = RunId::new("r").unwrap();
+        let asked = supervisor.hold(holder, run_id, Duration::from_secs(60));
+        // The message is on its way when whoever asks goes.
+        assert!(asked.now_or_never().is_none());
+        let given_back = async {
+            loop {
+                let holders = supervisor.holders().await.unwrap();
+                if let [status] = &holders[..]
+                    && status.lease == LeaseState::Disconnected
+                {
+                    return;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        let limit = Duration::from_secs(10);
+        timeout(limit, given_back)
+            .await
+            .expect("it is held for ever");
+    }
+}

@@ -89,7 +89,7 @@ impl Description {
             let described: Vec<_> = path.split('/').collect();
             let is_at = |(part, segment): (&&str, &&str)| match is_name(part) {
                 // An empty holder is a wrong one, and no other path.
-                true => !segment.is_empty() || **part == "{holder}",
+                true => !segment.is_empty() || **part == *"{holder}",
                 false => **part == decode(segment),
             };
             described.len() == segments.len() && described.iter().zip(&segments).all(is_at)
