@@ -177,7 +177,7 @@ mod tests {
     use crate::holder::LeaseState;
     use crate::supervisor::Threads;
 
-    #[actix_rt::test]
+    #[actix::test]
     async fn a_lease_for_which_nobody_waits_any_more_is_given_back() {
         let builder = SessionSupervisor::builder().threads(Threads::Current);
         let supervisor = builder.start().await.unwrap();
