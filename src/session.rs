@@ -339,7 +339,7 @@ pub struct Session {
     /// The process of that program to which it belongs; none if it was started before the holder
     /// had a lease, and is its first process's. Left out of JSON then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "gateway", schema(required = false))]
+    #[cfg_attr(feature = "gateway", schema(value_type = RunId, required = false))]
     pub run_id: Option<RunId>,
     /// When it started.
     #[serde(serialize_with = "serialize_wire_time")]

@@ -13,7 +13,9 @@ use super::connection::Peer;
 use super::ends::Ends;
 use super::hold::{KEEP_ALIVE, Lease};
 use super::problem::Problem;
-use super::refusals::{Elsewhere, InvalidOrReserved, Stopping, TooManyOpen, Unavailable};
+use super::refusals::{
+    Elsewhere, InvalidOrReserved, Stopping, TooManyOpen, Unavailable, UnavailableOrBusy,
+};
 use super::schema::HolderEndReason;
 use super::stream::{EventStream, Streams};
 use super::target::{holder, query};
@@ -148,7 +150,7 @@ pub(super) async fn list(request: HttpRequest, caller: Caller, supervisor: Super
         ),
         (status = 409, response = Elsewhere),
         (status = 429, response = TooManyOpen),
-        (status = 503, response = Unavailable),
+        (status = 503, response = UnavailableOrBusy),
     )
 )]
 pub(super) async fn hold(
@@ -184,7 +186,7 @@ pub(super) async fn hold(
     responses(
         (status = 204, description = "It has its lease."),
         (status = 409, response = Elsewhere),
-        (status = 503, response = Unavailable),
+        (status = 503, response = UnavailableOrBusy),
     )
 )]
 pub(super) async fn heartbeat(
@@ -213,7 +215,7 @@ pub(super) async fn heartbeat(
     responses(
         (status = 200, description = "What differed.", body = ReconciledSessions),
         (status = 409, response = Elsewhere),
-        (status = 503, response = Unavailable),
+        (status = 503, response = UnavailableOrBusy),
     )
 )]
 pub(super) async fn reconcile(

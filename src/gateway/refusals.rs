@@ -53,7 +53,8 @@ refusals! {
     Stopping = ShuttingDown;
     /// The gateway is shutting down, or its ledger fails.
     Unavailable = ShuttingDown | LedgerUnavailable;
-    /// As `Unavailable`, or there are too few threads or files, or too many such requests wait.
+    /// As `Unavailable`, or there are too few threads or files, too many such requests wait, or as many
+    /// holders are known as may be.
     UnavailableOrBusy = ShuttingDown | LedgerUnavailable | Busy;
 }
 

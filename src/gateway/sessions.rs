@@ -232,7 +232,7 @@ impl<'a> SessionView<'a> {
         ),
         (status = 409, response = Elsewhere),
         (status = 429, response = Full),
-        (status = 503, response = Unavailable),
+        (status = 503, response = UnavailableOrBusy),
     )
 )]
 pub(super) async fn start(

@@ -183,23 +183,23 @@ mod tests {
         let supervisor = builder.start().await.unwrap();
         let holder = HolderId::new("h").unwrap();
         let run_id = RunId::new("r").unwrap();
-        let asked = supervisor.hold(holder, run_id, Duration::from_secs(60));
-        // The message is on its way when whoever asks goes.
-        assert!(asked.now_or_never().is_none());
-        let given_back = async {
+        let mut asked = Box::pin(supervisor.hold(holder, run_id, Duration::from_secs(60)));
+        assert!((&mut asked).now_or_never().is_none());
+        let is = async |state| {
             loop {
                 let holders = supervisor.holders().await.unwrap();
-                if let [status] = &holders[..]
-                    && status.lease == LeaseState::Disconnected
-                {
+                if holders.iter().any(|status| status.lease == state) {
                     return;
                 }
                 tokio::task::yield_now().await;
             }
         };
         let limit = Duration::from_secs(10);
-        timeout(limit, given_back)
-            .await
-            .expect("it is held for ever");
+        let connected = timeout(limit, is(LeaseState::Connected)).await;
+        connected.expect("it has none");
+        // The answer is on its way when whoever asked goes.
+        drop(asked);
+        let disconnected = timeout(limit, is(LeaseState::Disconnected)).await;
+        disconnected.expect("it is held for ever");
     }
 }

@@ -26,7 +26,7 @@ async fn a_new_session_is_answered_whole() {
     let expected = json!({
         "id": "sess-A", "incarnation": session["incarnation"], "previous_incarnation": null,
         "key": "agent:main:main", "agent_id": "main", "store_path": "/data/store.json",
-        "session_file": "/data/sess-A.jsonl", "resumed_from": "sess-0", "holder": null, "run_id": null,
+        "session_file": "/data/sess-A.jsonl", "resumed_from": "sess-0", "holder": null,
         "started_at": "2026-11-22T10:00:00.000Z",
         "metadata": {"channel": "web", "n": [1, 2.5, null]},
         "state": "active", "reason": null, "detail": null, "resumable": null, "ended_at": null,

@@ -149,6 +149,14 @@ pub(super) const RECORDED: &[Case] = &[
     Case("POST", "/v1/plugins/reload", "", 503),
 ];
 
+/// What is refused where as many holders are known as may be.
+pub(super) const CROWDED: &[Case] = &[
+    Case("POST", "/v1/holders/another/heartbeat", BEAT, 503),
+    Case("POST", "/v1/holders/another/hold", WHOLE_HOLD, 503),
+    Case("PUT", "/v1/holders/another/sessions", WHOLE_LIST, 503),
+    Case("POST", "/v1/sessions", WHOLE_START, 503),
+];
+
 /// What is refused where too many wait for the same.
 pub(super) const BUSY: &[Case] = &[
     Case("DELETE", "/v1/plugins/p/dead-letters", "", 503),

@@ -11,19 +11,22 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use session_supervisor::{
-    Access, Builder, DeliveryPolicy, LiveSettings, PluginSpec, Scope, Secret, SessionSupervisor,
-    Shutdown, StateDir, Token,
+    Access, Builder, DeliveryPolicy, HolderId, LiveSettings, PluginSpec, RunId, Scope, Secret,
+    SessionSupervisor, Shutdown, StateDir, Token,
 };
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-use self::cases::{BUSY, CASES, Case, RECORDED, REFUSED};
+use self::cases::{BUSY, CASES, CROWDED, Case, RECORDED, REFUSED};
 use super::client::{Request, Response, TestGateway};
 use super::description::{Answer, Description};
 use crate::faulty_ledger::{Call, Fault, FaultyLedger};
 
 /// How long a stopped supervisor may go on.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How many holders may be known.
+const MAX_HOLDERS: usize = 65_536;
 
 const OPERATOR: &str = "Bearer operator-0123456789";
 const READER: &str = "Bearer reader-0123456789";
@@ -279,6 +282,20 @@ impl Contract {
         drop(go_on);
     }
 
+    async fn refusals_of_the_crowded(&mut self) {
+        let gateway = start(SessionSupervisor::builder()).await;
+        let run_id = RunId::new("r").unwrap();
+        let lease = Duration::from_secs(600);
+        for n in 0..MAX_HOLDERS {
+            let holder = HolderId::new(n.to_string()).unwrap();
+            let beat = gateway.supervisor.heartbeat(holder, run_id.clone(), lease);
+            beat.await.unwrap();
+        }
+        for case in CROWDED {
+            self.expect(&gateway, case);
+        }
+    }
+
     async fn refusals_after_a_stop(&mut self) {
         let gateway = start(SessionSupervisor::builder()).await;
         gateway.supervisor.shutdown(Shutdown::now()).await.unwrap();
@@ -331,6 +348,7 @@ async fn every_described_answer_is_given_and_no_other() {
     contract.refusals_of_what_is_meant().await;
     contract.refusals_of_a_ledger_that_fails().await;
     contract.refusals_of_the_busy().await;
+    contract.refusals_of_the_crowded().await;
     contract.refusals_after_a_stop().await;
     let described = contract.description.answers();
     let unseen: Vec<_> = described.difference(&contract.seen).collect();
