@@ -14,7 +14,9 @@ impl Config {
             return Access::loopback();
         }
         let tokens = self.tokens.iter();
-        Access::tokens(tokens.map(|token| Token::new(&*token.name, token.scope, token.secret)))
+        Access::tokens(
+            tokens.map(|token| Token::new(&*token.name, token.scope.clone(), token.secret)),
+        )
     }
 }
 

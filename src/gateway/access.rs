@@ -8,6 +8,7 @@ use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq};
 
 use super::problem::{Kind, Problem};
+use crate::session::HolderId;
 
 /// How long a secret may be, in bytes. A shorter one could be guessed over the network.
 const SECRET_BYTES: RangeInclusive<usize> = 16..=4096;
@@ -127,13 +128,15 @@ impl Token {
 }
 
 /// What the bearer of a token may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Scope {
     /// Everything.
     Operator,
     /// Every GET, which changes nothing.
     Read,
+    /// The sessions and the lease of this holder, and nothing else.
+    Holder(HolderId),
 }
 
 /// The secret of a token. Only its digest is kept, so that nothing can show it.
@@ -209,24 +212,20 @@ pub(super) enum Caller {
 impl Caller {
     /// Whether it may change anything.
     pub(super) fn check_change(&self) -> Result<(), Problem> {
-        match self {
-            Self::Bearer(Token {
-                name,
-                scope: Scope::Read,
-                ..
-            }) => {
-                let detail = format!(
-                    "the token `{name}` has the scope `read`, which changes nothing: use one of \
-                     scope `operator`"
-                );
-                Err(Problem::new(Kind::Forbidden, detail))
-            }
-            Self::Local
-            | Self::Bearer(Token {
-                scope: Scope::Operator,
-                ..
-            }) => Ok(()),
-        }
+        let Self::Bearer(Token { name, scope, .. }) = self else {
+            return Ok(());
+        };
+        let detail = match scope {
+            Scope::Operator => return Ok(()),
+            Scope::Read => format!(
+                "the token `{name}` has the scope `read`, which changes nothing: use one of scope \
+                 `operator`"
+            ),
+            Scope::Holder(holder) => format!(
+                "the token `{name}` is for the sessions and the lease of holder `{holder}` alone"
+            ),
+        };
+        Err(Problem::new(Kind::Forbidden, detail))
     }
 }
 
