@@ -577,7 +577,8 @@ fn the_command_has_the_terminal_and_it_comes_back() {
     );
     // A session on a terminal of its own, as a shell has it.
     let outer = r"
-import os, pty, subprocess, sys, time
+import os, pty, signal, subprocess, sys
+signal.alarm(30)
 pid, terminal = pty.fork()
 if pid == 0:
     code = subprocess.call(sys.argv[1:])
