@@ -160,7 +160,7 @@ impl ShutdownCoordinator {
             Some((first, deferral)) if forces => {
                 warn!(signal = signal.as_str(), "waited for no longer");
                 deferral.give_up();
-                let first = first.from_now().with_exit_code(signal.exit_code());
+                let first = first.beginning_now().with_exit_code(signal.exit_code());
                 self.begin(first, ctx);
                 ctx.run_later(FORCED_START, move |this, _| this.force(signal));
             }

@@ -137,7 +137,7 @@ mod tests {
         supervisor.started(late.clone()).await.unwrap();
 
         deferral.lift();
-        let request = deferral.asked().await.from_now().with_exit_code(7);
+        let request = deferral.asked().await.beginning_now().with_exit_code(7);
         let report = supervisor.shutdown(request).await.unwrap();
         assert_eq!(
             (report.reason, &*report.trigger),

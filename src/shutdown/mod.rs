@@ -129,7 +129,7 @@ impl Shutdown {
     }
 
     /// Has it begin now, whenever it was made.
-    pub(crate) fn from_now(self) -> Self {
+    pub(crate) fn beginning_now(self) -> Self {
         Self {
             asked_at: Instant::now(),
             ..self

@@ -140,7 +140,7 @@ impl Course<'_> {
             }
         };
         info!(%exit, "the program has exited");
-        asked.from_now().with_exit_code(exit.code())
+        asked.beginning_now().with_exit_code(exit.code())
     }
 
     /// The program has died, or is done: so are its sessions.
