@@ -42,6 +42,8 @@
 //! | `config`, `cli`, `telemetry` | the binary |
 
 mod bus;
+#[cfg(feature = "command")]
+mod children;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;

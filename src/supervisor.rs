@@ -31,7 +31,7 @@ use crate::registry::{
 };
 use crate::session::{NewSession, Session, SessionId};
 use crate::shutdown::{
-    AskForCap, BeginShutdown, ReportArchive, ReportWatch, Shutdown, ShutdownCoordinator,
+    AskForCap, BeginShutdown, Deferral, ReportArchive, ReportWatch, Shutdown, ShutdownCoordinator,
     ShutdownNotice, ShutdownReport, TeardownSteps,
 };
 
@@ -53,6 +53,7 @@ pub struct SessionSupervisor {
     reports: ReportWatch,
     reloads: Reloads,
     watching: Watching,
+    deferral: Option<Deferral>,
 }
 
 impl SessionSupervisor {
@@ -237,7 +238,13 @@ impl SessionSupervisor {
 
     /// Waits until a shutdown is asked for, whoever asks for it.
     pub async fn stopping(&self) {
-        self.door.closed().await;
+        let Some(deferral) = &self.deferral else {
+            return self.door.closed().await;
+        };
+        tokio::select! {
+            _ = deferral.asked() => {}
+            () = self.door.closed() => {}
+        }
     }
 
     /// Whether new sessions are taken: false from the moment that a shutdown is asked for, and while
@@ -278,7 +285,7 @@ impl SessionSupervisor {
     /// [`Error::Stopped`] when the supervisor was torn down without a report.
     pub async fn shutdown(&self, shutdown: Shutdown) -> Result<Arc<ShutdownReport>, Error> {
         // The answer may be late for a system that has stopped; the report is there all the same.
-        self.door.close();
+        self.close_door();
         self.coordinator.do_send(shutdown);
         self.stopped().await
     }
@@ -289,8 +296,15 @@ impl SessionSupervisor {
     ///
     /// [`Error::Stopped`] when the supervisor has stopped.
     pub async fn begin_shutdown(&self, shutdown: Shutdown) -> Result<ShutdownNotice, Error> {
-        self.door.close();
+        self.close_door();
         Ok(self.coordinator.send(BeginShutdown(shutdown)).await?)
+    }
+
+    /// The door closes with the request, unless that is kept back.
+    fn close_door(&self) {
+        if !self.deferral.as_ref().is_some_and(Deferral::is_kept) {
+            self.door.close();
+        }
     }
 
     /// The report of the last stop that is kept in the state directory: as long as this

@@ -242,6 +242,7 @@ mod tests {
             teardown: Duration::from_millis(1),
             kill_after: Duration::from_secs(600),
             restart_expected: Duration::ZERO,
+            grace: Duration::ZERO,
         };
         assert_snapshot!(budgets(&config), @r"
         ╭─────────────────────────────────────────      0s  t0          no new sessions from here on
@@ -263,6 +264,7 @@ mod tests {
             teardown: Duration::from_secs(199),
             kill_after: Duration::from_secs(800),
             restart_expected: Duration::ZERO,
+            grace: Duration::ZERO,
         };
         let columns = columns(&moments(&config));
         assert_eq!((columns[0], columns[6]), (0, LINE));

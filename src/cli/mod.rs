@@ -11,6 +11,7 @@ mod output;
 mod plugins;
 mod recover;
 mod report;
+mod run;
 mod serve;
 mod sessions;
 mod status;
@@ -68,6 +69,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(serve::Serve),
+    Run(run::Run),
     Check(check::Check),
     Status(status::Status),
     Sessions(sessions::Sessions),
@@ -88,6 +90,9 @@ Exit codes of the commands that ask a gateway, `status` excepted:
 
 /// Runs the program with the process's arguments and environment.
 pub fn main() -> ExitCode {
+    if let Some(code) = run::shim::become_program(std::env::args_os()) {
+        return code;
+    }
     run(std::env::args_os())
 }
 
@@ -109,6 +114,10 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             // The others have no log: what they print is all that they have to say.
             let _logs = telemetry::init(cli.log_format);
             return serve.run();
+        }
+        Command::Run(run) => {
+            let _logs = telemetry::init(cli.log_format);
+            return run.run();
         }
         Command::Status(status) => return status.run(),
         Command::Check(check) => check.run(),
@@ -153,6 +162,10 @@ mod tests {
             &["serve", "--ledger", "postgres"],
             &["serve", "--log-format", "yaml"],
             &["serve", "config.toml"],
+            &["run"],
+            &["run", "--"],
+            &["run", "true"],
+            &["run", "--grace", "4", "--", "true"],
         ] {
             let arguments = ["session-supervisor"].iter().chain(arguments);
             let refused = Cli::try_parse_from(arguments.clone()).err();

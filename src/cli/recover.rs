@@ -20,7 +20,7 @@ use crate::config::{Config, Env, Flags, LedgerKind};
 use crate::event::Hook;
 use crate::ledger::{Recovery, SqliteLedger, Survey};
 use crate::plugin::PluginSpec;
-use crate::shutdown::{ReportArchive, Shutdown};
+use crate::shutdown::{HeldAtStop, ReportArchive, Shutdown};
 use crate::state_dir::StateDir;
 use crate::supervisor::SessionSupervisor;
 
@@ -129,6 +129,8 @@ fn recover(config: &Config, state_dir: StateDir, output: Output) -> Result<(), F
     let archive = ReportArchive::new(state_dir.path());
     let builder =
         supervisor_of(config, &state_dir).map_err(|error| failed(format!("{error:#}")))?;
+    // Holders that live have until the next start to come back.
+    let builder = builder.held_at_stop(HeldAtStop::GoOn);
     let supervisor = runtime.block_on(builder.start()).map_err(failed)?;
     let recovery = supervisor.recovery().clone();
     if let Err(error) = archive.complete(&recovery, config.shutdown.cap) {

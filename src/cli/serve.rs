@@ -9,9 +9,10 @@ use anyhow::Context;
 use tokio::runtime::{Builder, Runtime};
 
 use super::{CONFIGURATION, COULD_NOT_START, LOST, fail, notify};
-use crate::config::{Config, Env, Flags, LedgerKind, parse_address};
-use crate::gateway::{Gateway, raise_file_limit};
+use crate::config::{Config, ConfigError, Env, Flags, LedgerKind, parse_address};
+use crate::gateway::{Gateway, Token, raise_file_limit};
 use crate::ledger::SqliteLedger;
+use crate::shutdown::{Deferral, HeldAtStop};
 use crate::state_dir::{StateDir, StateDirError};
 use crate::supervisor::{self, LiveSettings, SessionSupervisor};
 
@@ -26,17 +27,24 @@ use crate::supervisor::{self, LiveSettings, SessionSupervisor};
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = AFTER_HELP)]
 pub(super) struct Serve {
-    /// The configuration file (TOML)
-    ///
-    /// Without one every setting has its default. [env: SESSION_SUPERVISOR_CONFIG]
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    options: Options,
 
     /// The address to listen on; port 0 takes a free one, and any but loopback needs a token
     ///
     /// Overrides `listen` of the file. [env: SESSION_SUPERVISOR_LISTEN] [default: 127.0.0.1:7467]
     #[arg(long, value_name = "ADDR", value_parser = parse_address)]
     listen: Option<SocketAddr>,
+}
+
+/// What every gateway takes.
+#[derive(Debug, clap::Args)]
+pub(super) struct Options {
+    /// The configuration file (TOML)
+    ///
+    /// Without one every setting has its default. [env: SESSION_SUPERVISOR_CONFIG]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
 
     /// Where the ledger and the reports of stops are kept; made if there is none
     ///
@@ -71,16 +79,22 @@ Examples:
   session-supervisor serve --config /etc/session-supervisor/config.toml
   session-supervisor serve --listen 127.0.0.1:0 --state-dir /tmp/state --log-format json";
 
+impl Options {
+    pub(super) fn flags(&self) -> Flags {
+        Flags {
+            config: self.config.clone(),
+            state_dir: self.state_dir.clone(),
+            ledger: self.ledger,
+            ..Flags::default()
+        }
+    }
+}
+
 impl Serve {
     pub(super) fn run(self) -> ExitCode {
-        let flags = Flags {
-            config: self.config,
-            listen: self.listen,
-            state_dir: self.state_dir,
-            ledger: self.ledger,
-        };
-        let env = Env::new(&|name| std::env::var_os(name));
-        let config = match Config::load(&flags, &env) {
+        let mut flags = self.options.flags();
+        flags.listen = self.listen;
+        let config = match load(&flags, false) {
             Ok(config) => config,
             Err(error) => return fail(CONFIGURATION, &error),
         };
@@ -88,7 +102,7 @@ impl Serve {
             Ok(state_dir) => state_dir,
             Err(code) => return code,
         };
-        let running = match start(&flags, &config, state_dir) {
+        let running = match start(&flags, &config, state_dir, None) {
             Ok(running) => running,
             Err(error) => {
                 return fail(COULD_NOT_START, &format_args!("can't start: {error:#}"));
@@ -103,15 +117,33 @@ impl Serve {
 }
 
 /// A gateway that is up.
-struct Running {
-    runtime: Runtime,
-    supervisor: SessionSupervisor,
+pub(super) struct Running {
+    pub(super) runtime: Runtime,
+    pub(super) supervisor: SessionSupervisor,
     /// Where it listens.
-    addresses: Vec<SocketAddr>,
+    pub(super) addresses: Vec<SocketAddr>,
+}
+
+/// What a gateway has that is around a program.
+pub(super) struct Around {
+    /// The program's token, on top of those of the configuration.
+    pub(super) token: Token,
+    /// Keeps a stop back until the program has exited.
+    pub(super) deferral: Deferral,
+}
+
+/// Reads the configuration. Around a program standard output is not the gateway's.
+pub(super) fn load(flags: &Flags, is_around: bool) -> Result<Config, ConfigError> {
+    let env = Env::new(&|name| std::env::var_os(name));
+    let mut config = Config::load(flags, &env)?;
+    if is_around {
+        config.leave_standard_output();
+    }
+    Ok(config)
 }
 
 /// Takes the state directory for this process; if that can't be, says why and answers the exit code.
-fn open_state_dir(config: &Config) -> Result<StateDir, ExitCode> {
+pub(super) fn open_state_dir(config: &Config) -> Result<StateDir, ExitCode> {
     StateDir::open(&config.state_dir).map_err(|problem| match problem {
         // No fault of the configuration: a service manager may try again.
         StateDirError::Io { ref error, .. } if is_want_of_space(error) => {
@@ -130,7 +162,12 @@ fn is_want_of_space(error: &io::Error) -> bool {
 }
 
 /// Starts the gateway that `config` describes.
-fn start(flags: &Flags, config: &Config, state_dir: StateDir) -> anyhow::Result<Running> {
+pub(super) fn start(
+    flags: &Flags,
+    config: &Config,
+    state_dir: StateDir,
+    around: Option<Around>,
+) -> anyhow::Result<Running> {
     // Ports are taken before anything else starts: a second gateway by mistake tells nobody.
     let listeners = bind(&config.listen)?;
     for warning in &config.warnings {
@@ -142,14 +179,23 @@ fn start(flags: &Flags, config: &Config, state_dir: StateDir) -> anyhow::Result<
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let builder = supervisor_of(config, &state_dir)?;
     let (flags, running) = (flags.clone(), config.clone());
-    let builder = builder
-        .on_reload(move || read_again(&flags, &running))
+    let is_around = around.is_some();
+    let mut builder = builder
+        .on_reload(move || read_again(&flags, &running, is_around))
         .state_dir(state_dir)
         .handle_signals()
         .exit_process();
+    let mut token = None;
+    if let Some(around) = around {
+        // Its program goes with it.
+        builder = builder
+            .held_at_stop(HeldAtStop::End)
+            .defer_shutdown(around.deferral);
+        token = Some(around.token);
+    }
     let supervisor = runtime.block_on(builder.start())?;
     raise_file_limit();
-    let gateway = Gateway::start(listeners, supervisor.clone(), config.access())?;
+    let gateway = Gateway::start(listeners, supervisor.clone(), config.access(token))?;
     let addresses = gateway.addresses().to_vec();
     for address in &addresses {
         tracing::info!(%address, "listening");
@@ -185,9 +231,8 @@ pub(super) fn supervisor_of(
 }
 
 /// Reads the configuration again that is `running`.
-fn read_again(flags: &Flags, running: &Config) -> anyhow::Result<LiveSettings> {
-    let env = Env::new(&|name| std::env::var_os(name));
-    let mut config = Config::load(flags, &env)?;
+fn read_again(flags: &Flags, running: &Config, is_around: bool) -> anyhow::Result<LiveSettings> {
+    let mut config = load(flags, is_around)?;
     let warnings = config.keep_fixed(running);
     let mut settings = config.live_settings();
     settings.warnings.extend(warnings);

@@ -31,7 +31,7 @@ use self::auth::{AuthConfig, TokenConfig};
 use self::document::{Document, Given, Origin, POSITIVE, Section, line_of};
 use self::outside::Outside;
 pub(crate) use self::plugin::PluginConfig;
-pub(crate) use self::shutdown::{SLACK, ShutdownConfig};
+pub(crate) use self::shutdown::{DEFAULT_GRACE, SLACK, ShutdownConfig};
 pub(crate) use self::sources::{Env, Flags, parse_address};
 use crate::durability::Durability;
 
@@ -170,7 +170,7 @@ impl Config {
             tokens: auth.tokens,
             state_dir_place: document.place(state_dir.origin),
             state_dir: state_dir.value,
-            shutdown: ShutdownConfig::read(root.table("shutdown")),
+            shutdown: ShutdownConfig::read(root.table("shutdown"), flags.grace),
             sessions: SessionsConfig::read(root.table("sessions")),
             ledger: LedgerConfig::read(root.table("ledger"), flags),
             plugins: if has_file {

@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use humantime::format_duration;
 
-use super::document::{FROM_ZERO, Given, POSITIVE, Section};
+use super::document::{FROM_ZERO, Given, Origin, POSITIVE, Section};
 
 const MIN_CAP: Duration = Duration::from_millis(100);
 const MAX_CAP: Duration = Duration::from_secs(600);
 /// What the process needs beyond its budgets to be gone before it is killed.
 pub(crate) const SLACK: Duration = Duration::from_secs(1);
+/// How long a program that a gateway is around has to exit, unless said otherwise.
+pub(crate) const DEFAULT_GRACE: Duration = Duration::from_secs(4);
 pub(super) const KEYS: &[&str] = &[
     "cap",
     "lifecycle_timeout",
@@ -31,6 +33,9 @@ pub(crate) struct ShutdownConfig {
     pub(crate) kill_after: Duration,
     /// The downtime that a planned restart announces where it names none.
     pub(crate) restart_expected: Duration,
+    /// How long the program that the gateway is around has to exit before all that begins; zero where
+    /// there is none.
+    pub(crate) grace: Duration,
 }
 
 impl Default for ShutdownConfig {
@@ -41,13 +46,15 @@ impl Default for ShutdownConfig {
             teardown: Duration::from_secs(1),
             kill_after: Duration::from_secs(10),
             restart_expected: Duration::ZERO,
+            grace: Duration::ZERO,
         }
     }
 }
 
 impl ShutdownConfig {
-    pub(super) fn read(mut section: Section<'_, '_>) -> Self {
+    pub(super) fn read(mut section: Section<'_, '_>, grace: Option<Duration>) -> Self {
         let default = Self::default();
+        let grace = grace.map(|grace| Given::new(grace, Origin::Name("--grace")));
         let cap = section.duration("cap", MIN_CAP..=MAX_CAP);
         let lifecycle_timeout = section.duration("lifecycle_timeout", POSITIVE);
         let teardown = section.duration("teardown", POSITIVE);
@@ -63,6 +70,7 @@ impl ShutdownConfig {
             teardown: or(&teardown, default.teardown),
             kill_after: or(&kill_after, default.kill_after),
             restart_expected: or(&restart_expected, default.restart_expected),
+            grace: or(&grace, default.grace),
         };
         let quarter = config.cap / 4;
         config.lifecycle_timeout = or(&lifecycle_timeout, default.lifecycle_timeout.min(quarter));
@@ -103,12 +111,20 @@ impl ShutdownConfig {
                         ..config.clone()
                     },
                 ),
+                (
+                    &grace,
+                    Self {
+                        grace: DEFAULT_GRACE,
+                        ..config.clone()
+                    },
+                ),
             ];
             let culprit = with_default
                 .iter()
                 .find(|(given, config)| given.is_some() && config.fits())
                 .and_then(|(given, _)| given.as_ref());
-            let any = [&cap, &teardown, &kill_after].into_iter().flatten().next();
+            let any = [&cap, &teardown, &kill_after, &grace];
+            let any = any.into_iter().flatten().next();
             if let Some(given) = culprit.or(any) {
                 section.refuse(given.origin, config.misfit());
             }
@@ -118,7 +134,7 @@ impl ShutdownConfig {
     }
 
     fn needed(&self) -> Duration {
-        self.cap + self.teardown + SLACK
+        self.grace + self.cap + self.teardown + SLACK
     }
 
     fn fits(&self) -> bool {
@@ -126,8 +142,12 @@ impl ShutdownConfig {
     }
 
     fn misfit(&self) -> String {
+        let grace = match self.grace {
+            Duration::ZERO => String::new(),
+            grace => format!("`--grace` {} + ", format_duration(grace)),
+        };
         format!(
-            "`cap` {} + `teardown` {} + {} of slack make {}, expected at most `kill_after`, which is {}",
+            "{grace}`cap` {} + `teardown` {} + {} of slack make {}, expected at most `kill_after`, which is {}",
             format_duration(self.cap),
             format_duration(self.teardown),
             format_duration(SLACK),

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::LedgerKind;
 use super::document::{Document, Given, Origin};
@@ -24,6 +25,8 @@ pub(crate) struct Flags {
     pub(crate) state_dir: Option<PathBuf>,
     /// `--ledger`
     pub(crate) ledger: Option<LedgerKind>,
+    /// `--grace`: how long a stop waits before it begins; not at all if none.
+    pub(crate) grace: Option<Duration>,
 }
 
 /// The environment, in which an empty variable counts as unset.

@@ -8,15 +8,25 @@ use crate::plugin::{CommandPlugin, LogPlugin, PluginSpec, SqlPlugin, WebhookPlug
 use crate::supervisor::LiveSettings;
 
 impl Config {
-    /// Who may use the gateway.
-    pub(crate) fn access(&self) -> Access {
-        if self.tokens.is_empty() {
+    /// Who may use the gateway: those who have a token of the configuration, or `own`. Without any it
+    /// is open to the programs of this machine.
+    pub(crate) fn access(&self, own: Option<Token>) -> Access {
+        if self.tokens.is_empty() && own.is_none() {
             return Access::loopback();
         }
         let tokens = self.tokens.iter();
-        Access::tokens(
-            tokens.map(|token| Token::new(&*token.name, token.scope.clone(), token.secret)),
-        )
+        let tokens =
+            tokens.map(|token| Token::new(&*token.name, token.scope.clone(), token.secret));
+        Access::tokens(tokens.chain(own))
+    }
+
+    /// Has what was meant for standard output go to standard error: that is somebody else's.
+    pub(crate) fn leave_standard_output(&mut self) {
+        for plugin in &mut self.plugins {
+            if let PluginKind::Log(target @ LogTarget::Stdout) = &mut plugin.kind {
+                *target = LogTarget::Stderr;
+            }
+        }
     }
 }
 
@@ -73,6 +83,9 @@ impl PluginConfig {
         let spec = match &self.kind {
             PluginKind::Log(LogTarget::Stdout) => {
                 PluginSpec::new(name, move || LogPlugin::stdout().durable(durability))
+            }
+            PluginKind::Log(LogTarget::Stderr) => {
+                PluginSpec::new(name, move || LogPlugin::stderr().durable(durability))
             }
             PluginKind::Log(LogTarget::File(path)) => {
                 let path = path.clone();

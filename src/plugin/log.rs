@@ -1,10 +1,10 @@
-//! Events as JSON lines, in a file or on standard output.
+//! Events as JSON lines, in a file or on an output of the process.
 
 use std::cell::RefCell;
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::PathBuf;
 
@@ -40,6 +40,11 @@ impl LogPlugin {
     /// Writes to the standard output of the process.
     pub fn stdout() -> Self {
         Self::new(Target::Stdout)
+    }
+
+    /// Writes to the standard error of the process, where its own log lines may stand between.
+    pub fn stderr() -> Self {
+        Self::new(Target::Stderr)
     }
 
     fn new(target: Target) -> Self {
@@ -83,7 +88,7 @@ impl LogPlugin {
                 delivery.acks.acknowledge(index);
             }
         }
-        if result.is_ok() || matches!(self.target, Target::Stdout) {
+        if result.is_ok() || !matches!(self.target, Target::File(_)) {
             *slot = Some(output);
         }
         result.context("can't be written to")
@@ -101,6 +106,7 @@ impl Plugin for LogPlugin {
 enum Target {
     File(PathBuf),
     Stdout,
+    Stderr,
 }
 
 impl fmt::Display for Target {
@@ -108,6 +114,7 @@ impl fmt::Display for Target {
         match self {
             Self::File(path) => write!(f, "log file `{}`", path.display()),
             Self::Stdout => f.write_str("standard output"),
+            Self::Stderr => f.write_str("standard error"),
         }
     }
 }
@@ -138,7 +145,7 @@ impl Lines {
 struct Output {
     /// Unbuffered, so that what counts as written has left the process.
     file: File,
-    /// None for standard output, which can't be opened anew.
+    /// None for outputs of the process, which can't be opened anew.
     id: Option<FileId>,
     /// Whether the last line lacks its newline.
     torn: bool,
@@ -146,12 +153,17 @@ struct Output {
 
 impl Output {
     fn open(target: &Target) -> io::Result<Self> {
-        let Target::File(path) = target else {
-            return Ok(Self {
-                file: io::stdout().as_fd().try_clone_to_owned()?.into(),
+        let inherited = |fd: BorrowedFd<'_>| {
+            Ok(Self {
+                file: fd.try_clone_to_owned()?.into(),
                 id: None,
                 torn: false,
-            });
+            })
+        };
+        let path = match target {
+            Target::File(path) => path,
+            Target::Stdout => return inherited(io::stdout().as_fd()),
+            Target::Stderr => return inherited(io::stderr().as_fd()),
         };
         // Read access is for the look at the last byte.
         let file = OpenOptions::new()

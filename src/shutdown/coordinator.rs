@@ -32,6 +32,10 @@ const FORCE_AFTER: Duration = Duration::from_secs(1);
 /// How long the report of a forced stop may take to be written.
 const FORCED_REPORT_PATIENCE: Duration = Duration::from_millis(50);
 
+/// How long a stop that was kept back goes on when it is forced: long enough to record its reason,
+/// and to tell whoever listens.
+const FORCED_START: Duration = Duration::from_millis(50);
+
 /// The sequence of a stop has come to its end, and needs its alarm no more.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
@@ -135,19 +139,42 @@ impl ShutdownCoordinator {
         let now = Instant::now();
         let since_first = self.first_signal.map(|first| now - first);
         self.first_signal.get_or_insert(now);
-        let Some(stop) = &self.stop else {
-            let request = match signal {
-                Signal::Usr2 => Shutdown::for_restart(self.settings.restart_expected),
-                _ => Shutdown::now(),
-            };
-            self.begin(request.with_trigger(signal.as_str()), ctx);
-            return;
-        };
         let is_late = since_first.is_some_and(|elapsed| elapsed >= FORCE_AFTER);
-        if !is_late || !signal.can_force() {
-            info!(signal = signal.as_str(), "already shutting down");
+        let forces = is_late && signal.can_force();
+        if self.stop.is_some() {
+            if forces {
+                self.force(signal);
+            } else {
+                info!(signal = signal.as_str(), "already shutting down");
+            }
             return;
         }
+        let request = match signal {
+            Signal::Usr2 => Shutdown::for_restart(self.settings.restart_expected),
+            _ => Shutdown::now(),
+        };
+        let request = request.by_signal(signal);
+        let deferral = self.settings.deferral.clone();
+        match deferral.and_then(|it| Some((it.ask(&request)?, it))) {
+            None => drop(self.begin(request, ctx)),
+            Some((first, deferral)) if forces => {
+                warn!(signal = signal.as_str(), "waited for no longer");
+                deferral.give_up();
+                let first = first.beginning_now().with_exit_code(signal.exit_code());
+                self.begin(first, ctx);
+                ctx.run_later(FORCED_START, move |this, _| this.force(signal));
+            }
+            Some((first, _)) => info!(
+                signal = signal.as_str(),
+                asked = first.trigger,
+                "to shut down: waited for before"
+            ),
+        }
+    }
+
+    /// Ends the stop that is under way at once, unless it is over.
+    fn force(&mut self, signal: Signal) {
+        let Some(stop) = &self.stop else { return };
         if self.settings.reports.is_filled() || stop.writer.is_closed() {
             return;
         }
@@ -179,6 +206,20 @@ impl ShutdownCoordinator {
             settings.end(report);
         });
     }
+
+    /// Keeps a request back, if somebody has to be heard before. What is answered to it.
+    fn defer(&self, request: &Shutdown) -> Option<ShutdownNotice> {
+        let deferral = self.settings.deferral.as_ref()?;
+        let first = deferral.ask(request)?;
+        let latest = first.asked_at + deferral.at_most() + self.settings.budget.cap;
+        let left = latest.saturating_duration_since(Instant::now());
+        let left = SignedDuration::try_from(left).unwrap_or_default();
+        let now = self.settings.clock.now();
+        Some(ShutdownNotice {
+            reason: first.reason(),
+            deadline_at: now.checked_add(left).unwrap_or(Timestamp::MAX),
+        })
+    }
 }
 
 impl Actor for ShutdownCoordinator {
@@ -197,7 +238,9 @@ impl Handler<Shutdown> for ShutdownCoordinator {
     type Result = ResponseFuture<Result<Arc<ShutdownReport>, Error>>;
 
     fn handle(&mut self, request: Shutdown, ctx: &mut Context<Self>) -> Self::Result {
-        self.begin(request, ctx);
+        if self.defer(&request).is_none() {
+            self.begin(request, ctx);
+        }
         Box::pin(self.settings.reports.watch().wait())
     }
 }
@@ -206,6 +249,9 @@ impl Handler<BeginShutdown> for ShutdownCoordinator {
     type Result = MessageResult<BeginShutdown>;
 
     fn handle(&mut self, message: BeginShutdown, ctx: &mut Context<Self>) -> Self::Result {
+        if let Some(notice) = self.defer(&message.0) {
+            return MessageResult(notice);
+        }
         let draft = self.begin(message.0, ctx).report();
         let cap = SignedDuration::try_from(self.settings.budget.cap).unwrap_or_default();
         MessageResult(ShutdownNotice {

@@ -7,6 +7,7 @@
 mod archive;
 mod budget;
 mod coordinator;
+mod deferral;
 mod draft;
 mod report;
 mod sequence;
@@ -27,12 +28,16 @@ pub(crate) use self::archive::ReportArchive;
 pub(crate) use self::budget::Budget;
 pub use self::budget::MIN_CAP;
 pub use self::coordinator::ShutdownCoordinator;
+pub(crate) use self::deferral::Deferral;
 pub use self::report::{
     DrainReport, Outcome, PluginReport, RecoveryReport, ShutdownReport, StepOutcome, StepReport,
 };
 pub(crate) use self::settings::{
     Adjust, AskForCap, CoordinatorSettings, HeldAtStop, ReportSlot, ReportWatch,
 };
+pub(crate) use self::signal::Signal;
+#[cfg(feature = "cli")]
+pub(crate) use self::signal::is_ignored;
 pub(crate) use self::teardown::TeardownSteps;
 pub(crate) use self::watchdog::Watchdog;
 use crate::error::Error;
@@ -65,6 +70,11 @@ pub struct Shutdown {
     restart_expected: Option<Duration>,
     trigger: String,
     asked_at: Instant,
+    /// The signal that asked, if one did.
+    #[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "to be passed on"))]
+    signal: Option<Signal>,
+    /// What the process exits with, where that is not the stop's to say.
+    exit_code: Option<u8>,
 }
 
 impl Shutdown {
@@ -74,6 +84,8 @@ impl Shutdown {
             restart_expected: None,
             trigger: "handle".into(),
             asked_at: Instant::now(),
+            signal: None,
+            exit_code: None,
         }
     }
 
@@ -89,6 +101,47 @@ impl Shutdown {
     /// Says who asked, for the report: `"handle"` unless set.
     pub fn with_trigger(mut self, trigger: impl Into<String>) -> Self {
         self.trigger = trigger.into();
+        self
+    }
+
+    /// Says that a signal asked.
+    pub(crate) fn by_signal(self, signal: Signal) -> Self {
+        Self {
+            signal: Some(signal),
+            ..self.with_trigger(signal.as_str())
+        }
+    }
+
+    /// The signal that asked, if one did.
+    #[cfg(feature = "cli")]
+    pub(crate) fn signal(&self) -> Option<Signal> {
+        self.signal
+    }
+
+    /// Who asked.
+    #[cfg(feature = "cli")]
+    pub(crate) fn trigger(&self) -> &str {
+        &self.trigger
+    }
+
+    /// When it was asked for.
+    #[cfg(feature = "cli")]
+    pub(crate) fn asked_at(&self) -> Instant {
+        self.asked_at
+    }
+
+    /// Has it begin now, whenever it was made.
+    pub(crate) fn beginning_now(self) -> Self {
+        Self {
+            asked_at: Instant::now(),
+            ..self
+        }
+    }
+
+    /// Has the process exit with this, unless the stop is broken off. Its outcome is in the report
+    /// alone then.
+    pub(crate) fn with_exit_code(mut self, code: u8) -> Self {
+        self.exit_code = Some(code);
         self
     }
 

@@ -340,6 +340,9 @@ impl Sequence {
             if !self.all_recorded.get() {
                 report.set_lost();
             }
+            if let Some(code) = self.request.exit_code {
+                report.exit_code = code;
+            }
             report.clone()
         });
         // A process that was frozen past its budget still says how it went.

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::archive::ReportArchive;
 use super::budget::Budget;
+use super::deferral::Deferral;
 use super::report::ShutdownReport;
 use super::teardown::TeardownSteps;
 use super::watchdog::Watchdog;
@@ -92,9 +93,10 @@ pub(crate) enum HeldAtStop {
     #[default]
     GoOnOverRestart,
     /// They end: their holder goes too.
-    #[expect(dead_code, reason = "for a gateway that is its holder's parent")]
+    #[cfg(feature = "cli")]
     End,
     /// They go on, whatever the reason.
+    #[cfg(feature = "cli")]
     GoOn,
 }
 
@@ -123,6 +125,8 @@ pub(crate) struct CoordinatorSettings {
     pub(crate) restart_expected: Duration,
     pub(crate) handle_signals: bool,
     pub(crate) held_at_stop: HeldAtStop,
+    /// Keeps requests back, if anybody has to be heard before a stop begins.
+    pub(crate) deferral: Option<Deferral>,
     /// Who reloads on SIGHUP, if anybody can.
     pub(crate) hangups: Option<mpsc::Sender<()>>,
     /// Ends the process, if that was left to the supervisor.
@@ -136,7 +140,9 @@ impl CoordinatorSettings {
     pub(super) fn keeps_held(&self, reason: EndReason) -> bool {
         match self.held_at_stop {
             HeldAtStop::GoOnOverRestart => reason == EndReason::Restart && self.is_durable(),
+            #[cfg(feature = "cli")]
             HeldAtStop::End => false,
+            #[cfg(feature = "cli")]
             HeldAtStop::GoOn => self.is_durable(),
         }
     }

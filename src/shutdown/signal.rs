@@ -8,7 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 /// A signal that arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Message)]
 #[rtype(result = "()")]
-pub(super) enum Signal {
+pub(crate) enum Signal {
     Term,
     Int,
     Quit,
@@ -21,7 +21,7 @@ pub(super) enum Signal {
 }
 
 impl Signal {
-    pub(super) fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Term => "SIGTERM",
             Self::Int => "SIGINT",
@@ -31,7 +31,7 @@ impl Signal {
         }
     }
 
-    fn kind(self) -> SignalKind {
+    pub(crate) fn kind(self) -> SignalKind {
         match self {
             Self::Term => SignalKind::terminate(),
             Self::Int => SignalKind::interrupt(),
@@ -43,12 +43,12 @@ impl Signal {
 
     /// Whether it can force the exit once a shutdown is under way. A terminal that goes away asks
     /// for the same as before.
-    pub(super) fn can_force(self) -> bool {
+    pub(crate) fn can_force(self) -> bool {
         matches!(self, Self::Term | Self::Int | Self::Quit)
     }
 
     /// What a process exits with that this signal ended.
-    pub(super) fn exit_code(self) -> u8 {
+    pub(crate) fn exit_code(self) -> u8 {
         u8::try_from(128 + self.kind().as_raw_value()).unwrap_or(u8::MAX)
     }
 }
@@ -81,7 +81,7 @@ pub(super) fn listen(receiver: &Recipient<Signal>) -> io::Result<()> {
 
 /// Whether this process was started with the signal ignored. Asked of /proc, since the system
 /// call for it is not safe to use from Rust; where there is no /proc nothing counts as ignored.
-fn is_ignored(kind: SignalKind) -> bool {
+pub(crate) fn is_ignored(kind: SignalKind) -> bool {
     let Ok(status) = std::fs::read_to_string("/proc/self/status") else {
         return false;
     };

@@ -24,8 +24,8 @@ use crate::place::Place;
 use crate::plugin::PluginSpec;
 use crate::registry::{Door, RegistrySettings, SessionRegistry};
 use crate::shutdown::{
-    CoordinatorSettings, HeldAtStop, ReportArchive, ReportSlot, ShutdownCoordinator, TeardownSteps,
-    Watchdog,
+    CoordinatorSettings, Deferral, HeldAtStop, ReportArchive, ReportSlot, ShutdownCoordinator,
+    TeardownSteps, Watchdog,
 };
 use crate::state_dir::StateDir;
 
@@ -57,6 +57,7 @@ pub struct Builder {
     exits_process: bool,
     clock: WallClock,
     held_at_stop: HeldAtStop,
+    deferral: Option<Deferral>,
 }
 
 impl fmt::Debug for Builder {
@@ -82,6 +83,7 @@ impl Default for Builder {
             exits_process: false,
             clock: WallClock::default(),
             held_at_stop: HeldAtStop::default(),
+            deferral: None,
         }
     }
 }
@@ -216,8 +218,17 @@ impl Builder {
     }
 
     /// What becomes at a stop of the sessions that other programs hold.
+    #[cfg(feature = "cli")]
     pub(crate) fn held_at_stop(mut self, held: HeldAtStop) -> Self {
         self.held_at_stop = held;
+        self
+    }
+
+    /// Keeps every request for a shutdown back until the deferral is lifted, those by
+    /// [signal](Self::handle_signals) too.
+    #[cfg(any(feature = "cli", test))]
+    pub(crate) fn defer_shutdown(mut self, deferral: Deferral) -> Self {
+        self.deferral = Some(deferral);
         self
     }
 
@@ -396,6 +407,7 @@ impl Builder {
             hangups: reloader.can_read().then_some(hangups),
             handle_signals: self.handle_signals,
             held_at_stop: self.held_at_stop,
+            deferral: self.deferral.clone(),
             watchdog,
             owns_system,
         };
@@ -431,6 +443,7 @@ impl Builder {
             reports,
             reloads,
             watching,
+            deferral: self.deferral,
         };
         actix_rt::spawn(reloader.run(supervisor.clone(), hung_up));
         Ok(supervisor)

@@ -20,6 +20,7 @@ mod receiver;
 mod recipe;
 mod refusals;
 mod restarts;
+mod run;
 mod signals;
 mod slow;
 mod tokens;

@@ -19,6 +19,8 @@ pub(super) const KIND: Kind = Kind {
 pub(crate) enum LogTarget {
     /// Standard output.
     Stdout,
+    /// Standard error, for a gateway whose standard output is somebody else's.
+    Stderr,
     /// The end of a file.
     File(PathBuf),
 }

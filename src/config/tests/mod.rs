@@ -266,6 +266,7 @@ fn every_key_is_read() {
         tokens: Vec::new(),
         warnings: Vec::new(),
         shutdown: ShutdownConfig {
+            grace: Duration::ZERO,
             cap: seconds(4),
             lifecycle_timeout: seconds(1),
             teardown: seconds(2),

@@ -60,6 +60,7 @@ fn what_is_overridden_need_not_work() {
         listen: Some("127.0.0.1:1".parse().unwrap()),
         state_dir: Some(world.path("state")),
         ledger: Some(LedgerKind::Memory),
+        ..Flags::default()
     };
     world.read(text).unwrap();
 }
@@ -72,6 +73,7 @@ fn an_override_that_can_not_work_is_named() {
         listen: Some("192.0.2.1:80".parse().unwrap()),
         state_dir: Some(world.path("a_file")),
         ledger: Some(LedgerKind::Postgres),
+        ..Flags::default()
     };
     assert_eq!(
         world.refusals(""),

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
 use std::pin::{Pin, pin};
-use std::process::{Child, Command, ExitStatus};
+use std::process::{Command, ExitStatus};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,8 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, wa
 use tokio::net::unix::pipe;
 use tokio::signal::unix::{self, SignalKind, signal};
 use tokio::time::timeout;
+
+use crate::children::{self, OwnChild};
 
 /// How long a child that was given up may take to exit after SIGTERM, before it is killed.
 const TERM_GRACE: Duration = Duration::from_millis(500);
@@ -44,7 +46,7 @@ const REAP_PATIENCE: Duration = Duration::from_millis(20);
 /// itself before.
 #[derive(Debug)]
 pub(super) struct Group {
-    leader: Child,
+    leader: OwnChild,
     id: Pid,
     /// Any of this process's children has exited.
     exits: unix::Signal,
@@ -98,7 +100,7 @@ impl Group {
             .stdout(output_end)
             .stderr(errors_end);
         // The child's ends are closed here with `command`, so that only the child has them.
-        let leader = command.spawn()?;
+        let leader = children::spawn(&mut command)?;
         let group = Self {
             id: Pid::from_child(&leader),
             leader,
@@ -220,7 +222,7 @@ impl Drop for Group {
             let _ = self.bury();
         }
         // Else the system is slow to take it apart. The child is dead all the same, and stays a zombie
-        // until this process ends.
+        // until this process ends, or reaps it as it does orphans.
     }
 }
 
