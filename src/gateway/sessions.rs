@@ -16,7 +16,7 @@ use super::caller::Caller;
 use super::page::PageRequest;
 use super::problem::{Kind, Problem};
 use super::refusals::{
-    Elsewhere, Full, Inactive, InvalidOrReserved, Stopping, Unavailable, Unknown,
+    Elsewhere, Full, Inactive, InvalidOrReserved, Stopping, Unavailable, UnavailableOrBusy, Unknown,
 };
 use super::schema::GivenReason;
 use super::target::{query, session_id};

@@ -149,12 +149,13 @@ pub(super) const RECORDED: &[Case] = &[
     Case("POST", "/v1/plugins/reload", "", 503),
 ];
 
-/// What is refused where as many holders are known as may be.
-pub(super) const CROWDED: &[Case] = &[
-    Case("POST", "/v1/holders/another/heartbeat", BEAT, 503),
-    Case("POST", "/v1/holders/another/hold", WHOLE_HOLD, 503),
-    Case("PUT", "/v1/holders/another/sessions", WHOLE_LIST, 503),
-    Case("POST", "/v1/sessions", WHOLE_START, 503),
+/// What is `busy` where 65,536 holders are known. Not seen here, since so many take minutes to make; that
+/// they are refused is tested where they are counted.
+pub(super) const CROWDED: &[(&str, &str)] = &[
+    ("POST", "/v1/sessions"),
+    ("POST", "/v1/holders/{holder}/hold"),
+    ("POST", "/v1/holders/{holder}/heartbeat"),
+    ("PUT", "/v1/holders/{holder}/sessions"),
 ];
 
 /// What is refused where too many wait for the same.
