@@ -7,9 +7,10 @@ use humantime::format_duration;
 
 use super::failure::Failure;
 use super::output::print;
-use super::table::{Table, exact};
-use crate::config::{Config, Env, Flags, PluginConfig, SLACK, ShutdownConfig};
+use super::table::{Table, exact, or_nothing};
+use crate::config::{Config, Env, Flags, PluginConfig, SLACK, ShutdownConfig, TokenConfig};
 use crate::event::Hook;
+use crate::gateway::Scope;
 use crate::shutdown::Budget;
 
 /// How long the drawn line is.
@@ -61,9 +62,10 @@ fn describe(config: &Config) -> String {
         settings.row([name.into(), value.into()]);
     }
     format!(
-        "the configuration is valid\n{}\n{settings}\n\n\
+        "the configuration is valid\n{}\n{settings}\n{}\n\
          a stop, from the moment that it is asked for:\n\n{}\n{}",
         warnings(&config.warnings),
+        tokens(&config.tokens),
         budgets(shutdown),
         plugins(&config.plugins),
     )
@@ -75,6 +77,24 @@ fn warnings(warnings: &[String]) -> String {
         .iter()
         .map(|warning| format!("warning: {warning}\n"));
     lines.collect()
+}
+
+/// Who may ask; nothing where that is every program of this machine.
+fn tokens(tokens: &[TokenConfig]) -> String {
+    if tokens.is_empty() {
+        return String::new();
+    }
+    let mut table = Table::new(&["TOKEN", "SCOPE", "HOLDER"]);
+    for token in tokens {
+        let (scope, holder) = match &token.scope {
+            Scope::Operator => ("operator", None),
+            Scope::Read => ("read", None),
+            Scope::Holder(holder) => ("holder", Some(holder.as_str())),
+        };
+        let name = token.name.as_str().into();
+        table.row([name, scope.into(), or_nothing(holder)]);
+    }
+    format!("\n{table}\n")
 }
 
 /// A moment of a stop, counted from the request.
@@ -200,6 +220,8 @@ mod tests {
     use insta::assert_snapshot;
 
     use super::*;
+    use crate::gateway::Secret;
+    use crate::session::HolderId;
 
     #[test]
     fn the_default_configuration_is_drawn() {
@@ -272,6 +294,29 @@ mod tests {
             columns.windows(2).all(|pair| pair[0] + MIN_GAP <= pair[1]),
             "{columns:?}"
         );
+    }
+
+    #[test]
+    fn tokens_show_what_they_open_and_no_secret() {
+        let token = |name: &str, scope| TokenConfig {
+            name: name.into(),
+            scope,
+            secret: Secret::new("operator-0123456789").unwrap(),
+        };
+        let worker = Scope::Holder(HolderId::new("worker-1").unwrap());
+        let all = [
+            token("ops", Scope::Operator),
+            token("dashboard", Scope::Read),
+            token("worker", worker),
+        ];
+        assert_snapshot!(tokens(&all), @r"
+
+        TOKEN      SCOPE     HOLDER
+        ops        operator  -
+        dashboard  read      -
+        worker     holder    worker-1
+        ");
+        assert_eq!(tokens(&[]), "");
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod client;
 mod completions;
 mod duration;
 mod failure;
+mod holders;
 mod man;
 mod notify;
 mod output;
@@ -73,6 +74,7 @@ enum Command {
     Check(check::Check),
     Status(status::Status),
     Sessions(sessions::Sessions),
+    Holders(holders::Holders),
     Plugins(plugins::Plugins),
     Stop(stop::Stop),
     Report(report::Report),
@@ -122,6 +124,7 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Status(status) => return status.run(),
         Command::Check(check) => check.run(),
         Command::Sessions(sessions) => sessions.run(),
+        Command::Holders(holders) => holders.run(),
         Command::Plugins(plugins) => plugins.run(),
         Command::Stop(stop) => stop.run(),
         Command::Report(report) => report.run(),

@@ -43,6 +43,7 @@ const SHOWN: usize = 10;
 ///
 /// A gateway does the same when it starts; this is for when none is to. It fails if a gateway has the
 /// state directory. Plugins that are down are not waited for: what they are owed stays recorded.
+/// Sessions that other programs hold go on, and wait for the next gateway.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = AFTER_HELP)]
 pub(super) struct Recover {
@@ -139,6 +140,8 @@ fn recover(config: &Config, state_dir: StateDir, output: Output) -> Result<(), F
         ));
     }
     let plugins = wait_for_plugins(&runtime, &supervisor)?;
+    let holders = runtime.block_on(supervisor.holders()).map_err(failed)?;
+    let held = holders.iter().map(|holder| holder.sessions as u64).sum();
     let stop = Shutdown::now().with_trigger("recover");
     runtime
         .block_on(supervisor.shutdown(stop))
@@ -146,7 +149,7 @@ fn recover(config: &Config, state_dir: StateDir, output: Output) -> Result<(), F
     drop(state_dir);
 
     let owing = plugins.iter().filter(|plugin| plugin.owed > 0).count();
-    print(&outcome(&recovery, &plugins, output))?;
+    print(&outcome(&recovery, held, &plugins, output))?;
     if owing > 0 {
         return Err(Failure::Failed(format!(
             "{} still owed events, which stay recorded\n  \
@@ -225,7 +228,7 @@ impl Progress {
     }
 }
 
-fn outcome(recovery: &Recovery, plugins: &[PluginStatus], output: Output) -> String {
+fn outcome(recovery: &Recovery, held: u64, plugins: &[PluginStatus], output: Output) -> String {
     let outcomes: Vec<_> = plugins
         .iter()
         .map(|plugin| PluginOutcome {
@@ -240,6 +243,7 @@ fn outcome(recovery: &Recovery, plugins: &[PluginStatus], output: Output) -> Str
         let answer = json!({
             "found": recovery.found,
             "reason": recovery.reason,
+            "held": held,
             "plugins": outcomes,
         });
         return answer.to_string();
@@ -253,11 +257,22 @@ fn outcome(recovery: &Recovery, plugins: &[PluginStatus], output: Output) -> Str
             or_nothing(plugin.last_error),
         ]);
     }
-    let found = count(recovery.found, "session");
-    match recovery.reason {
-        Some(reason) => format!("{found} ended, reason {reason}\n\n{table}"),
-        None => format!("no session was left active\n\n{table}"),
-    }
+    let mut lines = vec![match (recovery.reason, held) {
+        (Some(reason), _) => {
+            let found = count(recovery.found, "session");
+            format!("{found} ended, reason {reason}")
+        }
+        (None, 0) => "no session was left active".into(),
+        (None, _) => "no session ended".into(),
+    }];
+    lines.extend(going_on(held, "go on"));
+    format!("{}\n\n{table}", lines.join("\n"))
+}
+
+/// What becomes of the sessions that other programs hold, if there are any.
+fn going_on(held: u64, go_on: &str) -> Option<String> {
+    let sessions = count(held, "held session");
+    (held > 0).then(|| format!("{sessions} {go_on}: the next gateway waits for their holders"))
 }
 
 /// What `plugin` is owed once the sessions that are open have ended.
@@ -298,6 +313,7 @@ fn show(survey: &Survey, plugins: &[PluginSpec], output: Output) -> Result<(), F
             "run": run,
             "found": survey.open,
             "reason": reason,
+            "held": survey.held,
             "sessions": survey.sessions,
             "plugins": plugins,
         });
@@ -319,12 +335,13 @@ fn summary(survey: &Survey, plugins: &[PluginSpec], now: Timestamp) -> String {
         );
         lines.push(format!("run {} {what} {ago} ago", run.instance));
     }
-    lines.push(match survey.reason() {
-        Some(reason) => {
+    lines.push(match (survey.reason(), survey.held) {
+        (Some(reason), _) => {
             let open = count(survey.open, "session");
             format!("{open} would end, reason {reason}:")
         }
-        None => "no session was left active".into(),
+        (None, 0) => "no session was left active".into(),
+        (None, _) => "no session would end".into(),
     });
     let shown = survey.sessions.iter().take(SHOWN);
     lines.extend(shown.map(|id| format!("  {id}")));
@@ -332,6 +349,7 @@ fn summary(survey: &Survey, plugins: &[PluginSpec], now: Timestamp) -> String {
     if more > 0 {
         lines.push(format!("  and {more} more"));
     }
+    lines.extend(going_on(survey.held, "would go on"));
     let mut table = Table::new(&["PLUGIN", ">WOULD BE TOLD", ">DEAD"]);
     for plugin in plugins {
         let (owed, dead) = owed(survey, plugin);

@@ -1,12 +1,13 @@
 //! `[[auth.token]]`: who may ask the gateway, and what for.
 
-use super::document::Section;
+use super::document::{Given, Section};
 use super::outside::{Outside, without_newline};
 use crate::gateway::{Scope, Secret};
+use crate::session::HolderId;
 
 const KEYS: &[&str] = &["token"];
 const TOKEN_KEYS: &[&str] = &["name", "token_file", "token_env", "scope", "holder"];
-const ANY_SCOPE: &str = "expected `operator` or `read`";
+const ANY_SCOPE: &str = "expected `operator`, `read` or `holder`";
 
 /// A token as it is configured.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,29 +71,44 @@ impl TokenConfig {
 
 fn read_scope(section: &mut Section<'_, '_>) -> Option<Scope> {
     let given = section.required("scope");
+    if given.as_ref().is_some_and(|scope| scope.value == "holder") {
+        return Some(Scope::Holder(read_holder(section)?));
+    }
     let holder = section.take("holder");
-    let given = given?;
-    let scope = match given.value.as_str() {
+    let Given { value, origin } = given?;
+    let scope = match value.as_str() {
         "operator" => Scope::Operator,
         "read" => Scope::Read,
         other => {
-            let problem = match other {
-                "holder" => "which this release does not have, ",
-                _ => "",
-            };
-            let problem = format!("`auth.token.scope` is {other:?}, {problem}{ANY_SCOPE}");
-            section.refuse(given.origin, problem);
+            let problem = format!("`auth.token.scope` is {other:?}, {ANY_SCOPE}");
+            section.refuse(origin, problem);
             return None;
         }
     };
     if let Some(origin) = holder {
-        let scope = given.value;
         let problem = format!(
-            "`auth.token.holder` is for the scope `holder`, expected none beside `{scope}`"
+            "`auth.token.holder` is for the scope `holder`, expected none beside `{value}`"
         );
         section.refuse(origin, problem);
     }
     Some(scope)
+}
+
+/// Whose token of scope `holder` it is.
+fn read_holder(section: &mut Section<'_, '_>) -> Option<HolderId> {
+    if !section.has("holder") {
+        let problem = "a token of scope `holder` has no `holder`, expected its name";
+        section.refuse(section.origin, problem);
+    }
+    let Given { value, origin } = section.string("holder")?;
+    match HolderId::new(value) {
+        Ok(holder) => Some(holder),
+        Err(error) => {
+            let problem = format!("`auth.token.holder` {}", error.problem);
+            section.refuse(origin, problem);
+            None
+        }
+    }
 }
 
 /// The secret, which is in no message.

@@ -27,7 +27,8 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use self::auth::{AuthConfig, TokenConfig};
+use self::auth::AuthConfig;
+pub(crate) use self::auth::TokenConfig;
 use self::document::{Document, Given, Origin, POSITIVE, Section, line_of};
 use self::outside::Outside;
 pub(crate) use self::plugin::PluginConfig;

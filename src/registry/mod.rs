@@ -258,4 +258,6 @@ pub(crate) struct RegistrySettings {
     /// What the run before has left to this one, and when that was last known alive.
     pub(crate) held: Held,
     pub(crate) held_seen_at: Timestamp,
+    /// Whether holders can reach this process; if not, no lease ends in it.
+    pub(crate) hears_holders: bool,
 }

@@ -95,9 +95,22 @@ pub(crate) enum HeldAtStop {
     /// They end: their holder goes too.
     #[cfg(feature = "cli")]
     End,
-    /// They go on, whatever the reason.
+    /// They go on, whatever the reason, and no lease ends: no holder can reach this process.
     #[cfg(feature = "cli")]
     GoOn,
+}
+
+impl HeldAtStop {
+    /// Whether holders can reach this process.
+    pub(crate) fn hears_holders(self) -> bool {
+        match self {
+            Self::GoOnOverRestart => true,
+            #[cfg(feature = "cli")]
+            Self::End => true,
+            #[cfg(feature = "cli")]
+            Self::GoOn => false,
+        }
+    }
 }
 
 /// What the coordinator is told when it is made.

@@ -380,6 +380,7 @@ impl Builder {
             monitor: monitor.clone(),
             held,
             held_seen_at,
+            hears_holders: self.held_at_stop.hears_holders(),
         };
         let (registry_bus, registry_ledger) = (bus.clone(), Arc::clone(&ledger));
         let registry = place()?

@@ -10,7 +10,7 @@ use crate::cli::output::Output;
 use crate::cli::table::{Table, age_since};
 
 /// What is looked for first.
-const FIRST: [&str; 11] = [
+const FIRST: [&str; 12] = [
     "id",
     "state",
     "reason",
@@ -19,6 +19,7 @@ const FIRST: [&str; 11] = [
     "key",
     "agent_id",
     "holder",
+    "run_id",
     "started_at",
     "ended_at",
     "duration_ms",
@@ -83,6 +84,7 @@ mod tests {
     fn a_session_is_a_line_per_detail_and_a_table_of_plugins() {
         let session = json!({
             "id": "sess-A", "incarnation": "0199", "previous_incarnation": null, "key": "k\n2",
+            "run_id": "0c7b1f", "holder": "gateway-1",
             "metadata": {"tier": "pro"}, "started_at": "2026-11-22T10:00:00.000Z",
             "state": "ended", "reason": "restart", "detail": null, "resumable": true,
             "ended_at": "2026-11-22T10:59:00.000Z",
@@ -96,6 +98,8 @@ mod tests {
         reason       restart
         resumable    yes
         key          k 2
+        holder       gateway-1
+        run id       0c7b1f
         started at   2026-11-22T10:00:00.000Z (1h ago)
         ended at     2026-11-22T10:59:00.000Z (1m ago)
         incarnation  0199

@@ -23,6 +23,16 @@ pub(super) struct Start {
     #[arg(long, value_name = "AGENT")]
     agent: Option<String>,
 
+    /// The program that holds the session: it ends when that dies
+    ///
+    /// One that is not known yet has 60 s to take a lease.
+    #[arg(long, value_name = "HOLDER", value_parser = NonEmptyStringValueParser::new())]
+    holder: Option<String>,
+
+    /// Which process of the holder; without it the current one
+    #[arg(long, value_name = "RUN", requires = "holder")]
+    run_id: Option<String>,
+
     /// More about the session, carried to the plugins: a JSON object
     #[arg(long, value_name = "JSON", value_parser = parse_metadata)]
     metadata: Option<Value>,
@@ -41,10 +51,17 @@ fn parse_metadata(text: &str) -> Result<Value, String> {
 
 impl Start {
     pub(super) fn run(self, client: &Client, output: Output) -> Result<(), Failure> {
+        let answer = client.post("/v1/sessions", &self.body())?;
+        answer.print(output, started)
+    }
+
+    fn body(self) -> Value {
         let mut body = json!({ "id": self.id });
         let details = [
             ("key", self.key.map(Value::from)),
             ("agent_id", self.agent.map(Value::from)),
+            ("holder", self.holder.map(Value::from)),
+            ("run_id", self.run_id.map(Value::from)),
             ("metadata", self.metadata),
         ];
         for (name, value) in details {
@@ -52,8 +69,7 @@ impl Start {
                 body[name] = value;
             }
         }
-        let answer = client.post("/v1/sessions", &body)?;
-        answer.print(output, started)
+        body
     }
 }
 
@@ -82,6 +98,34 @@ mod tests {
     use insta::assert_snapshot;
 
     use super::*;
+
+    #[derive(Debug, clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        start: Start,
+    }
+
+    #[test]
+    fn only_what_is_given_is_sent() {
+        let body = |arguments: &[&str]| {
+            let line = [&["start"], arguments].concat();
+            let line: Result<Line, _> = clap::Parser::try_parse_from(line);
+            line.map(|line| line.start.body()).ok()
+        };
+        assert_eq!(body(&["A"]), Some(json!({"id": "A"})));
+        let held = [
+            "A",
+            "--holder",
+            "gateway-1",
+            "--run-id",
+            "0c7b1f",
+            "--key",
+            "k",
+        ];
+        let expected = json!({"id": "A", "holder": "gateway-1", "run_id": "0c7b1f", "key": "k"});
+        assert_eq!(body(&held), Some(expected));
+        assert_eq!(body(&["A", "--run-id", "0c7b1f"]), None, "whose run?");
+    }
 
     #[test]
     fn a_start_says_whose_key_it_took() {

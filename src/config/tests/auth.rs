@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use super::*;
 use crate::gateway::{Scope, Secret};
+use crate::session::HolderId;
 
 const OPS: &str = "operator-0123456789";
 
@@ -17,7 +18,9 @@ fn token(name: &str, scope: Scope, secret: &str) -> TokenConfig {
 
 #[test]
 fn secrets_come_from_files_and_the_environment() {
-    let world = World::new().env("DASHBOARD", "dashboard-0123456789");
+    let world = World::new()
+        .env("DASHBOARD", "dashboard-0123456789")
+        .env("WORKER", "worker-0123456789");
     write_secret(&world, "ops.token", &format!("{OPS}\n"));
     let text = r#"
         [[auth.token]]
@@ -29,11 +32,19 @@ fn secrets_come_from_files_and_the_environment() {
         name = "dashboard"
         token_env = "DASHBOARD"
         scope = "read"
+
+        [[auth.token]]
+        name = "worker"
+        token_env = "WORKER"
+        scope = "holder"
+        holder = "worker-1"
     "#;
     let config = world.read(text).unwrap();
+    let worker = Scope::Holder(HolderId::new("worker-1").unwrap());
     let expected = [
         token("ops", Scope::Operator, OPS),
         token("dashboard", Scope::Read, "dashboard-0123456789"),
+        token("worker", worker, "worker-0123456789"),
     ];
     assert_eq!(config.tokens, expected);
     assert_eq!(config.warnings, [""; 0]);

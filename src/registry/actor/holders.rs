@@ -166,7 +166,7 @@ impl SessionRegistry {
 
     /// Ends those of a holder's sessions that have to end by now, and forgets it if it is done.
     pub(super) fn end_due(&mut self, holder: &HolderId, ctx: &mut Context<Self>) {
-        if self.closing.is_some() {
+        if !self.ends_leases() {
             return;
         }
         let (now, wall) = (Instant::now(), self.settings.clock.now());
@@ -234,8 +234,13 @@ impl SessionRegistry {
         }
     }
 
-    /// Wakes when the next lease is over, or when it is time to try again what failed; not once the
-    /// door is closed, since leases then are the next process's business.
+    /// Whether leases end here. They are the next process's business once the door is closed, and
+    /// where no holder can be heard.
+    fn ends_leases(&self) -> bool {
+        self.settings.hears_holders && self.closing.is_none()
+    }
+
+    /// Wakes when the next lease is over, or when it is time to try again what failed.
     pub(super) fn watch_leases(&mut self, ctx: &mut Context<Self>) {
         let now = Instant::now();
         let again = (!self.overdue.is_empty()).then(|| now + RETRY);
@@ -243,7 +248,7 @@ impl SessionRegistry {
             .into_iter()
             .flatten()
             .min();
-        let next = next.filter(|_| self.closing.is_none());
+        let next = next.filter(|_| self.ends_leases());
         if let Some((timer, at)) = self.leases
             && next != Some(at)
         {
