@@ -9,6 +9,7 @@ mod fake;
 mod faults;
 mod flood;
 mod gateway;
+mod holders;
 mod laggard;
 mod load;
 mod notify;

@@ -1,14 +1,24 @@
 //! The README's walk, run as it stands there.
 
 use std::net::TcpListener;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
+use crate::gateway::Gateway;
 use crate::tools::{is_installed, skip};
 
 /// The shell block behind the mark.
 fn walk() -> &'static str {
     let readme = include_str!("../../README.md");
     let block = readme.split("<!-- walk -->\n```sh\n").nth(1);
+    block.and_then(|rest| rest.split("```").next()).unwrap()
+}
+
+/// The program that holds a session.
+fn holder() -> &'static str {
+    let readme = include_str!("../../README.md");
+    let block = readme.split("<!-- holder -->\n```python\n").nth(1);
     block.and_then(|rest| rest.split("```").next()).unwrap()
 }
 
@@ -50,4 +60,36 @@ fn the_walk_leaves_no_ghost_and_prints_what_the_readme_says() {
     assert!(output.status.success(), "{stdout}\n{stderr}");
     assert!(stdout.ends_with(promised()), "{stdout}\n{stderr}");
     assert!(dir.path().join("walk/state/last-shutdown.json").exists());
+}
+
+#[test]
+fn g11_the_program_of_the_readme_holds_its_session_until_it_is_killed() {
+    if !is_installed("python3") {
+        return skip("the program of the README", "python3");
+    }
+    let gateway = Gateway::start_with_defaults();
+    let program = holder().replace("http://127.0.0.1:7467", gateway.url());
+    let mut python = Command::new("python3")
+        .args(["-c", &program])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let wait_for = |state: &str, limit| {
+        let until = Instant::now() + Duration::from_secs(limit);
+        loop {
+            let (_, session) = gateway.get("/v1/sessions/sess-1");
+            if session["state"] == state {
+                return session;
+            }
+            assert!(Instant::now() < until, "not {state}: {session}");
+            sleep(Duration::from_millis(20));
+        }
+    };
+    wait_for("active", 30);
+    python.kill().unwrap();
+    python.wait().unwrap();
+    // Its connection may be gone for 5 s.
+    let session = wait_for("ended", 5 + 5);
+    assert_eq!(session["reason"], "lost", "{session}");
 }
