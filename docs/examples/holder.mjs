@@ -48,7 +48,8 @@ async function send(method, path, body) {
   const [answer] = await once(sent, 'response');
   if (answer.statusCode < 400) return answer;
   const problem = new Error(JSON.stringify(await json(answer)));
-  problem.refused = answer.statusCode < 500; // asking again does not help
+  // Asking again does not help, unless it is for a place.
+  problem.refused = answer.statusCode < 500 && answer.statusCode !== 429;
   throw problem;
 }
 

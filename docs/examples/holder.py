@@ -50,7 +50,7 @@ def send(method, path, body):
         headers["Authorization"] = f"Bearer {TOKEN}"
     connection.request(method, URL.path.rstrip("/") + path, json.dumps(body), headers)
     answer = connection.getresponse()
-    if answer.status >= 500:
+    if answer.status >= 500 or answer.status == 429:
         raise ConnectionError(answer.read().decode())
     if answer.status >= 400:
         raise Refused(answer.read().decode())

@@ -35,7 +35,7 @@ fn name(holder: usize) -> String {
 }
 
 fn is_to_live(holder: usize) -> bool {
-    holder % 2 == 0
+    holder.is_multiple_of(2)
 }
 
 /// Does `what` for each of the holders, by some clients side by side.

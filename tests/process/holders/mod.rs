@@ -20,7 +20,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use self::program::{Example, Program};
+use self::program::Example;
 use crate::gateway::{Gateway, command, json_lines};
 
 const PATIENCE: Duration = Duration::from_secs(30);
