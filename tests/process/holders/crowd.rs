@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::{assert_within, ends, start};
+use super::{CONFIG, assert_within, ends};
 use crate::gateway::{Gateway, agent, post};
 
 /// The lease of each heartbeat, once it counts.
@@ -70,7 +70,8 @@ fn held(gateway: &Gateway) -> (usize, u64) {
 #[test]
 fn g11_of_many_holders_those_that_fall_silent_together_lose_their_sessions_and_no_others() {
     let (holders, sessions) = (number("HOLDERS", 100), number("SESSIONS", 20));
-    let gateway = start();
+    let quick = format!("{CONFIG}[ledger]\ndurability = \"process\"\n");
+    let gateway = Gateway::start_in(tempfile::tempdir().unwrap(), &quick);
     // The clients share nothing more of it.
     let url = gateway.url();
     for_each(holders, |agent, holder| {

@@ -11,7 +11,7 @@ mod recover;
 mod restarted;
 mod unplugged;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -100,13 +100,22 @@ struct Told {
     silence: Duration,
 }
 
-/// The ends in the log of a gateway that has nothing to tell, by session: one for each.
+/// What the log of a gateway that has nothing left to tell was told. What came twice under one id, since
+/// the gateway was killed before it could note that it was taken, counts once.
+fn events(log: &Path) -> Vec<Value> {
+    let mut seen = BTreeSet::new();
+    let mut events = json_lines(log);
+    events.retain(|event| seen.insert(event["event_id"].as_str().map(str::to_owned)));
+    events
+}
+
+/// The ends in such a log, by session: one for each.
 #[track_caller]
 fn ends(log: &Path) -> BTreeMap<String, Told> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let time = |value: &Value| text(value).parse::<Timestamp>().unwrap();
     let mut ends = BTreeMap::new();
-    for event in json_lines(log) {
+    for event in events(log) {
         if event["type"] != "session_end" {
             continue;
         }

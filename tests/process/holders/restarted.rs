@@ -5,9 +5,10 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use super::{
-    CONFIG, Example, assert_active, ends, incarnation, reasons, start, start_again, wait_for_ends,
+    CONFIG, Example, assert_active, ends, events, incarnation, reasons, start, start_again,
+    wait_for_ends,
 };
-use crate::gateway::{Gateway, json_lines};
+use crate::gateway::Gateway;
 
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -39,7 +40,7 @@ fn g11_held_sessions_go_on_as_they_are_when_the_gateway_is_restarted_or_killed()
             program.wait_for("session C started");
             gateway.settle();
             let log = gateway.path("audit.jsonl");
-            let starts = json_lines(&log).into_iter().filter(|event| {
+            let starts = events(&log).into_iter().filter(|event| {
                 event["type"] == "session_start" && event["session"]["holder"] == "worker"
             });
             assert_eq!(starts.count(), 4, "each has started once");

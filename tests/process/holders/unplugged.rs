@@ -14,8 +14,8 @@ use crate::gateway::{Finished, Gateway, command, run};
 const HERE: &str = "192.0.2.1";
 const TOKEN: &str = "operator-0123456789";
 
-/// How long the connection may be silent until it counts as gone.
-const NOTICED_WITHIN: Duration = Duration::from_secs(20);
+/// After how long a machine counts as gone: a comment every 2 s, and 3 s for it to arrive.
+const NOTICED_WITHIN: Duration = Duration::from_secs(5);
 
 const GRACE: Duration = Duration::from_secs(1);
 
