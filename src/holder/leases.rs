@@ -363,6 +363,11 @@ impl Holders {
         lost
     }
 
+    /// When a holder's lease is over; none as long as it is connected, or is none.
+    pub(crate) fn until(&self, holder: &HolderId) -> Option<Instant> {
+        self.holders.get(holder)?.until()
+    }
+
     /// When the next lease is over that was not found to be.
     pub(crate) fn next_over(&self) -> Option<Instant> {
         let living = self.holders.values().filter(|entry| !entry.is_lost);

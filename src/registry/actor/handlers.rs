@@ -195,7 +195,7 @@ impl Handler<CloseDoor> for SessionRegistry {
             reply,
         });
         self.schedule_sweeps(ctx);
-        self.watch_leases(ctx);
+        self.look_no_more(ctx);
         if self.recording == 0 {
             self.take_snapshot(ctx);
         } else {

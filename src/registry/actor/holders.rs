@@ -26,6 +26,9 @@ use crate::session::{End, EndReason, HolderId, InvalidField, NewSession, Session
 /// How soon to try again to end what the ledger could not record the end of.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// How often to look at the leases at the most: each look is at all of them.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
 /// A timer that is later than this is taken for a process that was not running: its holders' signs of
 /// life are still on their way.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -160,7 +163,7 @@ impl SessionRegistry {
             info!(%holder, "another run of a holder takes over");
             self.end_due(holder, ctx);
         }
-        self.watch_leases(ctx);
+        self.watch_lease(holder, ctx);
         kept
     }
 
@@ -215,9 +218,13 @@ impl SessionRegistry {
         }
         for holder in holders {
             self.forget_if_done(holder);
+            self.watch_lease(holder, ctx);
         }
-        // What could not be recorded is tried again in a while.
-        self.watch_leases(ctx);
+        if !self.overdue.is_empty() {
+            // What could not be recorded is tried again in a while.
+            let at = *self.retry_at.get_or_insert_with(|| Instant::now() + RETRY);
+            self.look_by(at, ctx);
+        }
     }
 
     fn forget_if_done(&mut self, holder: &HolderId) {
@@ -240,34 +247,42 @@ impl SessionRegistry {
         self.settings.hears_holders && self.closing.is_none()
     }
 
-    /// Wakes when the next lease is over, or when it is time to try again what failed.
-    pub(super) fn watch_leases(&mut self, ctx: &mut Context<Self>) {
-        let now = Instant::now();
-        let again = (!self.overdue.is_empty()).then(|| now + RETRY);
-        let next = [self.holders.next_over(), again]
-            .into_iter()
-            .flatten()
-            .min();
-        let next = next.filter(|_| self.ends_leases());
-        if let Some((timer, at)) = self.leases
-            && next != Some(at)
-        {
-            // One that comes too early looks, and goes to sleep again.
-            if next.is_some_and(|next| next > at) {
-                return;
-            }
-            ctx.cancel_future(timer);
-            self.leases = None;
+    /// Looks at the leases when this holder's is over at the latest. A look that comes too early does no
+    /// harm, so a lease that is only prolonged costs nothing here.
+    fn watch_lease(&mut self, holder: &HolderId, ctx: &mut Context<Self>) {
+        if let Some(until) = self.holders.until(holder) {
+            self.look_by(until, ctx);
         }
-        if let (Some(at), None) = (next, self.leases) {
-            let timer = ctx.run_later(at.saturating_duration_since(now), Self::look_at_leases);
-            self.leases = Some((timer, at));
+    }
+
+    /// Looks at the leases at `at`, unless it looks before.
+    fn look_by(&mut self, at: Instant, ctx: &mut Context<Self>) {
+        if !self.ends_leases() || self.look.is_some_and(|(_, planned)| planned <= at) {
+            return;
+        }
+        self.look_no_more(ctx);
+        let delay = at.saturating_duration_since(Instant::now());
+        self.look = Some((ctx.run_later(delay, Self::look_at_leases), at));
+    }
+
+    /// With a timer the registry would outlive everyone who has its address.
+    pub(super) fn look_no_more(&mut self, ctx: &mut Context<Self>) {
+        if let Some((timer, _)) = self.look.take() {
+            ctx.cancel_future(timer);
+        }
+    }
+
+    /// Begins to look at the leases.
+    pub(super) fn watch_leases(&mut self, ctx: &mut Context<Self>) {
+        for holder in self.holders.names() {
+            self.end_due(&holder, ctx);
+            self.watch_lease(&holder, ctx);
         }
     }
 
     fn look_at_leases(&mut self, ctx: &mut Context<Self>) {
         let now = Instant::now();
-        let planned = self.leases.take().map_or(now, |(_, at)| at);
+        let planned = self.look.take().map_or(now, |(_, at)| at);
         let late = now.saturating_duration_since(planned);
         if late > PAUSE {
             warn!(
@@ -276,14 +291,21 @@ impl SessionRegistry {
             );
             self.holders.extend(late, now);
         }
-        let lost = self.holders.find_lost(now);
-        self.settings.monitor.holders_lost(lost.len() as u64);
-        let mut due: BTreeSet<HolderId> = std::mem::take(&mut self.overdue);
-        due.extend(lost);
+        let mut due: BTreeSet<HolderId> = self.holders.find_lost(now).into_iter().collect();
+        let has_sessions = |holder: &&HolderId| self.active.count_held_by(holder) > 0;
+        let lost = due.iter().filter(has_sessions).count() as u64;
+        self.settings.monitor.holders_lost(lost);
+        if self.retry_at.is_some_and(|at| at <= now) {
+            self.retry_at = None;
+            due.append(&mut self.overdue);
+        }
         for holder in due {
             self.end_due(&holder, ctx);
         }
-        self.watch_leases(ctx);
+        let next = self.holders.next_over().map(|at| at.max(now + LOOK_EVERY));
+        for at in [next, self.retry_at].into_iter().flatten() {
+            self.look_by(at, ctx);
+        }
     }
 
     fn is_closed(&self) -> bool {
@@ -338,7 +360,7 @@ impl Handler<Disconnected> for SessionRegistry {
         let Disconnected { holder, connection } = message;
         let (now, wall) = (Instant::now(), self.settings.clock.now());
         self.holders.disconnect(&holder, connection, now, wall);
-        self.watch_leases(ctx);
+        self.watch_lease(&holder, ctx);
     }
 }
 
@@ -412,7 +434,7 @@ impl Handler<EndHolder> for SessionRegistry {
         let (now, wall) = (Instant::now(), self.settings.clock.now());
         self.holders.leave(&holder, now, wall);
         self.forget_if_done(&holder);
-        self.watch_leases(ctx);
+        self.watch_lease(&holder, ctx);
         let sessions = self.active.held_by(&holder).collect();
         let ended = end_in_parts(ctx.address(), sessions, reason);
         Box::pin(async move {

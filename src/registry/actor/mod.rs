@@ -125,8 +125,10 @@ pub struct SessionRegistry {
     holders: Holders,
     /// Holders some of whose sessions could not be ended when they had to.
     overdue: BTreeSet<HolderId>,
-    /// The timer of the next lease to end, and when it fires.
-    leases: Option<(SpawnHandle, Instant)>,
+    /// When to try to end those again.
+    retry_at: Option<Instant>,
+    /// The timer of the next look at the leases, and when it fires.
+    look: Option<(SpawnHandle, Instant)>,
 }
 
 impl fmt::Debug for SessionRegistry {
@@ -157,7 +159,8 @@ impl SessionRegistry {
             sweeps: None,
             holders: Holders::default(),
             overdue: BTreeSet::new(),
-            leases: None,
+            retry_at: None,
+            look: None,
         };
         registry.restore_held();
         registry
@@ -672,9 +675,6 @@ impl Actor for SessionRegistry {
     fn started(&mut self, ctx: &mut Context<Self>) {
         ctx.set_mailbox_capacity(MAILBOX);
         self.schedule_sweeps(ctx);
-        for holder in self.holders.names() {
-            self.end_due(&holder, ctx);
-        }
         self.watch_leases(ctx);
     }
 }
