@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use actix_web::web::Bytes;
+use tokio::time::timeout;
 
 use super::connection::Peer;
 use super::ends::EndsOfHolder;
@@ -16,6 +17,9 @@ use crate::supervisor::Hold;
 /// After how long a silent stream says that it is still there. With the time after which what was
 /// sent has to have arrived ([`Peer::watch`]) it is how soon a machine that has vanished is noticed.
 pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(2);
+
+/// How long nothing must come before a stream that is to close has told all.
+const LAST_SILENCE: Duration = Duration::from_millis(50);
 
 /// What a holder's stream is made of.
 #[derive(Debug)]
@@ -38,7 +42,8 @@ impl Source for Lease {
         let watched = tokio::select! {
             biased;
             () = self.peer.gone() => None,
-            () = self.hold.replaced() => None,
+            // What has ended by then is told before it closes.
+            () = self.hold.replaced() => timeout(LAST_SILENCE, self.ends.next()).await.ok().flatten(),
             watched = self.ends.next() => watched,
         };
         match watched? {

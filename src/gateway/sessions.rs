@@ -409,7 +409,8 @@ async fn own_incarnation(
         return Ok(None);
     };
     let Some(SessionRecord { session, .. }) = supervisor.find(id).await? else {
-        return Ok(None);
+        // One that no session has: another holder may be starting it.
+        return Ok(Some(Incarnation::generate()));
     };
     caller.check_holder(session.holder.as_ref())?;
     Ok(Some(session.incarnation))

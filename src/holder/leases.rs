@@ -63,6 +63,10 @@ struct Holder {
     awaited_until: Option<Instant>,
     /// Its last sign of life.
     seen_at: Timestamp,
+    /// The last sign of life of the run before.
+    past_seen_at: Timestamp,
+    /// Whether a later process would know, as far as the ledger has not said otherwise.
+    is_kept: bool,
     /// How long its last lease was, for a later process.
     lease: Duration,
     /// It has said that it is done: it is forgotten as soon as it has no sessions.
@@ -81,6 +85,8 @@ impl Holder {
             beat_until: None,
             awaited_until: Some(now + FIRST_LEASE),
             seen_at,
+            past_seen_at: seen_at,
+            is_kept: false,
             lease: Duration::ZERO,
             is_leaving: false,
             is_lost: false,
@@ -131,7 +137,12 @@ impl Holder {
     }
 
     /// Goes over to the run `run_id`. Answers whether that takes another's place.
-    fn enter(&mut self, holder: &HolderId, run_id: &RunId) -> Result<bool, Refused> {
+    fn enter(
+        &mut self,
+        holder: &HolderId,
+        run_id: &RunId,
+        wall: Timestamp,
+    ) -> Result<bool, Refused> {
         match &self.run_id {
             Some(current) if current == run_id => return Ok(false),
             _ if self.past_runs.contains(run_id) => {
@@ -149,6 +160,10 @@ impl Holder {
         if self.past_runs.len() > MAX_PAST_RUNS {
             self.past_runs.pop_front();
         }
+        self.past_seen_at = match self.connection {
+            Some(_) => wall,
+            None => self.seen_at,
+        };
         self.drop_leases();
         Ok(true)
     }
@@ -194,6 +209,7 @@ impl Holders {
             past_runs: kept.past_runs.into(),
             awaited_until: Some(now + kept.lease.max(FIRST_LEASE)),
             lease: kept.lease,
+            is_kept: true,
             ..Holder::new(now, seen_at)
         };
         self.holders.insert(kept.holder, holder);
@@ -209,7 +225,7 @@ impl Holders {
     ) -> Result<(Option<RunId>, Change), Refused> {
         let change = self.change(holder, now, wall, |entry| {
             let takes_over = match run_id {
-                Some(run_id) => entry.enter(holder, run_id)?,
+                Some(run_id) => entry.enter(holder, run_id, wall)?,
                 None => false,
             };
             if takes_over || entry.is_over(now) {
@@ -239,7 +255,7 @@ impl Holders {
             _replaced: replaced.clone().drop_guard(),
         };
         let change = self.change(holder, now, wall, |entry| {
-            let takes_over = entry.enter(holder, run_id)?;
+            let takes_over = entry.enter(holder, run_id, wall)?;
             entry.connection = Some(connection);
             entry.disconnected_until = None;
             entry.awaited_until = None;
@@ -277,7 +293,7 @@ impl Holders {
         wall: Timestamp,
     ) -> Result<Change, Refused> {
         self.change(holder, now, wall, |entry| {
-            let takes_over = entry.enter(holder, run_id)?;
+            let takes_over = entry.enter(holder, run_id, wall)?;
             entry.beat_until = Some(now + ttl);
             entry.awaited_until = None;
             let connection = entry.connection.as_ref();
@@ -317,10 +333,19 @@ impl Holders {
         entry.is_leaving = false;
         entry.is_lost = false;
         let kept = entry.kept(holder);
+        let needs_keeping = !entry.is_kept || kept != before;
+        entry.is_kept = true;
         Ok(Change {
-            keep: (is_new || kept != before).then_some(kept),
+            keep: needs_keeping.then_some(kept),
             takes_over,
         })
+    }
+
+    /// The ledger could not keep what a holder is: its next sign of life tries again.
+    pub(crate) fn not_kept(&mut self, holder: &HolderId) {
+        if let Some(entry) = self.holders.get_mut(holder) {
+            entry.is_kept = false;
+        }
     }
 
     /// The holder has said that it is done. It is forgotten when it has no sessions, and has a while
@@ -343,7 +368,7 @@ impl Holders {
             run_id => *run_id == entry.run_id,
         };
         if !is_of_run {
-            Some((Due::Superseded, entry.seen_at))
+            Some((Due::Superseded, entry.past_seen_at))
         } else if entry.is_over(now) {
             Some((Due::Lost, entry.seen_at))
         } else {

@@ -36,6 +36,9 @@ const FORCED_REPORT_PATIENCE: Duration = Duration::from_millis(50);
 /// and to tell whoever listens.
 const FORCED_START: Duration = Duration::from_millis(50);
 
+/// How much longer than it should a stop may be kept back, for whoever keeps it to say so.
+const KEPT_BACK_PATIENCE: Duration = Duration::from_millis(500);
+
 /// The sequence of a stop has come to its end, and needs its alarm no more.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
@@ -48,6 +51,8 @@ pub struct ShutdownCoordinator {
     settings: Rc<CoordinatorSettings>,
     stop: Option<Stop>,
     first_signal: Option<Instant>,
+    /// Begins the stop that is kept back, whoever keeps it.
+    kept_back: Option<SpawnHandle>,
 }
 
 /// A stop that is under way.
@@ -71,11 +76,15 @@ impl ShutdownCoordinator {
             settings: Rc::new(settings),
             stop: None,
             first_signal: None,
+            kept_back: None,
         }
     }
 
     /// Begins the shutdown, unless one is under way. Its report so far.
     fn begin(&mut self, request: Shutdown, ctx: &mut Context<Self>) -> Draft {
+        if let Some(timer) = self.kept_back.take() {
+            ctx.cancel_future(timer);
+        }
         if let Some(stop) = &self.stop {
             return stop.draft.clone();
         }
@@ -155,7 +164,7 @@ impl ShutdownCoordinator {
         };
         let request = request.by_signal(signal);
         let deferral = self.settings.deferral.clone();
-        match deferral.and_then(|it| Some((it.ask(&request)?, it))) {
+        match deferral.and_then(|it| Some((self.keep_back(&request, ctx)?, it))) {
             None => drop(self.begin(request, ctx)),
             Some((first, deferral)) if forces => {
                 warn!(signal = signal.as_str(), "waited for no longer");
@@ -207,10 +216,29 @@ impl ShutdownCoordinator {
         });
     }
 
-    /// Keeps a request back, if somebody has to be heard before. What is answered to it.
-    fn defer(&self, request: &Shutdown) -> Option<ShutdownNotice> {
-        let deferral = self.settings.deferral.as_ref()?;
+    /// Keeps a request back, if somebody has to be heard before; no longer than was said, whatever
+    /// becomes of those who hear them. The request that was first.
+    fn keep_back(&mut self, request: &Shutdown, ctx: &mut Context<Self>) -> Option<Shutdown> {
+        let deferral = self.settings.deferral.clone()?;
         let first = deferral.ask(request)?;
+        if self.kept_back.is_none() {
+            let (at_most, first) = (deferral.at_most() + KEPT_BACK_PATIENCE, first.clone());
+            let timer = ctx.run_later(at_most, move |this, ctx| {
+                if deferral.is_kept() {
+                    warn!("waited for no longer");
+                    deferral.give_up();
+                    this.begin(first.beginning_now(), ctx);
+                }
+            });
+            self.kept_back = Some(timer);
+        }
+        Some(first)
+    }
+
+    /// Keeps a request back, if somebody has to be heard before. What is answered to it.
+    fn defer(&mut self, request: &Shutdown, ctx: &mut Context<Self>) -> Option<ShutdownNotice> {
+        let first = self.keep_back(request, ctx)?;
+        let deferral = self.settings.deferral.as_ref()?;
         let latest = first.asked_at + deferral.at_most() + self.settings.budget.cap;
         let left = latest.saturating_duration_since(Instant::now());
         let left = SignedDuration::try_from(left).unwrap_or_default();
@@ -238,7 +266,7 @@ impl Handler<Shutdown> for ShutdownCoordinator {
     type Result = ResponseFuture<Result<Arc<ShutdownReport>, Error>>;
 
     fn handle(&mut self, request: Shutdown, ctx: &mut Context<Self>) -> Self::Result {
-        if self.defer(&request).is_none() {
+        if self.defer(&request, ctx).is_none() {
             self.begin(request, ctx);
         }
         Box::pin(self.settings.reports.watch().wait())
@@ -249,7 +277,7 @@ impl Handler<BeginShutdown> for ShutdownCoordinator {
     type Result = MessageResult<BeginShutdown>;
 
     fn handle(&mut self, message: BeginShutdown, ctx: &mut Context<Self>) -> Self::Result {
-        if let Some(notice) = self.defer(&message.0) {
+        if let Some(notice) = self.defer(&message.0, ctx) {
             return MessageResult(notice);
         }
         let draft = self.begin(message.0, ctx).report();

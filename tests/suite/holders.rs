@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use session_supervisor::testing::{Harness, Recording, recorder};
+use session_supervisor::testing::{Harness, Recording, gated, recorder};
 use session_supervisor::{
-    Builder, EndReason, Ended, EndedSession, Error, Hold, HolderId, LeaseState, NewSession,
+    Builder, EndReason, Ended, EndedSession, Error, Hold, HolderId, Hook, LeaseState, NewSession,
     Refusal, RunId, SessionId, SessionSupervisor, Shutdown, StartedSession,
 };
 use tokio::time::{Instant, sleep};
@@ -545,5 +545,67 @@ fn g11_half_of_very_many_holders_die_at_once() {
         );
         assert_eq!(ids.len(), holders / 2 * each);
         assert_eq!(supervisor.holder_names().await.len(), holders / 2);
+    });
+}
+
+#[test]
+fn g11_what_a_holder_is_reaches_the_ledger_though_that_refused_it_at_first() {
+    in_virtual_time(async |harness| {
+        let ledger = FaultyLedger::durable();
+        let (first, _) = start(harness, |it| it.ledger(ledger.clone())).await;
+        first.begin_held("A", "h", Some("run-1")).await.unwrap();
+        ledger.breaks(Call::KeepHolder, 0, Fault::FailsOnce);
+        let refused = first.beat("h", "run-2", 90 * SECOND).await;
+        assert!(matches!(refused, Err(Error::Ledger(_))), "{refused:?}");
+        first.beat("h", "run-2", 90 * SECOND).await.unwrap();
+        first.begin_held("B", "h", Some("run-2")).await.unwrap();
+        first.shutdown(Shutdown::for_restart(SECOND)).await.unwrap();
+
+        let (second, told) = start(harness, |it| it.ledger(ledger.clone())).await;
+        sleep(SECOND).await;
+        assert_eq!(second.active_ids().await, ["B"]);
+        assert!(told.ends().is_empty());
+    });
+}
+
+#[test]
+fn g11_a_program_that_stops_while_the_gateway_restarts_ends_its_sessions_itself() {
+    in_virtual_time(async |harness| {
+        let ledger = FaultyLedger::durable();
+        let (plugin, told, gate) = gated("slow", Hook::SessionEnd);
+        let builder = builder().plugin(plugin).ledger(ledger.clone());
+        let supervisor = harness.start(builder).await;
+        supervisor.begin_held("A", "h", None).await.unwrap();
+        supervisor.begin("ours").await;
+        let restart = supervisor.begin_shutdown(Shutdown::for_restart(SECOND));
+        restart.await.unwrap();
+        told.wait_for(3).await;
+        let ended = supervisor
+            .end_holder(holder("h"), EndReason::Shutdown, Duration::ZERO)
+            .await;
+        assert_eq!(ended.unwrap(), 1);
+        gate.open();
+        supervisor.stopped().await.unwrap();
+        assert_eq!(told.ends(), ["A shutdown", "ours restart"]);
+    });
+}
+
+#[test]
+fn g11_a_run_that_was_superseded_ended_at_its_own_last_sign_of_life() {
+    in_virtual_time(async |harness| {
+        let (supervisor, told) = start(harness, |it| it).await;
+        supervisor
+            .begin_held("A", "h", Some("run-1"))
+            .await
+            .unwrap();
+        sleep(10 * SECOND).await;
+        supervisor.beat("h", "run-1", 100 * SECOND).await.unwrap();
+        sleep(40 * SECOND).await;
+        supervisor.beat("h", "run-2", 100 * SECOND).await.unwrap();
+        told.wait_for(2).await;
+        let events = told.events();
+        let end = events.last().and_then(|event| event.how_ended()).unwrap();
+        let times = [end.ended_at, end.detected_at].map(Timestamp::as_second);
+        assert_eq!((end.reason, times), (EndReason::Crash, [10, 50]));
     });
 }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::super::{EndMatching, Ended, EndedMatching, EndedSession};
 use super::handlers::{awaited, check_reason, refused};
-use super::{Request, SessionRegistry};
+use super::{Closing, Request, SessionRegistry};
 use crate::bus::MAX_ENDS_AT_ONCE;
 use crate::error::Error;
 use crate::event::OpenSession;
@@ -75,10 +75,8 @@ impl Handler<EndPart> for SessionRegistry {
     /// One request records the ends of all sessions of which no transition is under way. Each of
     /// the others is ended by a request of its own, which waits like any other.
     fn handle(&mut self, message: EndPart, ctx: &mut Context<Self>) -> Self::Result {
-        if self.closing.is_some() {
-            // The shutdown was first: it ends them all.
-            return Box::pin(std::future::ready(Ok(Vec::new())));
-        }
+        // While the door closes each waits for what the shutdown makes of it.
+        let is_closing = matches!(self.closing, Some(Closing::Waiting { .. }));
         let EndPart { sessions, reason } = message;
         let (free, busy): (Vec<_>, Vec<_>) = sessions
             .into_iter()
@@ -87,7 +85,7 @@ impl Handler<EndPart> for SessionRegistry {
                 let open = self.active.open(&matched.session.id)?;
                 (open.session.incarnation == matched.session.incarnation).then_some(open)
             })
-            .partition(|open| self.is_free(open));
+            .partition(|open| !is_closing && self.is_free(open));
 
         let now = self.settings.clock.now();
         let end = Arc::new(End::now(reason, EndDetails::default(), now));

@@ -125,11 +125,15 @@ impl SessionRegistry {
         if let Some(holder) = &session.holder
             && !self.holders.knows(holder)
         {
-            let (now, wall) = (Instant::now(), self.settings.clock.now());
-            // Of a run that is not over, since none is known to be.
-            let _ = self
-                .holders
-                .mention(holder, session.run_id.as_ref(), now, wall);
+            let record = HolderRecord {
+                holder: holder.clone(),
+                run_id: session.run_id.clone(),
+                past_runs: Vec::new(),
+                lease: Duration::ZERO,
+            };
+            let wall = self.settings.clock.now();
+            self.holders.restore(record, wall, Instant::now());
+            self.holders.not_kept(holder);
         }
     }
 
@@ -156,7 +160,17 @@ impl SessionRegistry {
         ctx: &mut Context<Self>,
     ) -> LedgerFuture<()> {
         let kept: LedgerFuture<()> = match change.keep {
-            Some(kept) => self.ledger.keep_holder(kept),
+            Some(kept) => {
+                let kept = self.ledger.keep_holder(kept);
+                let (registry, holder) = (ctx.address(), holder.clone());
+                Box::pin(async move {
+                    let kept = kept.await;
+                    if kept.is_err() {
+                        registry.do_send(NotKept(holder));
+                    }
+                    kept
+                })
+            }
             None => Box::pin(std::future::ready(Ok(()))),
         };
         if change.takes_over {
@@ -289,7 +303,8 @@ impl SessionRegistry {
                 ?late,
                 "this process was not running: every lease lasts that much longer"
             );
-            self.holders.extend(late, now);
+            // With time for those signs to be heard.
+            self.holders.extend(late + PAUSE, now);
         }
         let mut due: BTreeSet<HolderId> = self.holders.find_lost(now).into_iter().collect();
         let has_sessions = |holder: &&HolderId| self.active.count_held_by(holder) > 0;
@@ -310,6 +325,35 @@ impl SessionRegistry {
 
     fn is_closed(&self) -> bool {
         !self.settings.door.is_open() || self.closing.is_some()
+    }
+}
+
+/// What a holder is could not be recorded.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct NotKept(HolderId);
+
+impl Handler<NotKept> for SessionRegistry {
+    type Result = ();
+
+    fn handle(&mut self, NotKept(holder): NotKept, _: &mut Context<Self>) {
+        self.holders.not_kept(&holder);
+    }
+}
+
+/// A holder is done: its sessions have ended.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Leave(HolderId);
+
+impl Handler<Leave> for SessionRegistry {
+    type Result = ();
+
+    fn handle(&mut self, Leave(holder): Leave, ctx: &mut Context<Self>) {
+        let (now, wall) = (Instant::now(), self.settings.clock.now());
+        self.holders.leave(&holder, now, wall);
+        self.forget_if_done(&holder);
+        self.watch_lease(&holder, ctx);
     }
 }
 
@@ -431,14 +475,14 @@ impl Handler<EndHolder> for SessionRegistry {
             let problem = format!("`{reason}` is for the supervisor to find");
             return refused(InvalidField::new("reason", problem));
         }
-        let (now, wall) = (Instant::now(), self.settings.clock.now());
-        self.holders.leave(&holder, now, wall);
-        self.forget_if_done(&holder);
-        self.watch_lease(&holder, ctx);
         let sessions = self.active.held_by(&holder).collect();
-        let ended = end_in_parts(ctx.address(), sessions, reason);
+        let registry = ctx.address();
+        let ended = end_in_parts(registry.clone(), sessions, reason);
         Box::pin(async move {
-            let ended = ended.await?;
+            let ended = ended.await;
+            // Its stream hears of the ends before it closes.
+            registry.do_send(Leave(holder));
+            let ended = ended?;
             Ok(EndedHolder {
                 ended: ended.len(),
                 last: ended.last().cloned(),
