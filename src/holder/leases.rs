@@ -1,6 +1,6 @@
 //! The table of holders.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -14,11 +14,14 @@ use crate::session::{HolderId, RunId, Session};
 const MAX_HOLDERS: usize = 65_536;
 
 /// How many runs of a holder whose place was taken are remembered, so that they can't take it back.
-const MAX_PAST_RUNS: usize = 16;
+const MAX_PAST_RUNS: usize = 64;
 
 /// Which of the connections that are, or were, a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ConnectionId(u64);
+
+/// How many holders that are gone are remembered, for the sake of their runs.
+const MAX_GONE: usize = 16_384;
 
 /// An open connection that is a lease.
 #[derive(Debug)]
@@ -39,6 +42,9 @@ pub struct HolderRecord {
     pub run_id: Option<RunId>,
     /// The runs before, oldest first.
     pub past_runs: Vec<RunId>,
+    /// Whether its current run is the first since it was mentioned, and so has what was started before
+    /// that without a run.
+    pub is_first_run: bool,
     /// How long its last lease was.
     pub lease: Duration,
 }
@@ -47,13 +53,28 @@ pub struct HolderRecord {
 #[derive(Debug, Default)]
 pub(crate) struct Holders {
     holders: BTreeMap<HolderId, Holder>,
+    /// Those that were forgotten last, and their runs: the last one may come back as long as no other
+    /// has, and the others may not.
+    gone: HashMap<HolderId, Gone>,
+    /// Their names, oldest first.
+    order_gone: VecDeque<HolderId>,
     connections: u64,
+}
+
+#[derive(Debug)]
+struct Gone {
+    last_run: Option<RunId>,
+    past_runs: VecDeque<RunId>,
 }
 
 #[derive(Debug)]
 struct Holder {
     run_id: Option<RunId>,
+    /// The run that it had when it was forgotten, if none has come since.
+    last_run: Option<RunId>,
     past_runs: VecDeque<RunId>,
+    /// Whether the current run is the first since it was mentioned.
+    is_first_run: bool,
     connection: Option<Connection>,
     /// When the lease of a connection that is gone is over.
     disconnected_until: Option<Instant>,
@@ -79,7 +100,9 @@ impl Holder {
     fn new(now: Instant, seen_at: Timestamp) -> Self {
         Self {
             run_id: None,
+            last_run: None,
             past_runs: VecDeque::new(),
+            is_first_run: true,
             connection: None,
             disconnected_until: None,
             beat_until: None,
@@ -132,6 +155,7 @@ impl Holder {
             holder: holder.clone(),
             run_id: self.run_id.clone(),
             past_runs: self.past_runs.iter().cloned().collect(),
+            is_first_run: self.is_first_run,
             lease: self.lease,
         }
     }
@@ -153,13 +177,17 @@ impl Holder {
             }
             _ => {}
         }
-        let Some(before) = self.run_id.replace(run_id.clone()) else {
-            return Ok(false);
-        };
-        self.past_runs.push_back(before);
+        let before = self.run_id.replace(run_id.clone());
+        let takes_over = before.is_some();
+        let over = before.or_else(|| self.last_run.take());
+        self.past_runs.extend(over.filter(|over| over != run_id));
         if self.past_runs.len() > MAX_PAST_RUNS {
             self.past_runs.pop_front();
         }
+        if !takes_over {
+            return Ok(false);
+        }
+        self.is_first_run = false;
         self.past_seen_at = match self.connection {
             Some(_) => wall,
             None => self.seen_at,
@@ -207,6 +235,7 @@ impl Holders {
         let holder = Holder {
             run_id: kept.run_id,
             past_runs: kept.past_runs.into(),
+            is_first_run: kept.is_first_run,
             awaited_until: Some(now + kept.lease.max(FIRST_LEASE)),
             lease: kept.lease,
             is_kept: true,
@@ -312,13 +341,21 @@ impl Holders {
         change: impl FnOnce(&mut Holder) -> Result<bool, Refused>,
     ) -> Result<Change, Refused> {
         let is_new = !self.holders.contains_key(holder);
+        let gone = self.gone.get(holder);
         if is_new && self.holders.len() >= MAX_HOLDERS {
             return Err(Refused::TooMany);
         }
         let entry = self
             .holders
             .entry(holder.clone())
-            .or_insert_with(|| Holder::new(now, wall));
+            .or_insert_with(|| match gone {
+                Some(gone) => Holder {
+                    last_run: gone.last_run.clone(),
+                    past_runs: gone.past_runs.clone(),
+                    ..Holder::new(now, wall)
+                },
+                None => Holder::new(now, wall),
+            });
         let before = entry.kept(holder);
         let takes_over = match change(entry) {
             Ok(takes_over) => takes_over,
@@ -364,7 +401,7 @@ impl Holders {
         let entry = self.holders.get(session.holder.as_ref()?)?;
         // The first run has what was started before it.
         let is_of_run = match &session.run_id {
-            None => entry.past_runs.is_empty(),
+            None => entry.is_first_run,
             run_id => *run_id == entry.run_id,
         };
         if !is_of_run {
@@ -420,7 +457,25 @@ impl Holders {
     /// Answers whether it is forgotten now.
     pub(crate) fn forget(&mut self, holder: &HolderId, now: Instant) -> bool {
         let is_done = |entry: &Holder| entry.is_leaving || entry.is_over(now);
-        self.holders.get(holder).is_some_and(is_done) && self.holders.remove(holder).is_some()
+        if !self.holders.get(holder).is_some_and(is_done) {
+            return false;
+        }
+        let Some(entry) = self.holders.remove(holder) else {
+            return false;
+        };
+        let gone = Gone {
+            last_run: entry.run_id.or(entry.last_run),
+            past_runs: entry.past_runs,
+        };
+        if gone.last_run.is_some() && self.gone.insert(holder.clone(), gone).is_none() {
+            self.order_gone.push_back(holder.clone());
+        }
+        if self.order_gone.len() > MAX_GONE
+            && let Some(oldest) = self.order_gone.pop_front()
+        {
+            self.gone.remove(&oldest);
+        }
+        true
     }
 
     /// How the holders are, by name, with the numbers of their sessions.

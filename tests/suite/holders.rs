@@ -609,3 +609,36 @@ fn g11_a_run_that_was_superseded_ended_at_its_own_last_sign_of_life() {
         assert_eq!((end.reason, times), (EndReason::Crash, [10, 50]));
     });
 }
+
+#[test]
+fn g11_a_run_that_was_lost_can_not_take_over_from_the_one_that_came_after_it() {
+    in_virtual_time(async |harness| {
+        let (supervisor, told) = start(harness, |it| it).await;
+        // Its process is stopped, and loses its lease; another one comes; then it goes on.
+        supervisor.begin_held("A", "h", Some("old")).await.unwrap();
+        supervisor.beat("h", "old", SECOND).await.unwrap();
+        sleep(5 * SECOND).await;
+        assert_eq!(told.ends(), ["A lost"]);
+        // Started before that has a lease, and so without a run.
+        supervisor.begin_held("B", "h", None).await.unwrap();
+        supervisor.beat("h", "new", 60 * SECOND).await.unwrap();
+        let over = supervisor.beat("h", "old", SECOND).await.unwrap_err();
+        assert!(matches!(over, Error::RunIsOver { .. }), "{over}");
+        sleep(SECOND).await;
+        assert_eq!(supervisor.active_ids().await, ["B"]);
+
+        // And after an orderly end.
+        let end = supervisor.end_holder(holder("h"), EndReason::Shutdown, SECOND);
+        assert_eq!(end.await.unwrap(), 1);
+        supervisor.beat("h", "newest", 60 * SECOND).await.unwrap();
+        for before in ["old", "new"] {
+            let over = supervisor.beat("h", before, SECOND).await.unwrap_err();
+            assert!(matches!(over, Error::RunIsOver { .. }), "{over}");
+        }
+        assert_eq!(told.ends(), ["A lost", "B shutdown"]);
+        // The last one may come back as long as no other has.
+        supervisor.beat("alone", "run-1", SECOND).await.unwrap();
+        sleep(5 * SECOND).await;
+        supervisor.beat("alone", "run-1", SECOND).await.unwrap();
+    });
+}

@@ -17,6 +17,8 @@ CREATE TABLE holders (
     run_id    TEXT,
     -- The runs before, oldest first, as a JSON array.
     past_runs TEXT NOT NULL,
+    -- Whether its current run is the first since it was mentioned.
+    is_first_run INTEGER NOT NULL,
     -- How long its last lease was.
     lease_ms  INTEGER NOT NULL
 ) STRICT;

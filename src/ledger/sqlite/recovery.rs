@@ -98,7 +98,9 @@ impl Records<'_> {
             })?
             .collect::<Result<_, _>>()?;
         let holders = self
-            .prepare("SELECT name, run_id, past_runs, lease_ms FROM holders ORDER BY name")?
+            .prepare(
+                "SELECT name, run_id, past_runs, is_first_run, lease_ms FROM holders ORDER BY name",
+            )?
             .query_map([], holder_record)?
             .collect::<Result<_, _>>()?;
         Ok(Held { sessions, holders })
@@ -106,13 +108,14 @@ impl Records<'_> {
 
     pub(super) fn keep_holder(&self, holder: &HolderRecord) -> Result<(), Fault> {
         self.prepare(
-            "INSERT OR REPLACE INTO holders (name, run_id, past_runs, lease_ms)
-             VALUES (?1, ?2, ?3, ?4)",
+            "INSERT OR REPLACE INTO holders (name, run_id, past_runs, is_first_run, lease_ms)
+             VALUES (?1, ?2, ?3, ?4, ?5)",
         )?
         .execute(params![
             holder.holder.as_str(),
             holder.run_id.as_ref().map(RunId::as_str),
             to_json(&holder.past_runs)?,
+            holder.is_first_run,
             i64::try_from(holder.lease.as_millis()).unwrap_or(i64::MAX),
         ])?;
         Ok(())
@@ -201,6 +204,7 @@ fn holder_record(row: &Row<'_>) -> rusqlite::Result<HolderRecord> {
         holder: row.get("name")?,
         run_id: row.get("run_id")?,
         past_runs: from_json(row, "past_runs")?,
+        is_first_run: row.get("is_first_run")?,
         lease: Duration::from_millis(row.get("lease_ms")?),
     })
 }

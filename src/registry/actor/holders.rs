@@ -53,6 +53,7 @@ impl SessionRegistry {
                     holder: holder.clone(),
                     run_id: session.run_id.clone(),
                     past_runs: Vec::new(),
+                    is_first_run: true,
                     lease: Duration::ZERO,
                 };
                 self.holders.restore(kept, seen_at, now);
@@ -129,6 +130,7 @@ impl SessionRegistry {
                 holder: holder.clone(),
                 run_id: session.run_id.clone(),
                 past_runs: Vec::new(),
+                is_first_run: true,
                 lease: Duration::ZERO,
             };
             let wall = self.settings.clock.now();

@@ -386,6 +386,7 @@ fn with_held(intent: Option<Intent>) -> Home {
         holder: "h".parse().unwrap(),
         run_id: Some("run-1".parse().unwrap()),
         past_runs: vec!["run-0".parse().unwrap()],
+        is_first_run: false,
         lease: Duration::from_millis(1500),
     };
     get(ledger.keep_holder(record.clone()));
@@ -428,7 +429,7 @@ fn g11_what_others_hold_goes_on_after_a_crash_and_over_a_restart() {
         };
         assert_eq!(holder.holder.as_str(), "h");
         assert_eq!(holder.run_id.as_ref().map(RunId::as_str), Some("run-1"));
-        assert_eq!(holder.past_runs.len(), 1);
+        assert_eq!((holder.past_runs.len(), holder.is_first_run), (1, false));
         assert_eq!(holder.lease, Duration::from_millis(1500));
 
         // The run after that finds them too, but for what ended meanwhile.
