@@ -16,12 +16,12 @@ const MAX_HOLDERS: usize = 65_536;
 /// How many runs of a holder whose place was taken are remembered, so that they can't take it back.
 const MAX_PAST_RUNS: usize = 64;
 
+/// How many holders that are gone are remembered, for the sake of their runs.
+const MAX_GONE: usize = 16_384;
+
 /// Which of the connections that are, or were, a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ConnectionId(u64);
-
-/// How many holders that are gone are remembered, for the sake of their runs.
-const MAX_GONE: usize = 16_384;
 
 /// An open connection that is a lease.
 #[derive(Debug)]
@@ -86,7 +86,8 @@ struct Holder {
     seen_at: Timestamp,
     /// The last sign of life of the run before.
     past_seen_at: Timestamp,
-    /// Whether a later process would know, as far as the ledger has not said otherwise.
+    /// Whether a later process would know all that a [`HolderRecord`] has, as far as the ledger has not
+    /// said otherwise.
     is_kept: bool,
     /// How long its last lease was, for a later process.
     lease: Duration,
@@ -130,6 +131,11 @@ impl Holder {
         self.until().is_some_and(|until| until <= now)
     }
 
+    fn set_lease(&mut self, lease: Duration) {
+        self.is_kept &= self.lease == lease;
+        self.lease = lease;
+    }
+
     fn drop_leases(&mut self) {
         self.connection = None;
         self.disconnected_until = None;
@@ -150,7 +156,7 @@ impl Holder {
         }
     }
 
-    fn kept(&self, holder: &HolderId) -> HolderRecord {
+    fn record(&self, holder: &HolderId) -> HolderRecord {
         HolderRecord {
             holder: holder.clone(),
             run_id: self.run_id.clone(),
@@ -177,6 +183,7 @@ impl Holder {
             }
             _ => {}
         }
+        self.is_kept = false;
         let before = self.run_id.replace(run_id.clone());
         let takes_over = before.is_some();
         let over = before.or_else(|| self.last_run.take());
@@ -288,7 +295,8 @@ impl Holders {
             entry.connection = Some(connection);
             entry.disconnected_until = None;
             entry.awaited_until = None;
-            entry.lease = grace.max(entry.beat_until.map_or(Duration::ZERO, |_| entry.lease));
+            let beats = entry.beat_until.map_or(Duration::ZERO, |_| entry.lease);
+            entry.set_lease(grace.max(beats));
             Ok(takes_over)
         })?;
         self.connections += 1;
@@ -327,7 +335,7 @@ impl Holders {
             entry.awaited_until = None;
             let connection = entry.connection.as_ref();
             let grace = connection.map_or(Duration::ZERO, |open| open.grace);
-            entry.lease = ttl.max(grace);
+            entry.set_lease(ttl.max(grace));
             Ok(takes_over)
         })
     }
@@ -356,7 +364,6 @@ impl Holders {
                 },
                 None => Holder::new(now, wall),
             });
-        let before = entry.kept(holder);
         let takes_over = match change(entry) {
             Ok(takes_over) => takes_over,
             Err(error) => {
@@ -369,11 +376,9 @@ impl Holders {
         entry.seen_at = wall;
         entry.is_leaving = false;
         entry.is_lost = false;
-        let kept = entry.kept(holder);
-        let needs_keeping = !entry.is_kept || kept != before;
-        entry.is_kept = true;
+        let is_kept = std::mem::replace(&mut entry.is_kept, true);
         Ok(Change {
-            keep: needs_keeping.then_some(kept),
+            keep: (!is_kept).then(|| entry.record(holder)),
             takes_over,
         })
     }

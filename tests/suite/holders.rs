@@ -6,8 +6,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use session_supervisor::testing::{Harness, Recording, gated, recorder};
 use session_supervisor::{
-    Builder, EndReason, Ended, EndedSession, Error, Hold, HolderId, Hook, LeaseState, NewSession,
-    Refusal, RunId, SessionId, SessionSupervisor, Shutdown, StartedSession,
+    Builder, End, EndReason, Ended, EndedSession, Error, Hold, HolderId, Hook, LeaseState,
+    NewSession, Refusal, RunId, SessionId, SessionSupervisor, Shutdown, StartedSession,
 };
 use tokio::time::{Instant, sleep};
 
@@ -81,6 +81,13 @@ async fn start(
     (harness.start(builder).await, told)
 }
 
+/// How the session ended whose end was told last.
+fn last_end(told: &Recording) -> Arc<End> {
+    let events = told.events();
+    let last = events.last().and_then(|event| event.how_ended());
+    Arc::clone(last.expect("the last event is an end"))
+}
+
 fn at(seconds: i64) -> Timestamp {
     Timestamp::from_second(seconds).unwrap()
 }
@@ -108,8 +115,7 @@ fn g11_when_heartbeats_stop_every_session_of_that_holder_ends_once_and_no_other(
         // The last one was at 18 s.
         sleep(2 * SECOND).await;
         assert_eq!(told.ends(), ["A lost", "B lost"]);
-        let events = told.events();
-        let end = events.last().and_then(|event| event.how_ended()).unwrap();
+        let end = last_end(&told);
         let times = [end.ended_at, end.detected_at].map(Timestamp::as_second);
         assert_eq!(times, [18, 28]);
         assert!(end.reason.resumable());
@@ -151,8 +157,7 @@ fn g11_a_lease_lasts_as_long_as_its_connection_and_its_grace() {
         drop(hold);
         sleep(6 * SECOND).await;
         assert_eq!(told.ends(), ["A lost"]);
-        let events = told.events();
-        let end = events.last().and_then(|event| event.how_ended()).unwrap();
+        let end = last_end(&told);
         assert_eq!(end.ended_at.as_second(), 3664);
     });
 }
@@ -603,8 +608,7 @@ fn g11_a_run_that_was_superseded_ended_at_its_own_last_sign_of_life() {
         sleep(40 * SECOND).await;
         supervisor.beat("h", "run-2", 100 * SECOND).await.unwrap();
         told.wait_for(2).await;
-        let events = told.events();
-        let end = events.last().and_then(|event| event.how_ended()).unwrap();
+        let end = last_end(&told);
         let times = [end.ended_at, end.detected_at].map(Timestamp::as_second);
         assert_eq!((end.reason, times), (EndReason::Crash, [10, 50]));
     });
