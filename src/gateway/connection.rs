@@ -4,23 +4,24 @@
 //! closes the connection. [`Connection`] sees that answer on its way out and gives it the document
 //! that every refusal has.
 //!
-//! Where the connection is a lease, its request also has to know soon that the client has gone:
-//! [`Peer`] is what it sees of the connection.
+//! Where the connection is a lease, its request also has to know soon that the client has gone, and a
+//! client that is merely slow has to keep it: [`Peer`] is what the request sees of the connection.
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use actix_rt::net::TcpStream;
 use actix_web::ResponseError as _;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use super::problem::{Kind, MEDIA_TYPE, Problem};
+use super::silence::{Silence, answers};
 
 /// How long the head of a connection's first request may take to arrive.
 pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -29,17 +30,15 @@ pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// their connection for ever.
 pub(super) const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long what is sent to a client that is [watched](Peer::watch) may stay without a sign that it
-/// has arrived. Long enough for a packet or two that have to be sent again.
-#[cfg(target_os = "linux")]
-const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(3);
+/// How often to look whether a client still answers that is [watched](Peer::watch), at the most.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// What a request sees of its connection. Clones are of the same.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Peer {
     gone: CancellationToken,
-    /// Whether it is to be watched from the next write on.
-    is_to_be_watched: Arc<AtomicBool>,
+    /// It is watched until this fires.
+    watched_until: Arc<Mutex<Option<CancellationToken>>>,
 }
 
 impl Peer {
@@ -49,25 +48,22 @@ impl Peer {
         self.gone.cancelled().await;
     }
 
-    /// Has the connection fail when what is sent does not arrive within 3 s, as on a machine that has
-    /// vanished without a word; otherwise that takes a quarter of an hour. On Linux alone: elsewhere
-    /// there is no such setting.
-    pub(super) fn watch(&self) {
-        self.is_to_be_watched.store(true, Ordering::Relaxed);
+    /// Has the connection fail when the client's system has not answered for 3 s, as that of a machine
+    /// that has vanished without a word, which otherwise takes a quarter of an hour; and not when the
+    /// client does not read. On Linux, until `until` fires.
+    pub(super) fn watch(&self, until: CancellationToken) {
+        *self.watched_until() = Some(until);
     }
 
-    #[cfg(target_os = "linux")]
-    fn apply(&self, stream: &TcpStream) {
-        if self.is_to_be_watched.swap(false, Ordering::Relaxed) {
-            let millis = u32::try_from(ARRIVAL_TIMEOUT.as_millis()).unwrap_or(u32::MAX);
-            if let Err(error) = rustix::net::sockopt::set_tcp_user_timeout(stream, millis) {
-                tracing::warn!(%error, "a holder that vanishes will not be noticed soon");
-            }
-        }
+    fn is_watched(&self) -> bool {
+        let until = self.watched_until();
+        until.as_ref().is_some_and(|until| !until.is_cancelled())
     }
 
-    #[cfg(not(target_os = "linux"))]
-    fn apply(&self, _: &TcpStream) {}
+    fn watched_until(&self) -> MutexGuard<'_, Option<CancellationToken>> {
+        let until = self.watched_until.lock();
+        until.unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A connection whose bare refusals become problem documents, and that fails once its client has
@@ -79,25 +75,77 @@ pub(super) struct Connection {
     peer: Peer,
 }
 
-/// A connection on which a write fails that makes no progress for `limit`.
+/// A connection on which a write fails that makes no progress for `limit` or, while it is watched, if
+/// the other end does not answer any more.
 #[derive(Debug)]
 struct LimitedStream {
     stream: TcpStream,
     limit: Duration,
-    /// Runs while there is no room for what is to be written.
-    stalled: Option<Pin<Box<Sleep>>>,
+    /// While there is no room for what is to be written.
+    stall: Option<Stall>,
+    silence: Silence,
+    /// When it was last looked whether the other end answers.
+    looked_at: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Stall {
+    since: Instant,
+    next_look: Pin<Box<Sleep>>,
 }
 
 impl LimitedStream {
-    fn poll_write(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        &mut self,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+        is_watched: bool,
+    ) -> Poll<io::Result<usize>> {
+        if is_watched && self.is_gone() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
         if let Poll::Ready(written) = Pin::new(&mut self.stream).poll_write(context, bytes) {
-            self.stalled = None;
+            self.stall = None;
+            if is_watched {
+                self.silence.sent(Instant::now());
+            }
             return Poll::Ready(written);
         }
-        let limit = self.limit;
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(limit)));
-        ready!(stalled.as_mut().poll(context));
-        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+        let look_in = LOOK_EVERY.min(self.limit);
+        loop {
+            let stall = self.stall.get_or_insert_with(|| Stall {
+                since: Instant::now(),
+                next_look: Box::pin(sleep(look_in)),
+            });
+            ready!(stall.next_look.as_mut().poll(context));
+            let (now, since) = (Instant::now(), stall.since);
+            stall.next_look.as_mut().reset(now + look_in);
+            let is_over = match is_watched {
+                true => self.is_gone(),
+                false => now.duration_since(since) >= self.limit,
+            };
+            if is_over {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+        }
+    }
+
+    /// Whether the other end has not answered for too long, as far as it is time to look.
+    fn is_gone(&mut self) -> bool {
+        let now = Instant::now();
+        let is_early = |at: Instant| now.duration_since(at) < LOOK_EVERY;
+        if self.looked_at.is_some_and(is_early) {
+            return false;
+        }
+        self.looked_at = Some(now);
+        match answers(&self.stream) {
+            Ok(Some(answers)) => self.silence.is_gone(answers, now),
+            Ok(None) => false,
+            Err(error) => {
+                warn!(%error, "whether a holder is still there can't be told");
+                false
+            }
+        }
     }
 }
 
@@ -117,7 +165,9 @@ impl Connection {
             stream: LimitedStream {
                 stream,
                 limit: write_timeout,
-                stalled: None,
+                stall: None,
+                silence: Silence::default(),
+                looked_at: None,
             },
             replacement: None,
             peer: Peer::default(),
@@ -157,12 +207,14 @@ impl AsyncWrite for Connection {
             replacement,
             peer,
         } = self.get_mut();
-        peer.apply(&stream.stream);
+        let is_watched = peer.is_watched();
         if replacement.is_none() {
             match bare_refusal(bytes) {
-                None => return stream.poll_write(context, bytes),
+                None => return stream.poll_write(context, bytes, is_watched),
                 // Answers to earlier requests go first, as they are.
-                Some((start @ 1.., _)) => return stream.poll_write(context, &bytes[..start]),
+                Some((start @ 1.., _)) => {
+                    return stream.poll_write(context, &bytes[..start], is_watched);
+                }
                 Some((0, refusal)) => {
                     *replacement = Some(Replacement {
                         replaced: bytes.len(),
@@ -177,7 +229,7 @@ impl AsyncWrite for Connection {
             if rest.is_empty() {
                 break;
             }
-            match ready!(stream.poll_write(context, rest))? {
+            match ready!(stream.poll_write(context, rest, is_watched))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 written => unfinished.written += written,
             }
@@ -251,15 +303,20 @@ mod tests {
         Some((start, String::from_utf8(bytes).unwrap()))
     }
 
-    #[actix_web::test]
-    async fn a_client_that_never_reads_loses_its_connection() {
-        const LIMIT: Duration = Duration::from_millis(200);
+    /// A client, and the connection that it has to us.
+    fn pair(write_timeout: Duration) -> (std::net::TcpStream, Connection) {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (accepted, _) = listener.accept().unwrap();
         accepted.set_nonblocking(true).unwrap();
         let stream = TcpStream::from_std(accepted).unwrap();
-        let mut connection = Connection::new(stream, LIMIT);
+        (client, Connection::new(stream, write_timeout))
+    }
+
+    #[actix_web::test]
+    async fn a_client_that_never_reads_loses_its_connection() {
+        const LIMIT: Duration = Duration::from_millis(200);
+        let (mut client, mut connection) = pair(LIMIT);
 
         // A client that is late but reads gets all of it.
         let answer = vec![b'x'; 32 << 20];
@@ -288,32 +345,43 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[actix_web::test]
-    async fn what_is_sent_to_a_watched_client_has_to_arrive_soon() {
-        use rustix::net::sockopt::tcp_user_timeout;
+    async fn a_watched_client_that_does_not_read_keeps_its_connection_while_it_is_watched() {
+        const LIMIT: Duration = Duration::from_millis(100);
+        let (mut client, mut connection) = pair(LIMIT);
+        let watched_until = CancellationToken::new();
+        connection.peer().watch(watched_until.clone());
+        let answer = vec![b'x'; 32 << 20];
+        let size = answer.len();
+        let _client = {
+            let mut writes = std::pin::pin!(connection.write_all(&answer));
+            // Longer than an answer may take, too.
+            let patience = Duration::from_secs(4);
+            let waiting = tokio::time::timeout(patience, &mut writes).await;
+            assert!(waiting.is_err(), "{waiting:?}");
+            let reads = move || client.read_exact(&mut vec![0; size]).map(|()| client);
+            let reads = std::thread::spawn(reads);
+            writes.await.unwrap();
+            reads.join().unwrap().unwrap()
+        };
 
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (accepted, _) = listener.accept().unwrap();
-        accepted.set_nonblocking(true).unwrap();
-        let stream = TcpStream::from_std(accepted).unwrap();
-        let mut connection = Connection::new(stream, WRITE_TIMEOUT);
-        connection.write_all(b"x").await.unwrap();
-        assert_eq!(tcp_user_timeout(&connection.stream.stream), Ok(0));
-        connection.peer().watch();
-        connection.write_all(b"x").await.unwrap();
-        assert_eq!(tcp_user_timeout(&connection.stream.stream), Ok(3000));
+        watched_until.cancel();
+        let stalls = async {
+            loop {
+                if let Err(error) = connection.write_all(&answer).await {
+                    break error;
+                }
+            }
+        };
+        let error = tokio::time::timeout(Duration::from_secs(60), stalls).await;
+        let error = error.expect("it is held for ever");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 
     #[actix_web::test]
     async fn a_client_that_sends_nothing_more_is_gone() {
         use tokio::io::AsyncReadExt as _;
 
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (accepted, _) = listener.accept().unwrap();
-        accepted.set_nonblocking(true).unwrap();
-        let stream = TcpStream::from_std(accepted).unwrap();
-        let mut connection = Connection::new(stream, WRITE_TIMEOUT);
+        let (mut client, mut connection) = pair(WRITE_TIMEOUT);
         let (peer, limit) = (connection.peer().clone(), Duration::from_secs(10));
         std::io::Write::write_all(&mut client, b"x").unwrap();
         assert_eq!(connection.read(&mut [0; 8]).await.unwrap(), 1);

@@ -14,8 +14,9 @@ use super::stream::{Source, encode_event, encode_gap};
 use crate::monitor::Watched;
 use crate::supervisor::Hold;
 
-/// After how long a silent stream says that it is still there. With the time after which what was
-/// sent has to have arrived ([`Peer::watch`]) it is how soon a machine that has vanished is noticed.
+/// After how long a silent stream says that it is still there. A machine that has vanished is noticed
+/// when it has answered no comment for a while ([`Peer::watch`]), which is looked at with each: after
+/// three of them.
 pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(2);
 
 /// How long nothing must come before a stream that is to close has told all.
@@ -30,9 +31,9 @@ pub(super) struct Lease {
 }
 
 impl Lease {
-    /// The lease of `peer`, which is watched from now on.
+    /// The lease of `peer`, which is watched as long as it is one.
     pub(super) fn new(hold: Hold, ends: EndsOfHolder, peer: Peer) -> Self {
-        peer.watch();
+        peer.watch(hold.until());
         Self { hold, ends, peer }
     }
 }

@@ -43,6 +43,7 @@ mod route;
 mod schema;
 mod server;
 mod sessions;
+mod silence;
 mod stop;
 mod stream;
 mod target;

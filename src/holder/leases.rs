@@ -23,7 +23,7 @@ const MAX_GONE: usize = 16_384;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ConnectionId(u64);
 
-/// An open connection that is a lease.
+/// An open connection that is a lease, or a parent that has its child's.
 #[derive(Debug)]
 struct Connection {
     id: ConnectionId,
@@ -75,6 +75,9 @@ struct Holder {
     past_runs: VecDeque<RunId>,
     /// Whether the current run is the first since it was mentioned.
     is_first_run: bool,
+    /// Its parent, which would know of its death: the holder's as a whole, whichever its run, so that
+    /// nothing that the holder does takes its place.
+    parent: Option<Connection>,
     connection: Option<Connection>,
     /// When the lease of a connection that is gone is over.
     disconnected_until: Option<Instant>,
@@ -104,6 +107,7 @@ impl Holder {
             last_run: None,
             past_runs: VecDeque::new(),
             is_first_run: true,
+            parent: None,
             connection: None,
             disconnected_until: None,
             beat_until: None,
@@ -117,9 +121,13 @@ impl Holder {
         }
     }
 
+    fn is_connected(&self) -> bool {
+        self.parent.is_some() || self.connection.is_some()
+    }
+
     /// When its lease is over; none as long as it is connected.
     fn until(&self) -> Option<Instant> {
-        if self.connection.is_some() {
+        if self.is_connected() {
             return None;
         }
         let until = [self.disconnected_until, self.beat_until, self.awaited_until];
@@ -136,6 +144,7 @@ impl Holder {
         self.lease = lease;
     }
 
+    /// Drops the leases that its run has taken.
     fn drop_leases(&mut self) {
         self.connection = None;
         self.disconnected_until = None;
@@ -143,7 +152,7 @@ impl Holder {
     }
 
     fn state(&self) -> LeaseState {
-        if self.connection.is_some() {
+        if self.is_connected() {
             return LeaseState::Connected;
         }
         let until = self.until();
@@ -195,9 +204,9 @@ impl Holder {
             return Ok(false);
         }
         self.is_first_run = false;
-        self.past_seen_at = match self.connection {
-            Some(_) => wall,
-            None => self.seen_at,
+        self.past_seen_at = match self.is_connected() {
+            true => wall,
+            false => self.seen_at,
         };
         self.drop_leases();
         Ok(true)
@@ -274,14 +283,15 @@ impl Holders {
     }
 
     /// A connection becomes the lease of a run, in place of the connection before. The token fires
-    /// when another takes its place.
+    /// when another takes its place. Where `is_parent`, it stands for the parent of the holder's
+    /// process, beside whatever that does itself.
     pub(crate) fn connect(
         &mut self,
         holder: &HolderId,
         run_id: &RunId,
         grace: Duration,
-        now: Instant,
-        wall: Timestamp,
+        is_parent: bool,
+        (now, wall): (Instant, Timestamp),
     ) -> Result<(ConnectionId, CancellationToken, Change), Refused> {
         let id = ConnectionId(self.connections + 1);
         let replaced = CancellationToken::new();
@@ -292,7 +302,10 @@ impl Holders {
         };
         let change = self.change(holder, now, wall, |entry| {
             let takes_over = entry.enter(holder, run_id, wall)?;
-            entry.connection = Some(connection);
+            match is_parent {
+                true => entry.parent = Some(connection),
+                false => entry.connection = Some(connection),
+            }
             entry.disconnected_until = None;
             entry.awaited_until = None;
             let beats = entry.beat_until.map_or(Duration::ZERO, |_| entry.lease);
@@ -314,8 +327,11 @@ impl Holders {
         let Some(entry) = self.holders.get_mut(holder) else {
             return;
         };
-        if let Some(gone) = entry.connection.take_if(|open| open.id == connection) {
-            entry.disconnected_until = Some(now + gone.grace);
+        let open = [&mut entry.parent, &mut entry.connection].into_iter();
+        let gone = open.find_map(|open| open.take_if(|open| open.id == connection));
+        if let Some(gone) = gone {
+            let until = now + gone.grace;
+            entry.disconnected_until = entry.disconnected_until.max(Some(until));
             entry.seen_at = wall;
         }
     }
@@ -391,7 +407,7 @@ impl Holders {
     }
 
     /// The holder has said that it is done. It is forgotten when it has no sessions, and has a while
-    /// for that if their ends can't be recorded now.
+    /// for that if their ends can't be recorded now. One with a parent stays as long as that says so.
     pub(crate) fn leave(&mut self, holder: &HolderId, now: Instant, wall: Timestamp) {
         if let Some(entry) = self.holders.get_mut(holder) {
             entry.drop_leases();
@@ -461,7 +477,8 @@ impl Holders {
     /// Forgets a holder that has no sessions, if its lease is over or it has said that it is done.
     /// Answers whether it is forgotten now.
     pub(crate) fn forget(&mut self, holder: &HolderId, now: Instant) -> bool {
-        let is_done = |entry: &Holder| entry.is_leaving || entry.is_over(now);
+        let is_done =
+            |entry: &Holder| !entry.is_connected() && (entry.is_leaving || entry.is_over(now));
         if !self.holders.get(holder).is_some_and(is_done) {
             return false;
         }
@@ -529,6 +546,39 @@ mod tests {
         assert!(beat("one more").unwrap().takes_over);
         // The oldest is forgotten.
         assert!(beat("0").unwrap().takes_over);
+    }
+
+    #[test]
+    fn a_parents_lease_lasts_whatever_its_child_does() {
+        let (mut holders, now) = (Holders::default(), Instant::now());
+        let (holder, grace, later) = (name("h"), Duration::ZERO, now + FIRST_LEASE * 2);
+        let connect = |holders: &mut Holders, run: &str, is_parent| {
+            let connected = holders.connect(&holder, &name(run), grace, is_parent, (now, WALL));
+            connected.unwrap().0
+        };
+        let parent = connect(&mut holders, "1", true);
+        let is_connected = |holders: &Holders| {
+            let status = holders.statuses(later, |_| 0).pop().unwrap();
+            status.lease == LeaseState::Connected && status.expires_in_ms.is_none()
+        };
+
+        let own = connect(&mut holders, "1", false);
+        holders.disconnect(&holder, own, now, WALL);
+        assert!(is_connected(&holders), "after a connection of its own");
+        holders
+            .beat(&holder, &name("1"), FIRST_LEASE, now, WALL)
+            .unwrap();
+        let other = connect(&mut holders, "2", false);
+        holders.disconnect(&holder, other, now, WALL);
+        assert!(is_connected(&holders), "after another run of it");
+        holders.leave(&holder, now, WALL);
+        assert!(!holders.forget(&holder, later), "after its own end");
+        assert!(is_connected(&holders));
+        assert_eq!(holders.find_lost(later), []);
+
+        holders.disconnect(&holder, parent, now, WALL);
+        assert_eq!(holders.find_lost(later), [holder.clone()]);
+        assert!(holders.forget(&holder, later));
     }
 
     #[test]

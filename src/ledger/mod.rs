@@ -153,6 +153,8 @@ pub struct Intent {
     pub trigger: String,
     /// When it was asked for.
     pub asked_at: Timestamp,
+    /// Whether what other programs [hold](Session::holder) ends, too.
+    pub ends_held: bool,
 }
 
 /// The run of a supervisor before this one.
@@ -166,6 +168,9 @@ pub struct Predecessor {
     pub alive_at: Timestamp,
     /// The stop that it had begun, if any.
     pub intent: Option<Intent>,
+    /// Whether what other programs [hold](Session::holder) ended with it: as its intent had it, if
+    /// there was one.
+    pub ends_held: bool,
     /// Whether it came to the end of its stop.
     pub stopped: bool,
 }
@@ -272,9 +277,10 @@ pub trait Ledger: Send + Sync + fmt::Debug + 'static {
     fn detach_others(&self, configured: &[Arc<str>], now: Timestamp) -> LedgerFuture<()>;
 
     /// Begins the run `instance`, and ends in one step what the run before left active: before
-    /// anything else is recorded. What other programs [hold](Session::holder) goes on, unless that run
-    /// was about to stop for [`EndReason::Shutdown`]; see [`held`](Self::held). If that run did not come to the end of its stop, it counts as a
-    /// death for each plugin that was behind the log; see [`Position::deaths`].
+    /// anything else is recorded. What other programs [hold](Session::holder) goes on, unless it
+    /// [ended with that run](Predecessor::ends_held); see [`held`](Self::held). If that run did not
+    /// come to the end of its stop, it counts as a death for each plugin that was behind the log; see
+    /// [`Position::deaths`].
     fn recover(&self, _: InstanceId, _: Timestamp) -> LedgerFuture<Recovery> {
         Box::pin(std::future::ready(Ok(Recovery::default())))
     }
@@ -282,6 +288,11 @@ pub trait Ledger: Send + Sync + fmt::Debug + 'static {
     /// What goes on from the run before, once this one was [begun](Self::recover).
     fn held(&self) -> LedgerFuture<Held> {
         Box::pin(std::future::ready(Ok(Held::default())))
+    }
+
+    /// Notes that what other programs hold ends with this run, if it dies.
+    fn bind_held(&self) -> LedgerFuture<()> {
+        Box::pin(std::future::ready(Ok(())))
     }
 
     /// Notes how a holder is, in place of what was noted of it before.

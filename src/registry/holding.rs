@@ -17,7 +17,7 @@ use super::{SessionRegistry, StartedSession};
 #[rtype(result = "Result<StartedSession, Error>")]
 pub(crate) struct StartedByHolder(pub(crate) NewSession);
 
-/// A connection becomes the lease of a holder's run.
+/// A connection becomes the lease of a holder's run, or the parent of its process has it.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<Connected, Error>")]
 pub(crate) struct Connect {
@@ -25,6 +25,8 @@ pub(crate) struct Connect {
     pub(crate) run_id: RunId,
     /// How long the lease outlives the connection.
     pub(crate) grace: Duration,
+    /// Whether it stands for the parent, whose lease nothing takes the place of.
+    pub(crate) is_parent: bool,
 }
 
 /// The answer to [`Connect`]: the lease, which is given back when this is dropped. So it is where

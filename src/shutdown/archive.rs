@@ -160,7 +160,9 @@ mod tests {
                 restart_expected: None,
                 trigger: "SIGTERM".into(),
                 asked_at: time("2026-11-22T11:00:00Z"),
+                ends_held: reason == EndReason::Shutdown,
             }),
+            ends_held: intent == Some(EndReason::Shutdown),
             stopped: false,
         }
     }

@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use super::deferral::Deferral;
 use super::draft::Draft;
 use super::report::{Outcome, ShutdownReport};
 use super::sequence::Sequence;
@@ -90,6 +91,9 @@ impl ShutdownCoordinator {
         }
         let settings = &self.settings;
         settings.door.close();
+        // A request that comes right when it is lifted is not the one that it was lifted for.
+        let deferral = settings.deferral.as_ref();
+        let request = deferral.and_then(Deferral::lifted_for).unwrap_or(request);
         // Before anything that may be stuck, the log included.
         let end = settings.budget.end(request.asked_at);
         if let Some(watchdog) = &settings.watchdog {

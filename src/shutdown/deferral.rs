@@ -17,6 +17,7 @@ pub(crate) struct Deferral {
 #[derive(Debug, Default)]
 struct State {
     first: Option<Shutdown>,
+    lifted_for: Option<Shutdown>,
     is_lifted: bool,
     is_given_up: bool,
 }
@@ -80,10 +81,18 @@ impl Deferral {
         let _ = state.wait_for(|state| state.is_given_up).await;
     }
 
-    /// From now on a request begins the shutdown.
+    /// From now on a request begins the shutdown: `request` does, whichever comes first.
     #[cfg(any(feature = "cli", test))]
-    pub(crate) fn lift(&self) {
-        self.state.send_modify(|state| state.is_lifted = true);
+    pub(crate) fn lift(&self, request: Shutdown) {
+        self.state.send_modify(|state| {
+            state.is_lifted = true;
+            state.lifted_for = Some(request);
+        });
+    }
+
+    /// The request that it was lifted for.
+    pub(super) fn lifted_for(&self) -> Option<Shutdown> {
+        self.state.borrow().lifted_for.clone()
     }
 }
 
@@ -104,7 +113,7 @@ mod tests {
         assert_eq!(ask("api").as_deref(), Some("SIGTERM"));
         assert_eq!(deferral.asked().await.trigger, "SIGTERM");
         assert!(deferral.is_kept());
-        deferral.lift();
+        deferral.lift(Shutdown::now());
         assert_eq!(ask("late"), None);
         assert!(!deferral.is_kept());
     }
@@ -136,8 +145,11 @@ mod tests {
         let late = NewSession::new(SessionId::new("late").unwrap());
         supervisor.started(late.clone()).await.unwrap();
 
-        deferral.lift();
         let request = deferral.asked().await.beginning_now().with_exit_code(7);
+        deferral.lift(request.clone());
+        // One that gets in between changes nothing.
+        let between = Shutdown::now().with_trigger("SIGTERM");
+        supervisor.begin_shutdown(between).await.unwrap();
         let report = supervisor.shutdown(request).await.unwrap();
         assert_eq!(
             (report.reason, &*report.trigger),

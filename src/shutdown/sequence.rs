@@ -21,7 +21,7 @@ use crate::bus::{ClosePlugins, CutAt, Drain, RecordedEnds, SessionEnd, TellLifec
 use crate::event::{Hook, Lifecycle, OpenSession};
 use crate::ledger::{Intent, LedgerError, LedgerFuture, check_files};
 use crate::registry::{CloseDoor, ClosedDoor};
-use crate::session::{End, EndDetails, EndReason};
+use crate::session::{End, EndDetails};
 
 /// How long the end of the stop may take to be noted and its report to be written, whatever is left
 /// of the budget.
@@ -96,18 +96,15 @@ impl Sequence {
     }
 
     /// Records why the sessions end, for the next start in case that this process does not come to
-    /// the end of its stop. Not where sessions of holders go on over a shutdown: that start would end
-    /// them.
+    /// the end of its stop.
     async fn intend(&self) {
         let reason = self.request.reason();
-        if reason == EndReason::Shutdown && self.settings.keeps_held(reason) {
-            return;
-        }
         let intent = Intent {
             reason,
             restart_expected: self.request.restart_expected,
             trigger: self.request.trigger.clone(),
             asked_at: self.draft.with(|report| report.started_at),
+            ends_held: !self.settings.keeps_held(reason),
         };
         let recorded = self.settings.ledger.intend(intent);
         let patience = self.settings.budget.ledger_patience();

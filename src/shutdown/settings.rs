@@ -101,6 +101,17 @@ pub(crate) enum HeldAtStop {
 }
 
 impl HeldAtStop {
+    /// Whether they end with this process when it dies, too.
+    pub(crate) fn end_at_death(self) -> bool {
+        match self {
+            Self::GoOnOverRestart => false,
+            #[cfg(feature = "cli")]
+            Self::End => true,
+            #[cfg(feature = "cli")]
+            Self::GoOn => false,
+        }
+    }
+
     /// Whether holders can reach this process.
     pub(crate) fn hears_holders(self) -> bool {
         match self {

@@ -324,6 +324,9 @@ impl Builder {
         let plugins = PluginBus::attach(plugins, &*ledger).await?;
         let recovery = ledger.recover(instance, self.clock.now()).await?;
         let held = ledger.held().await?;
+        if self.held_at_stop.end_at_death() {
+            ledger.bind_held().await?;
+        }
         let before = recovery.predecessor.as_ref();
         let held_seen_at = before.map_or_else(|| self.clock.now(), |run| run.alive_at);
         let state_dir = self.state_dir.as_ref();

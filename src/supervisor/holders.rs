@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
+#[cfg(feature = "gateway")]
+use tokio_util::sync::CancellationToken;
 
 use super::SessionSupervisor;
 use crate::bus::DeliveryState;
@@ -36,6 +38,12 @@ impl Hold {
     pub async fn replaced(&self) {
         self.0.replaced.cancelled().await;
     }
+
+    /// Fires when this is a lease no longer.
+    #[cfg(feature = "gateway")]
+    pub(crate) fn until(&self) -> CancellationToken {
+        self.0.replaced.clone()
+    }
 }
 
 impl SessionSupervisor {
@@ -59,6 +67,29 @@ impl SessionSupervisor {
             holder,
             run_id,
             grace,
+            is_parent: false,
+        };
+        Ok(Hold(self.registry.send(message).await??))
+    }
+
+    /// As [`hold`](Self::hold), for the parent of the holder's process, which would see it die: a
+    /// lease beside those that the process takes itself, and that lasts whichever its run, until the
+    /// answer is dropped.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`hold`](Self::hold).
+    #[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "the command line's"))]
+    pub(crate) async fn hold_as_parent(
+        &self,
+        holder: HolderId,
+        run_id: RunId,
+    ) -> Result<Hold, Error> {
+        let message = Connect {
+            holder,
+            run_id,
+            grace: Duration::ZERO,
+            is_parent: true,
         };
         Ok(Hold(self.registry.send(message).await??))
     }

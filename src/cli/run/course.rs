@@ -9,23 +9,18 @@ use std::time::Duration;
 
 use futures_util::future::join;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{sleep, sleep_until, timeout};
+use tokio::time::{sleep_until, timeout};
 use tracing::{info, warn};
 
 use super::program::{Exit, Program};
 use super::{Identity, orphans};
 use crate::cli::serve::Running;
 use crate::cli::{COULD_NOT_START, LOST, fail, notify};
-use crate::error::Error;
-use crate::holder::{DEFAULT_GRACE, MAX_TTL};
 use crate::shutdown::{Deferral, Shutdown, Signal, is_ignored};
 use crate::supervisor::Hold;
 
 /// The trigger of a stop that the program's exit began.
 const CHILD_EXIT: &str = "child-exit";
-
-/// How often the lease is renewed once the program has taken it into its own hands.
-const RENEW_EVERY: Duration = Duration::from_secs(20);
 
 /// How long a program that was killed may take to be gone.
 const KILL_PATIENCE: Duration = Duration::from_millis(50);
@@ -49,16 +44,15 @@ impl Course<'_> {
         let started = self.start(command).await;
         let life = async {
             let request = match &started {
-                Ok((hold, program)) => tokio::select! {
+                Ok((_, program)) => tokio::select! {
                     biased;
                     request = self.live(program) => request,
-                    never = self.keep_lease(hold) => match never {},
                     never = pass_on(program) => match never {},
                     never = orphans::reap() => match never {},
                 },
                 Err(code) => ended_by_itself(*code),
             };
-            self.deferral.lift();
+            self.deferral.lift(request.clone());
             // It joins one that was forced meanwhile.
             let _ = supervisor.begin_shutdown(request).await;
         };
@@ -77,7 +71,7 @@ impl Course<'_> {
     async fn start(&self, command: &[OsString]) -> Result<(Hold, Program), u8> {
         let Identity { holder, run_id, .. } = &self.identity;
         let supervisor = &self.gateway.supervisor;
-        let hold = supervisor.hold(holder.clone(), run_id.clone(), DEFAULT_GRACE);
+        let hold = supervisor.hold_as_parent(holder.clone(), run_id.clone());
         let hold = hold.await.map_err(|error| {
             tracing::error!(%error, "the program gets no lease");
             COULD_NOT_START
@@ -158,26 +152,6 @@ impl Course<'_> {
             Ok(Ok(sessions)) => info!(sessions, reason = %exit.reason(), "its sessions have ended"),
             Ok(Err(error)) => warn!(%error, "not all of its sessions have ended"),
             Err(_) => warn!("its sessions could not be ended in time"),
-        }
-    }
-
-    /// Keeps the lease as long as the program lives, whatever it does with it: it may hold by a
-    /// connection of its own, or end what it holds and go on.
-    async fn keep_lease(&self, hold: &Hold) -> Infallible {
-        let Identity { holder, run_id, .. } = &self.identity;
-        hold.replaced().await;
-        loop {
-            let supervisor = &self.gateway.supervisor;
-            let renewed = supervisor.heartbeat(holder.clone(), run_id.clone(), MAX_TTL);
-            match renewed.await {
-                Ok(()) => {}
-                Err(Error::RunIsOver { .. }) => {
-                    warn!("the program holds sessions under a run of its own");
-                    return pending().await;
-                }
-                Err(error) => warn!(%error, "the lease is not renewed"),
-            }
-            sleep(RENEW_EVERY).await;
         }
     }
 }

@@ -229,6 +229,10 @@ impl Ledger for SqliteLedger {
         self.writer.ask(1, |records| records.held())
     }
 
+    fn bind_held(&self) -> LedgerFuture<()> {
+        self.writer.ask(1, |records| records.bind_held())
+    }
+
     fn keep_holder(&self, holder: HolderRecord) -> LedgerFuture<()> {
         self.writer
             .ask(1, move |records| records.keep_holder(&holder))

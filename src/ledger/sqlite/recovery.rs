@@ -41,7 +41,7 @@ const HELD: &str = "
 
 /// The last run, for [`predecessor`].
 pub(super) const LAST_RUN: &str = r#"
-    SELECT id, started_at, alive_at, reason, restart_expected_ms, "trigger", asked_at,
+    SELECT id, started_at, alive_at, reason, restart_expected_ms, "trigger", asked_at, ends_held,
         stopped_at IS NOT NULL AS stopped
     FROM instances ORDER BY number DESC LIMIT 1"#;
 
@@ -66,7 +66,7 @@ impl Records<'_> {
             (None, Some(run)) => (EndReason::Crash, run.alive_at),
             (None, None) => (EndReason::Crash, now),
         };
-        let ends_held = intent.is_some_and(|intent| intent.reason == EndReason::Shutdown);
+        let ends_held = predecessor.as_ref().is_some_and(|run| run.ends_held);
         let found = self.prepare(END_OPEN)?.execute(named_params! {
             ":ends_held": ends_held,
             ":head": self.state.head,
@@ -104,6 +104,12 @@ impl Records<'_> {
             .query_map([], holder_record)?
             .collect::<Result<_, _>>()?;
         Ok(Held { sessions, holders })
+    }
+
+    pub(super) fn bind_held(&self) -> Result<(), Fault> {
+        self.prepare("UPDATE instances SET ends_held = 1 WHERE number = ?1")?
+            .execute([self.run()?])?;
+        Ok(())
     }
 
     pub(super) fn keep_holder(&self, holder: &HolderRecord) -> Result<(), Fault> {
@@ -171,7 +177,7 @@ impl Records<'_> {
         self.prepare(
             r#"UPDATE instances
                SET reason = ?2, restart_expected_ms = ?3, "trigger" = ?4, asked_at = ?5,
-                   alive_at = max(alive_at, ?5)
+                   ends_held = ?6, alive_at = max(alive_at, ?5)
                WHERE number = ?1"#,
         )?
         .execute(params![
@@ -179,7 +185,8 @@ impl Records<'_> {
             intent.reason,
             expected,
             intent.trigger,
-            Millis(intent.asked_at)
+            Millis(intent.asked_at),
+            intent.ends_held
         ])?;
         Ok(())
     }
@@ -211,6 +218,7 @@ fn holder_record(row: &Row<'_>) -> rusqlite::Result<HolderRecord> {
 
 pub(super) fn predecessor(row: &Row<'_>) -> rusqlite::Result<Predecessor> {
     let reason: Option<EndReason> = row.get("reason")?;
+    let ends_held = row.get("ends_held")?;
     let intent = reason.map(|reason| -> rusqlite::Result<Intent> {
         let expected: Option<u64> = row.get("restart_expected_ms")?;
         Ok(Intent {
@@ -218,6 +226,7 @@ pub(super) fn predecessor(row: &Row<'_>) -> rusqlite::Result<Predecessor> {
             restart_expected: expected.map(Duration::from_millis),
             trigger: row.get("trigger")?,
             asked_at: row.get::<_, Millis>("asked_at")?.0,
+            ends_held,
         })
     });
     Ok(Predecessor {
@@ -225,6 +234,7 @@ pub(super) fn predecessor(row: &Row<'_>) -> rusqlite::Result<Predecessor> {
         started_at: row.get::<_, Millis>("started_at")?.0,
         alive_at: row.get::<_, Millis>("alive_at")?.0,
         intent: intent.transpose()?,
+        ends_held,
         stopped: row.get("stopped")?,
     })
 }

@@ -18,7 +18,11 @@ const APPLICATION_ID: u32 = 0x5353_7570;
 
 /// What leads from each version to the next, from an empty file on. Released ones are never
 /// changed.
-pub(super) const MIGRATIONS: &[&str] = &[include_str!("schema.sql"), include_str!("holders.sql")];
+pub(super) const MIGRATIONS: &[&str] = &[
+    include_str!("schema.sql"),
+    include_str!("holders.sql"),
+    include_str!("bound.sql"),
+];
 
 /// Files up to this size are read through at the start. What is damaged in a larger one is found
 /// when it is needed.

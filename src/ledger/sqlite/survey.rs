@@ -77,8 +77,7 @@ impl SqliteLedger {
 fn survey(connection: &Connection, named: usize) -> rusqlite::Result<Survey> {
     let predecessor: Option<Predecessor> =
         connection.query_row(LAST_RUN, [], predecessor).optional()?;
-    let intent = predecessor.as_ref().and_then(|run| run.intent.as_ref());
-    let ends_held = intent.is_some_and(|intent| intent.reason == EndReason::Shutdown);
+    let ends_held = predecessor.as_ref().is_some_and(|run| run.ends_held);
     let (open, held) = connection.query_row(
         "SELECT count(*) FILTER (WHERE ?1 OR NOT held), count(*) FILTER (WHERE held AND NOT ?1)
          FROM open",

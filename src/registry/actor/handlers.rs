@@ -7,10 +7,10 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::super::{
-    CloseDoor, ClosedDoor, CountActive, CountMatching, Ended, EndedSession, Find, Limits,
-    ListSessions, SessionState, Snapshot, Started, StartedSession, Touch,
+    CountActive, CountMatching, Ended, EndedSession, Find, ListSessions, SessionState, Snapshot,
+    Started, StartedSession, Touch,
 };
-use super::{Closing, Request, SessionRegistry};
+use super::{Request, SessionRegistry};
 use crate::bus::ActiveIds;
 use crate::error::Error;
 use crate::ledger::SessionRecord;
@@ -166,41 +166,5 @@ impl Handler<Find> for SessionRegistry {
 
     fn handle(&mut self, Find(id): Find, _: &mut Context<Self>) -> Self::Result {
         Box::pin(self.find(id))
-    }
-}
-
-impl Handler<Limits> for SessionRegistry {
-    type Result = ();
-
-    fn handle(&mut self, limits: Limits, ctx: &mut Context<Self>) {
-        if self.settings.limits != limits {
-            self.settings.limits = limits;
-            self.schedule_sweeps(ctx);
-        }
-    }
-}
-
-impl Handler<CloseDoor> for SessionRegistry {
-    type Result = ResponseFuture<Result<ClosedDoor, Error>>;
-
-    fn handle(&mut self, message: CloseDoor, ctx: &mut Context<Self>) -> Self::Result {
-        self.settings.door.close();
-        if self.closing.is_some() {
-            return Box::pin(std::future::ready(Err(Error::ShuttingDown)));
-        }
-        let (reply, answer) = oneshot::channel();
-        self.closing = Some(Closing::Waiting {
-            reason: message.reason,
-            keeps_held: message.keeps_held,
-            reply,
-        });
-        self.schedule_sweeps(ctx);
-        self.look_no_more(ctx);
-        if self.recording == 0 {
-            self.take_snapshot(ctx);
-        } else {
-            ctx.run_later(message.patience, Self::take_snapshot);
-        }
-        Box::pin(async move { answer.await.map_err(|_| Error::Stopped) })
     }
 }

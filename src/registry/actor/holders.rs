@@ -1,6 +1,6 @@
-//! Sessions that other programs hold: what signs of life do to them, and what their absence does.
+//! Sessions that other programs hold: what a sign of life changes, and what its absence does.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,19 +9,13 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::super::active::StartPlan;
-use super::super::{
-    Connect, Connected, Disconnected, EndHolder, EndedHolder, Heartbeat, HolderStatuses, Reconcile,
-    Reconciled, StartedByHolder, StartedSession,
-};
-use super::bulk::end_in_parts;
-use super::handlers::refused;
 use super::{SessionRegistry, Transition};
 use crate::bus::MAX_ENDS_AT_ONCE;
 use crate::error::Error;
 use crate::event::OpenSession;
-use crate::holder::{Change, Due, HolderRecord, HolderStatus};
+use crate::holder::{Change, Due, HolderRecord};
 use crate::ledger::{LedgerError, LedgerFuture};
-use crate::session::{End, EndReason, HolderId, InvalidField, NewSession, Session, SessionId};
+use crate::session::{End, EndReason, HolderId, NewSession, Session};
 
 /// How soon to try again to end what the ledger could not record the end of.
 const RETRY: Duration = Duration::from_secs(1);
@@ -155,7 +149,7 @@ impl SessionRegistry {
     }
 
     /// Acts on what a sign of life has changed. Completes when a later process would know.
-    fn accept(
+    pub(super) fn accept(
         &mut self,
         holder: &HolderId,
         change: Change,
@@ -243,7 +237,7 @@ impl SessionRegistry {
         }
     }
 
-    fn forget_if_done(&mut self, holder: &HolderId) {
+    pub(super) fn forget_if_done(&mut self, holder: &HolderId) {
         let has_none = self.active.count_held_by(holder) == 0;
         if has_none && self.holders.forget(holder, Instant::now()) {
             let forgotten = self.ledger.forget_holder(holder);
@@ -265,7 +259,7 @@ impl SessionRegistry {
 
     /// Looks at the leases when this holder's is over at the latest. A look that comes too early does no
     /// harm, so a lease that is only prolonged costs nothing here.
-    fn watch_lease(&mut self, holder: &HolderId, ctx: &mut Context<Self>) {
+    pub(super) fn watch_lease(&mut self, holder: &HolderId, ctx: &mut Context<Self>) {
         if let Some(until) = self.holders.until(holder) {
             self.look_by(until, ctx);
         }
@@ -325,7 +319,7 @@ impl SessionRegistry {
         }
     }
 
-    fn is_closed(&self) -> bool {
+    pub(super) fn is_closed(&self) -> bool {
         !self.settings.door.is_open() || self.closing.is_some()
     }
 }
@@ -340,164 +334,5 @@ impl Handler<NotKept> for SessionRegistry {
 
     fn handle(&mut self, NotKept(holder): NotKept, _: &mut Context<Self>) {
         self.holders.not_kept(&holder);
-    }
-}
-
-/// A holder is done: its sessions have ended.
-#[derive(Message)]
-#[rtype(result = "()")]
-struct Leave(HolderId);
-
-impl Handler<Leave> for SessionRegistry {
-    type Result = ();
-
-    fn handle(&mut self, Leave(holder): Leave, ctx: &mut Context<Self>) {
-        let (now, wall) = (Instant::now(), self.settings.clock.now());
-        self.holders.leave(&holder, now, wall);
-        self.forget_if_done(&holder);
-        self.watch_lease(&holder, ctx);
-    }
-}
-
-impl Handler<StartedByHolder> for SessionRegistry {
-    type Result = ResponseFuture<Result<StartedSession, Error>>;
-
-    fn handle(&mut self, message: StartedByHolder, ctx: &mut Context<Self>) -> Self::Result {
-        self.take_start(message.0, true, ctx)
-    }
-}
-
-impl Handler<Connect> for SessionRegistry {
-    type Result = ResponseFuture<Result<Connected, Error>>;
-
-    fn handle(&mut self, message: Connect, ctx: &mut Context<Self>) -> Self::Result {
-        if self.is_closed() {
-            return Box::pin(std::future::ready(Err(Error::ShuttingDown)));
-        }
-        let Connect {
-            holder,
-            run_id,
-            grace,
-        } = message;
-        let (now, wall) = (Instant::now(), self.settings.clock.now());
-        let connected = self.holders.connect(&holder, &run_id, grace, now, wall);
-        let (connection, replaced, change) = match connected {
-            Ok(connected) => connected,
-            Err(over) => return Box::pin(std::future::ready(Err(over.into()))),
-        };
-        let kept = self.accept(&holder, change, ctx);
-        let connected = Connected {
-            registry: ctx.address(),
-            holder,
-            connection,
-            replaced,
-        };
-        Box::pin(async move {
-            kept.await?;
-            Ok(connected)
-        })
-    }
-}
-
-impl Handler<Disconnected> for SessionRegistry {
-    type Result = ();
-
-    fn handle(&mut self, message: Disconnected, ctx: &mut Context<Self>) {
-        let Disconnected { holder, connection } = message;
-        let (now, wall) = (Instant::now(), self.settings.clock.now());
-        self.holders.disconnect(&holder, connection, now, wall);
-        self.watch_lease(&holder, ctx);
-    }
-}
-
-impl Handler<Heartbeat> for SessionRegistry {
-    type Result = ResponseFuture<Result<(), Error>>;
-
-    fn handle(&mut self, message: Heartbeat, ctx: &mut Context<Self>) -> Self::Result {
-        if self.is_closed() {
-            return Box::pin(std::future::ready(Err(Error::ShuttingDown)));
-        }
-        let Heartbeat {
-            holder,
-            run_id,
-            ttl,
-        } = message;
-        let (now, wall) = (Instant::now(), self.settings.clock.now());
-        let kept = match self.holders.beat(&holder, &run_id, ttl, now, wall) {
-            Ok(change) => self.accept(&holder, change, ctx),
-            Err(over) => return Box::pin(std::future::ready(Err(over.into()))),
-        };
-        Box::pin(async move { Ok(kept.await?) })
-    }
-}
-
-impl Handler<Reconcile> for SessionRegistry {
-    type Result = ResponseFuture<Result<Reconciled, Error>>;
-
-    fn handle(&mut self, message: Reconcile, ctx: &mut Context<Self>) -> Self::Result {
-        if self.is_closed() {
-            return Box::pin(std::future::ready(Err(Error::ShuttingDown)));
-        }
-        let Reconcile {
-            holder,
-            run_id,
-            ids,
-        } = message;
-        let (now, wall) = (Instant::now(), self.settings.clock.now());
-        let mentioned = self.holders.mention(&holder, Some(&run_id), now, wall);
-        let kept = match mentioned {
-            Ok((_, change)) => self.accept(&holder, change, ctx),
-            Err(over) => return Box::pin(std::future::ready(Err(over.into()))),
-        };
-        let listed: HashSet<&SessionId> = ids.iter().collect();
-        let (has, others): (Vec<_>, Vec<_>) = self
-            .active
-            .held_by(&holder)
-            .partition(|open| listed.contains(&open.session.id));
-        let has: HashSet<SessionId> = has
-            .into_iter()
-            .map(|open| open.session.id.clone())
-            .collect();
-        let not_active = ids.into_iter().filter(|id| !has.contains(id)).collect();
-        let ended = end_in_parts(ctx.address(), others, EndReason::Lost);
-        Box::pin(async move {
-            kept.await?;
-            let ended = ended.await?.len();
-            Ok(Reconciled { ended, not_active })
-        })
-    }
-}
-
-impl Handler<EndHolder> for SessionRegistry {
-    type Result = ResponseFuture<Result<EndedHolder, Error>>;
-
-    fn handle(&mut self, message: EndHolder, ctx: &mut Context<Self>) -> Self::Result {
-        let EndHolder { holder, reason } = message;
-        if reason == EndReason::Lost {
-            let problem = format!("`{reason}` is for the supervisor to find");
-            return refused(InvalidField::new("reason", problem));
-        }
-        let sessions = self.active.held_by(&holder).collect();
-        let registry = ctx.address();
-        let ended = end_in_parts(registry.clone(), sessions, reason);
-        Box::pin(async move {
-            let ended = ended.await;
-            // Its stream hears of the ends before it closes.
-            registry.do_send(Leave(holder));
-            let ended = ended?;
-            Ok(EndedHolder {
-                ended: ended.len(),
-                last: ended.last().cloned(),
-            })
-        })
-    }
-}
-
-impl Handler<HolderStatuses> for SessionRegistry {
-    type Result = Vec<HolderStatus>;
-
-    fn handle(&mut self, _: HolderStatuses, _: &mut Context<Self>) -> Self::Result {
-        let count = |holder: &HolderId| self.active.count_held_by(holder);
-        self.holders.statuses(Instant::now(), count)
     }
 }

@@ -14,8 +14,9 @@ use crate::gateway::{Finished, Gateway, command, run};
 const HERE: &str = "192.0.2.1";
 const TOKEN: &str = "operator-0123456789";
 
-/// After how long a machine counts as gone: a comment every 2 s, and 3 s for it to arrive.
-const NOTICED_WITHIN: Duration = Duration::from_secs(5);
+/// After how long a machine counts as gone: it is looked at with each comment, every 2 s, and the
+/// first that it has not answered has to be 3 s ago.
+const NOTICED_WITHIN: Duration = Duration::from_secs(6);
 
 const GRACE: Duration = Duration::from_secs(1);
 

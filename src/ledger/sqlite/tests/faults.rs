@@ -124,6 +124,7 @@ fn signs_of_life_and_stops_come_before_what_waits_and_nothing_is_let_go_of_meanw
         restart_expected: None,
         trigger: "SIGTERM".into(),
         asked_at: at(6),
+        ends_held: true,
     });
     let stopped = ledger.stop(at(7));
     let before = ledger.commits();

@@ -25,6 +25,7 @@ fn intent(reason: EndReason, asked_at: Timestamp) -> Intent {
         restart_expected: (reason == EndReason::Restart).then_some(Duration::from_millis(1500)),
         trigger: "SIGTERM".into(),
         asked_at,
+        ends_held: reason == EndReason::Shutdown,
     }
 }
 
@@ -367,11 +368,15 @@ fn held(name: &str, holder: &str) -> NewSession {
     new
 }
 
-/// Ledgers whose run held sessions of its own and of others, and left `intent`, if any.
-fn with_held(intent: Option<Intent>) -> Home {
+/// Ledgers whose run held sessions of its own and of others, to which it was `bound` or not, and left
+/// `intent`, if any.
+fn with_held(bound: bool, intent: Option<Intent>) -> Home {
     let home = Home::new();
     let ledger = home.open();
     let (run, _) = begin(&ledger, at(0));
+    if bound {
+        get(ledger.bind_held());
+    }
     run.start(&ledger, "ours", at(1));
     append(&ledger, vec![run.start_event(held("theirs", "h"), at(2))]);
     let over = append(&ledger, vec![run.start_event(held("over", "h"), at(3))]);
@@ -410,7 +415,7 @@ fn g11_what_others_hold_goes_on_after_a_crash_and_over_a_restart() {
         (None, EndReason::Crash),
         (Some(intent(EndReason::Restart, at(9))), EndReason::Restart),
     ] {
-        let home = with_held(intent);
+        let home = with_held(false, intent);
         let survey = SqliteLedger::survey(home.path(), 10).unwrap();
         assert_eq!((survey.open, survey.held), (1, 2));
         assert_eq!(survey.sessions, ["ours"]);
@@ -443,14 +448,41 @@ fn g11_what_others_hold_goes_on_after_a_crash_and_over_a_restart() {
     }
 }
 
-#[test]
-fn g11_a_shutdown_that_was_asked_for_ends_what_others_hold_too() {
-    let home = with_held(Some(intent(EndReason::Shutdown, at(9))));
+/// Asserts that the next run ends all that is open, for `reason`.
+#[track_caller]
+fn assert_all_end(home: &Home, reason: EndReason) {
     let survey = SqliteLedger::survey(home.path(), 10).unwrap();
     assert_eq!((survey.open, survey.held), (3, 0));
+    assert_eq!(survey.reason(), Some(reason));
     let ledger = home.open();
     let (_, recovery) = begin(&ledger, at(100));
-    let reason = Some(EndReason::Shutdown);
-    assert_eq!((recovery.found, recovery.reason), (3, reason));
+    assert_eq!((recovery.found, recovery.reason), (3, Some(reason)));
     assert!(get(ledger.held()).sessions.is_empty());
+}
+
+#[test]
+fn g11_a_shutdown_that_was_asked_for_ends_what_others_hold_too() {
+    let shutdown = intent(EndReason::Shutdown, at(9));
+    assert_all_end(&with_held(false, Some(shutdown)), EndReason::Shutdown);
+}
+
+#[test]
+fn g11_what_others_hold_ends_with_a_run_that_it_is_bound_to() {
+    assert_all_end(&with_held(true, None), EndReason::Crash);
+    let restart = Intent {
+        ends_held: true,
+        ..intent(EndReason::Restart, at(9))
+    };
+    assert_all_end(&with_held(true, Some(restart)), EndReason::Restart);
+
+    // Its successor is not bound by that.
+    let home = with_held(true, None);
+    let ledger = home.open();
+    let (run, _) = begin(&ledger, at(100));
+    append(&ledger, vec![run.start_event(held("new", "h"), at(101))]);
+    let next = home.killed();
+    let ledger = next.open();
+    let (_, recovery) = begin(&ledger, at(200));
+    assert_eq!(recovery.found, 0);
+    assert_eq!(get(ledger.held()).sessions.len(), 1);
 }

@@ -1,0 +1,106 @@
+//! The door that closes: the snapshot that ends every session in one step, and what comes late.
+
+use std::sync::Arc;
+
+use actix::prelude::*;
+use tokio::sync::oneshot;
+use tracing::{error, info};
+
+use super::super::active::ActiveSessions;
+use super::super::{CloseDoor, ClosedDoor};
+use super::SessionRegistry;
+use crate::error::Error;
+use crate::event::OpenSession;
+use crate::session::{End, EndDetails, EndReason, Session};
+
+/// A door that was closed.
+pub(super) enum Closing {
+    /// Some transitions are still being recorded; what ends sessions waits until they are.
+    Waiting {
+        reason: EndReason,
+        keeps_held: bool,
+        reply: oneshot::Sender<ClosedDoor>,
+    },
+    /// All these sessions have ended, in this way.
+    Closed {
+        sessions: ActiveSessions,
+        end: Arc<End>,
+    },
+}
+
+impl SessionRegistry {
+    /// Takes the snapshot that marks every session ended, if the door is closed and nothing comes
+    /// first any more.
+    pub(super) fn take_snapshot(&mut self, ctx: &mut Context<Self>) {
+        let (reason, keeps_held, reply) = match self.closing.take() {
+            Some(Closing::Waiting {
+                reason,
+                keeps_held,
+                reply,
+            }) => (reason, keeps_held, reply),
+            other => return self.closing = other,
+        };
+        let now = self.settings.clock.now();
+        let end = Arc::new(End::now(reason, EndDetails::default(), now));
+        let stays = |session: &Session| keeps_held && session.holder.is_some();
+        let sessions = self.active.take_not_ending(stays);
+        if self.active.len() > 0 {
+            info!(
+                sessions = self.active.len(),
+                "sessions go on for their holders, or end by themselves"
+            );
+        }
+        let closed = ClosedDoor {
+            // In this order, since a ledger finds starts that stand side by side faster.
+            sessions: sessions.by_start().collect(),
+            end: Arc::clone(&end),
+            unsettled: self.recording,
+        };
+        self.closing = Some(Closing::Closed { sessions, end });
+        if reply.send(closed).is_err() {
+            error!("the shutdown went on without the registry's snapshot");
+        }
+        // The starts among these are refused, whatever they wait for.
+        for number in self.waiting.numbers() {
+            if let Some((request, _)) = self.waiting.remove(number) {
+                self.attempt(number, request, ctx);
+            }
+        }
+    }
+
+    /// Ends sessions for the shutdown that its snapshot has missed, if it was taken already: what
+    /// was being recorded then has left them active. Once: a ledger that fails again has failed.
+    pub(super) fn end_late(&mut self, sessions: &[OpenSession], ctx: &mut Context<Self>) {
+        if let Some(Closing::Closed { end, .. }) = &self.closing
+            && !sessions.is_empty()
+        {
+            let end = Arc::clone(end);
+            self.end_many(sessions.into(), end, None, ctx);
+        }
+    }
+}
+
+impl Handler<CloseDoor> for SessionRegistry {
+    type Result = ResponseFuture<Result<ClosedDoor, Error>>;
+
+    fn handle(&mut self, message: CloseDoor, ctx: &mut Context<Self>) -> Self::Result {
+        self.settings.door.close();
+        if self.closing.is_some() {
+            return Box::pin(std::future::ready(Err(Error::ShuttingDown)));
+        }
+        let (reply, answer) = oneshot::channel();
+        self.closing = Some(Closing::Waiting {
+            reason: message.reason,
+            keeps_held: message.keeps_held,
+            reply,
+        });
+        self.schedule_sweeps(ctx);
+        self.look_no_more(ctx);
+        if self.recording == 0 {
+            self.take_snapshot(ctx);
+        } else {
+            ctx.run_later(message.patience, Self::take_snapshot);
+        }
+        Box::pin(async move { answer.await.map_err(|_| Error::Stopped) })
+    }
+}
