@@ -64,6 +64,7 @@ impl From<Refused> for Error {
         match refused {
             Refused::RunIsOver { holder, run_id } => Self::RunIsOver { holder, run_id },
             Refused::TooMany => Self::Busy("as many holders are known as may be"),
+            Refused::Closed => Self::ShuttingDown,
         }
     }
 }

@@ -112,6 +112,12 @@ pub(crate) struct ClosePlugins {
 #[rtype(result = "Vec<PluginStatus>")]
 pub(crate) struct PluginStatuses;
 
+/// Asks to be told when every plugin was told of all that there is in the log up to here, but those
+/// whose events wait for something else.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub(crate) struct WaitUntilTold(pub(crate) Seq);
+
 /// Asks what has become of the last event of a session, per plugin that hears of it: not those
 /// that are newer than the event.
 #[derive(Debug, Clone, Message)]

@@ -10,6 +10,7 @@ mod host;
 mod lane;
 mod messages;
 mod operations;
+mod questions;
 mod recording;
 mod reload;
 mod runner;
@@ -32,7 +33,7 @@ pub(crate) use self::lane::LaneTally;
 use self::lane::{Lane, Now};
 pub(crate) use self::messages::{
     ActiveIds, AskForActive, ClosePlugins, CutAt, DeliveryStates, Drain, PluginStatuses,
-    TellLifecycle,
+    TellLifecycle, WaitUntilTold,
 };
 pub use self::messages::{RecordedEnds, SessionEnd, SessionStart};
 pub(crate) use self::operations::{
@@ -362,38 +363,4 @@ impl Handler<Ping> for PluginBus {
     type Result = ();
 
     fn handle(&mut self, _: Ping, _: &mut Context<Self>) {}
-}
-
-impl Handler<PluginStatuses> for PluginBus {
-    type Result = ResponseFuture<Vec<PluginStatus>>;
-
-    fn handle(&mut self, _: PluginStatuses, _: &mut Context<Self>) -> Self::Result {
-        let now = self.settings.clock.now();
-        let statuses = self.lanes.iter();
-        let statuses = statuses.map(|lane| lane.full_status(Arc::clone(&self.ledger), now));
-        Box::pin(join_all(statuses))
-    }
-}
-
-impl Handler<DeliveryStates> for PluginBus {
-    type Result = ResponseFuture<Vec<(Arc<str>, DeliveryState)>>;
-
-    fn handle(&mut self, message: DeliveryStates, _: &mut Context<Self>) -> Self::Result {
-        let DeliveryStates(record) = message;
-        let states = self.lanes.iter().filter_map(|lane| {
-            let (hooks, name) = (lane.host.spec().hooks(), lane.host.spec().shared_name());
-            let end = record.end.as_ref().map(|(_, seq)| *seq);
-            let end = end.filter(|_| hooks.contains(Hook::SessionEnd));
-            let start = hooks.contains(Hook::SessionStart);
-            let last = end.or(start.then_some(record.start_seq))?;
-            if last <= lane.since {
-                return None;
-            }
-            let (reply, state) = oneshot::channel();
-            let _ = lane.commands.send(Command::StateOf(last, reply));
-            Some(async move { Some((name, state.await.ok()?)) })
-        });
-        let states = join_all(states);
-        Box::pin(async move { states.await.into_iter().flatten().collect() })
-    }
 }

@@ -60,6 +60,8 @@ pub(super) enum Command {
     OwedSince(oneshot::Sender<Option<Timestamp>>),
     /// What has become of the event at this place?
     StateOf(Seq, oneshot::Sender<DeliveryState>),
+    /// When is the plugin told of all up to this place, or waits for something else?
+    SayWhenTold(Seq, oneshot::Sender<()>),
     /// An operator wants something.
     Operate(Operation),
 }
@@ -130,6 +132,8 @@ pub(super) struct LaneRunner {
     /// When the last event was recorded that was read.
     read_up_to: Option<Timestamp>,
     drained: Option<Drained>,
+    /// Who waits until the plugin is told of all up to a place.
+    awaited: Vec<(Seq, oneshot::Sender<()>)>,
     operations: Operations,
 }
 
@@ -156,6 +160,7 @@ impl LaneRunner {
             owed_since: None,
             read_up_to: None,
             drained: None,
+            awaited: Vec::new(),
             operations: Operations::default(),
         }
     }
@@ -175,6 +180,7 @@ impl LaneRunner {
             self.replace_if_idle();
             let wake_at = self.step();
             self.publish();
+            self.say_when_told();
             if self.has_retired() {
                 return;
             }
@@ -237,6 +243,7 @@ impl LaneRunner {
             Command::StateOf(seq, reply) => {
                 let _ = reply.send(self.lane.state_of(seq));
             }
+            Command::SayWhenTold(up_to, reply) => self.awaited.push((up_to, reply)),
             Command::Operate(operation) => self.operate(operation),
         }
     }
@@ -515,6 +522,22 @@ impl LaneRunner {
             status.latency_ms = self.latency_ms.map(rounded);
             !is_same
         });
+    }
+
+    /// Answers those who wait until the plugin is told of all up to a place, once it is.
+    fn say_when_told(&mut self) {
+        if self.awaited.is_empty() {
+            return;
+        }
+        let waits = self.state().waits();
+        let is_over = |up_to: Seq| waits || self.lane.is_past(up_to);
+        let (told, awaited): (Vec<_>, _) = std::mem::take(&mut self.awaited)
+            .into_iter()
+            .partition(|(up_to, reply)| reply.is_closed() || is_over(*up_to));
+        self.awaited = awaited;
+        for (_, reply) in told {
+            let _ = reply.send(());
+        }
     }
 }
 

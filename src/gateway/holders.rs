@@ -82,6 +82,8 @@ struct ReconciledSessions {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct EndHolderRequest {
+    /// Which process of the holder asks, if it says so: then not one whose place another has taken.
+    run_id: Option<RunId>,
     /// With what its sessions end.
     #[schema(value_type = HolderEndReason)]
     reason: Option<EndReason>,
@@ -249,6 +251,7 @@ pub(super) async fn reconcile(
     request_body = EndHolderRequest,
     responses(
         (status = 200, description = "They have ended.", body = EndedHolderSessions),
+        (status = 409, response = Elsewhere),
         (status = 422, response = InvalidOrReserved),
         (status = 503, response = Unavailable),
     )
@@ -260,7 +263,7 @@ pub(super) async fn end(
     supervisor: Supervisor,
 ) -> Answer {
     let holder = spoken_for(&request, &caller)?;
-    let EndHolderRequest { reason } = body.json()?;
+    let EndHolderRequest { run_id, reason } = body.json()?;
     let reason = required(reason, "#/reason")?;
     let holder = holder?;
     query(&request, &[])?;
@@ -273,6 +276,6 @@ pub(super) async fn end(
         return Err(Problem::invalid_field("#/reason", detail));
     }
     let cap = supervisor.cap().await?;
-    let ended = supervisor.end_holder(holder, reason, cap).await?;
+    let ended = supervisor.end_holder(holder, run_id, reason, cap).await?;
     Ok(HttpResponse::Ok().json(EndedHolderSessions { ended }))
 }

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{FIRST_LEASE, HolderStatus, LeaseState, Refused};
-use crate::session::{HolderId, RunId, Session};
+use crate::session::{EndReason, HolderId, RunId, Session};
 
 /// How many holders there may be: each heartbeat under another name makes one, for an hour at the most.
 const MAX_HOLDERS: usize = 65_536;
@@ -18,6 +18,10 @@ const MAX_PAST_RUNS: usize = 64;
 
 /// How many holders that are gone are remembered, for the sake of their runs.
 const MAX_GONE: usize = 16_384;
+
+/// How many signs of life a holder had shown at a moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SignsOfLife(u64);
 
 /// Which of the connections that are, or were, a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,10 +98,29 @@ struct Holder {
     is_kept: bool,
     /// How long its last lease was, for a later process.
     lease: Duration,
+    /// How long the lease of its last heartbeat was.
+    ttl: Duration,
+    /// How many signs of life there were.
+    signs: u64,
+    /// It holds nothing any more: what it has, or gets, ends for this reason.
+    closed: Option<EndReason>,
     /// It has said that it is done: it is forgotten as soon as it has no sessions.
     is_leaving: bool,
     /// It was found that its lease is over.
     is_lost: bool,
+}
+
+impl HolderRecord {
+    /// What is known of the holder of `session`, if nothing else is.
+    pub(crate) fn of(session: &Session) -> Option<Self> {
+        Some(Self {
+            holder: session.holder.clone()?,
+            run_id: session.run_id.clone(),
+            past_runs: Vec::new(),
+            is_first_run: true,
+            lease: Duration::ZERO,
+        })
+    }
 }
 
 impl Holder {
@@ -116,6 +139,9 @@ impl Holder {
             past_seen_at: seen_at,
             is_kept: false,
             lease: Duration::ZERO,
+            ttl: Duration::ZERO,
+            signs: 0,
+            closed: None,
             is_leaving: false,
             is_lost: false,
         }
@@ -229,6 +255,19 @@ pub(crate) enum Due {
     Lost,
     /// It is of a run whose place was taken.
     Superseded,
+    /// Its holder holds nothing any more.
+    Closed(EndReason),
+}
+
+impl Due {
+    /// Why it ends.
+    pub(crate) fn reason(self) -> EndReason {
+        match self {
+            Self::Lost => EndReason::Lost,
+            Self::Superseded => EndReason::Crash,
+            Self::Closed(reason) => reason,
+        }
+    }
 }
 
 impl Holders {
@@ -308,8 +347,8 @@ impl Holders {
             }
             entry.disconnected_until = None;
             entry.awaited_until = None;
-            let beats = entry.beat_until.map_or(Duration::ZERO, |_| entry.lease);
-            entry.set_lease(grace.max(beats));
+            let beats = entry.beat_until.filter(|until| *until > now);
+            entry.set_lease(grace.max(beats.map_or(Duration::ZERO, |_| entry.ttl)));
             Ok(takes_over)
         })?;
         self.connections += 1;
@@ -347,7 +386,7 @@ impl Holders {
     ) -> Result<Change, Refused> {
         self.change(holder, now, wall, |entry| {
             let takes_over = entry.enter(holder, run_id, wall)?;
-            entry.beat_until = Some(now + ttl);
+            (entry.beat_until, entry.ttl) = (Some(now + ttl), ttl);
             entry.awaited_until = None;
             let connection = entry.connection.as_ref();
             let grace = connection.map_or(Duration::ZERO, |open| open.grace);
@@ -380,7 +419,11 @@ impl Holders {
                 },
                 None => Holder::new(now, wall),
             });
-        let takes_over = match change(entry) {
+        let changed = match entry.closed {
+            Some(_) => Err(Refused::Closed),
+            None => change(entry),
+        };
+        let takes_over = match changed {
             Ok(takes_over) => takes_over,
             Err(error) => {
                 if is_new {
@@ -390,6 +433,7 @@ impl Holders {
             }
         };
         entry.seen_at = wall;
+        entry.signs += 1;
         entry.is_leaving = false;
         entry.is_lost = false;
         let is_kept = std::mem::replace(&mut entry.is_kept, true);
@@ -406,10 +450,43 @@ impl Holders {
         }
     }
 
-    /// The holder has said that it is done. It is forgotten when it has no sessions, and has a while
-    /// for that if their ends can't be recorded now. One with a parent stays as long as that says so.
-    pub(crate) fn leave(&mut self, holder: &HolderId, now: Instant, wall: Timestamp) {
+    /// The holder, as which its run `run_id` speaks if it says so, is to be done. Answers what
+    /// [`leave`](Self::leave) wants to know.
+    pub(crate) fn begin_to_leave(
+        &self,
+        holder: &HolderId,
+        run_id: Option<&RunId>,
+    ) -> Result<SignsOfLife, Refused> {
+        let entry = self.holders.get(holder);
+        let current = entry.and_then(|entry| entry.run_id.as_ref());
+        match (current, run_id) {
+            (Some(current), Some(run_id)) if current != run_id => Err(Refused::RunIsOver {
+                holder: holder.clone(),
+                run_id: run_id.clone(),
+            }),
+            _ => Ok(SignsOfLife(entry.map_or(0, |entry| entry.signs))),
+        }
+    }
+
+    /// The holder is closed: it is heard no more, and what it has or gets ends for this reason.
+    pub(crate) fn close(&mut self, holder: &HolderId, reason: EndReason) {
         if let Some(entry) = self.holders.get_mut(holder) {
+            entry.closed = Some(reason);
+        }
+    }
+
+    /// The holder is done, unless it has shown since that it lives. It is forgotten when it has no
+    /// sessions, and has a while for that if their ends can't be recorded now. One with a parent stays
+    /// as long as that says so.
+    pub(crate) fn leave(
+        &mut self,
+        holder: &HolderId,
+        since: SignsOfLife,
+        now: Instant,
+        wall: Timestamp,
+    ) {
+        let entry = self.holders.get_mut(holder);
+        if let Some(entry) = entry.filter(|entry| entry.signs == since.0) {
             entry.drop_leases();
             entry.awaited_until = Some(now + FIRST_LEASE);
             entry.seen_at = wall;
@@ -425,7 +502,9 @@ impl Holders {
             None => entry.is_first_run,
             run_id => *run_id == entry.run_id,
         };
-        if !is_of_run {
+        if let Some(reason) = entry.closed {
+            Some((Due::Closed(reason), entry.seen_at))
+        } else if !is_of_run {
             Some((Due::Superseded, entry.past_seen_at))
         } else if entry.is_over(now) {
             Some((Due::Lost, entry.seen_at))
@@ -446,9 +525,11 @@ impl Holders {
         lost
     }
 
-    /// When a holder's lease is over; none as long as it is connected, or is none.
+    /// When a holder's lease is over; none as long as it is connected, is none, or was
+    /// [found](Self::find_lost) to be lost.
     pub(crate) fn until(&self, holder: &HolderId) -> Option<Instant> {
-        self.holders.get(holder)?.until()
+        let entry = self.holders.get(holder)?;
+        entry.until().filter(|_| !entry.is_lost)
     }
 
     /// When the next lease is over that was not found to be.
@@ -457,10 +538,10 @@ impl Holders {
         living.filter_map(Holder::until).min()
     }
 
-    /// Every lease lasts longer by a time in which nobody could be heard, which is over `now`; but none
-    /// longer than one that is taken now.
+    /// Every lease that was not found to be over lasts longer by a time in which nobody could be heard,
+    /// which is over `now`; but none longer than one that is taken now.
     pub(crate) fn extend(&mut self, by: Duration, now: Instant) {
-        for entry in self.holders.values_mut() {
+        for entry in self.holders.values_mut().filter(|entry| !entry.is_lost) {
             let longest = now + entry.lease;
             let longest_first = now + entry.lease.max(FIRST_LEASE);
             let until = [
@@ -489,7 +570,10 @@ impl Holders {
             last_run: entry.run_id.or(entry.last_run),
             past_runs: entry.past_runs,
         };
-        if gone.last_run.is_some() && self.gone.insert(holder.clone(), gone).is_none() {
+        if gone.last_run.is_some() {
+            if self.gone.insert(holder.clone(), gone).is_some() {
+                self.order_gone.retain(|name| name != holder);
+            }
             self.order_gone.push_back(holder.clone());
         }
         if self.order_gone.len() > MAX_GONE
@@ -529,6 +613,61 @@ mod tests {
     }
 
     const WALL: Timestamp = Timestamp::UNIX_EPOCH;
+
+    fn leave(holders: &mut Holders, holder: &HolderId, now: Instant) {
+        let since = holders.begin_to_leave(holder, None).unwrap();
+        holders.leave(holder, since, now, WALL);
+    }
+
+    #[test]
+    fn a_holder_that_shows_that_it_lives_while_it_leaves_stays() {
+        let (mut holders, now) = (Holders::default(), Instant::now());
+        let (holder, ttl) = (name("h"), FIRST_LEASE);
+        holders.beat(&holder, &name("1"), ttl, now, WALL).unwrap();
+        let since = holders.begin_to_leave(&holder, Some(&name("1"))).unwrap();
+        holders.beat(&holder, &name("2"), ttl, now, WALL).unwrap();
+        holders.leave(&holder, since, now, WALL);
+        assert!(!holders.forget(&holder, now));
+        let over = holders.begin_to_leave(&holder, Some(&name("1")));
+        assert!(matches!(over, Err(Refused::RunIsOver { .. })), "{over:?}");
+    }
+
+    #[test]
+    fn a_lease_of_long_ago_is_not_waited_for_after_a_restart() {
+        let (mut holders, now) = (Holders::default(), Instant::now());
+        let (holder, run_id, hour) = (name("h"), name("r"), Duration::from_secs(3600));
+        holders.beat(&holder, &run_id, hour, now, WALL).unwrap();
+        let mut kept_after = |later| {
+            let now = (now + later, WALL);
+            let grace = Duration::from_secs(5);
+            let connected = holders.connect(&holder, &run_id, grace, false, now);
+            connected.unwrap().2.keep.map(|kept| kept.lease)
+        };
+        assert_eq!(kept_after(hour / 2), None, "both count");
+        assert_eq!(kept_after(hour), Some(Duration::from_secs(5)));
+    }
+
+    #[test]
+    fn leases_that_were_found_to_be_over_do_not_come_back() {
+        let (mut holders, now) = (Holders::default(), Instant::now());
+        let second = Duration::from_secs(1);
+        for (holder, ttl) in [("lost", second), ("living", second * 4)] {
+            holders
+                .beat(&name(holder), &name("r"), ttl, now, WALL)
+                .unwrap();
+        }
+        let later = now + second * 3;
+        assert_eq!(holders.find_lost(later), [name("lost")]);
+        assert_eq!(holders.until(&name("lost")), None);
+        holders.extend(second * 10, later);
+        assert_eq!(holders.until(&name("living")), Some(later + second * 4));
+        assert_eq!(holders.next_over(), Some(later + second * 4));
+        // A sign of life is another lease.
+        holders
+            .beat(&name("lost"), &name("r"), second, later, WALL)
+            .unwrap();
+        assert_eq!(holders.until(&name("lost")), Some(later + second));
+    }
 
     #[test]
     fn a_run_whose_place_was_taken_is_remembered_for_a_while() {
@@ -571,7 +710,7 @@ mod tests {
         let other = connect(&mut holders, "2", false);
         holders.disconnect(&holder, other, now, WALL);
         assert!(is_connected(&holders), "after another run of it");
-        holders.leave(&holder, now, WALL);
+        leave(&mut holders, &holder, now);
         assert!(!holders.forget(&holder, later), "after its own end");
         assert!(is_connected(&holders));
         assert_eq!(holders.find_lost(later), []);
@@ -595,7 +734,7 @@ mod tests {
         // One that is known is as welcome as before, and nothing new is known of it.
         let again = holders.beat(&name("7"), &name("run"), FIRST_LEASE, now, WALL);
         assert_eq!(again, Ok(Change::default()));
-        holders.leave(&name("7"), now, WALL);
+        leave(&mut holders, &name("7"), now);
         assert!(holders.forget(&name("7"), now));
         holders
             .beat(&name("h"), &name("run"), FIRST_LEASE, now, WALL)

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 pub use self::leases::HolderRecord;
-pub(crate) use self::leases::{Change, ConnectionId, Due, Holders};
+pub(crate) use self::leases::{Change, ConnectionId, Due, Holders, SignsOfLife};
 use crate::session::{HolderId, InvalidField, RunId};
 
 /// How long a holder that a start mentions for the first time has to take a lease, and the least that
@@ -66,6 +66,8 @@ pub(crate) enum Refused {
     RunIsOver { holder: HolderId, run_id: RunId },
     /// As many holders are known as may be.
     TooMany,
+    /// The holder is heard no more.
+    Closed,
 }
 
 pub(crate) fn check_ttl(ttl: Duration) -> Result<(), InvalidField> {

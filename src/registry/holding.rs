@@ -6,6 +6,7 @@ use actix::{Addr, Message};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::Error;
+use crate::event::Seq;
 use crate::holder::{ConnectionId, HolderStatus};
 use crate::session::{EndReason, HolderId, NewSession, RunId, SessionId};
 
@@ -85,21 +86,25 @@ pub struct Reconciled {
     pub not_active: Vec<SessionId>,
 }
 
-/// A holder, whichever its run, is done: its sessions end, and its lease is over.
+/// A holder is done: its sessions end, whichever its run, and its lease is over.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<EndedHolder, Error>")]
 pub(crate) struct EndHolder {
     pub(crate) holder: HolderId,
+    /// The run that says so, if it says which it is: not one whose place was taken.
+    pub(crate) run_id: Option<RunId>,
     /// Any but [`EndReason::Lost`].
     pub(crate) reason: EndReason,
+    /// Whether it is heard no more: what it is still starting ends in the same way.
+    pub(crate) is_final: bool,
 }
 
 /// The answer to [`EndHolder`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct EndedHolder {
     pub(crate) ended: usize,
-    /// The one that ended last, if any did.
-    pub(crate) last: Option<SessionId>,
+    /// Their ends are in the log up to here.
+    pub(crate) up_to: Seq,
 }
 
 /// Asks how the holders are.

@@ -1,14 +1,13 @@
 //! What the handle offers holders, and those who speak for them.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 #[cfg(feature = "gateway")]
 use tokio_util::sync::CancellationToken;
 
 use super::SessionSupervisor;
-use crate::bus::DeliveryState;
+use crate::bus::WaitUntilTold;
 use crate::error::Error;
 use crate::holder::{HolderStatus, check_grace, check_ttl};
 use crate::registry::{
@@ -16,9 +15,6 @@ use crate::registry::{
     StartedByHolder, StartedSession,
 };
 use crate::session::{EndReason, HolderId, NewSession, RunId, SessionId};
-
-/// How often to look whether the plugins were told.
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// A lease that lasts as long as this, and its grace after it: what stands for a holder's connection.
 ///
@@ -140,43 +136,54 @@ impl SessionSupervisor {
     }
 
     /// Ends all sessions of a holder, and its lease: how a program says that it stops, or whoever has
-    /// seen it die does with [`EndReason::Crash`]. The answer says how many ended, and comes when
-    /// every plugin was told, or when `patience` is over.
+    /// seen it die does with [`EndReason::Crash`]. With a `run_id` it is that run which says so, and
+    /// another may not have taken its place. The answer says how many ended, and comes when every
+    /// plugin was told, but those that fail, or when `patience` is over.
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] for [`EndReason::Lost`]; [`Error::Ledger`]: some may have ended, and asking
-    /// again ends the others. [`Error::Stopped`].
+    /// [`Error::Invalid`] for [`EndReason::Lost`]; [`Error::RunIsOver`]; [`Error::Ledger`]: some may
+    /// have ended, and asking again ends the others. [`Error::Stopped`].
     pub async fn end_holder(
         &self,
         holder: HolderId,
+        run_id: Option<RunId>,
         reason: EndReason,
         patience: Duration,
     ) -> Result<usize, Error> {
-        let ended = self.registry.send(EndHolder { holder, reason }).await??;
-        if let Some(last) = &ended.last {
+        let message = EndHolder {
+            holder,
+            run_id,
+            reason,
+            is_final: false,
+        };
+        let ended = self.registry.send(message).await??;
+        if ended.ended > 0 {
             // Those who don't hear of it in time have it owed.
-            let _ = timeout(patience, self.told(last)).await;
+            let _ = timeout(patience, self.bus.send(WaitUntilTold(ended.up_to))).await;
         }
         Ok(ended.ended)
     }
 
-    /// Waits until every plugin that is not waiting for something else has had what there is of a
-    /// session, and so all before it.
-    async fn told(&self, id: &SessionId) -> Result<(), Error> {
-        let Some(record) = self.find(id).await? else {
-            return Ok(());
+    /// As [`end_holder`](Self::end_holder), for good: the holder is heard no more, and what it was
+    /// still starting ends for the same reason. The answer comes when the ends are recorded.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Ledger`], [`Error::Stopped`].
+    #[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "the command line's"))]
+    pub(crate) async fn close_holder(
+        &self,
+        holder: HolderId,
+        reason: EndReason,
+    ) -> Result<usize, Error> {
+        let message = EndHolder {
+            holder,
+            run_id: None,
+            reason,
+            is_final: true,
         };
-        loop {
-            let states = self.delivery_states(&record).await?;
-            let is_owed = |name: &Arc<str>| states.get(name) == Some(&DeliveryState::Owed);
-            let plugins = self.plugins().await?;
-            let mut working = plugins.iter().filter(|plugin| !plugin.state.waits());
-            if !working.any(|plugin| is_owed(&plugin.name)) {
-                return Ok(());
-            }
-            sleep(LOOK_AGAIN).await;
-        }
+        Ok(self.registry.send(message).await??.ended)
     }
 
     /// How the holders are, by name.
@@ -207,6 +214,42 @@ mod tests {
     use super::*;
     use crate::holder::LeaseState;
     use crate::supervisor::Threads;
+
+    #[cfg(feature = "cli")]
+    #[actix::test]
+    async fn what_a_closed_holder_was_starting_ends_as_the_rest_and_it_starts_no_more() {
+        let builder = SessionSupervisor::builder().threads(Threads::Current);
+        let supervisor = builder.start().await.unwrap();
+        let (holder, run_id) = (HolderId::new("h").unwrap(), RunId::new("r").unwrap());
+        let start = |id: &str| {
+            let mut new = NewSession::new(SessionId::new(id).unwrap());
+            new.holder = Some(HolderId::new("h").unwrap());
+            supervisor.started(new)
+        };
+        let _parent = supervisor
+            .hold_as_parent(holder.clone(), run_id)
+            .await
+            .unwrap();
+        start("A").await.unwrap();
+        let close = supervisor.close_holder(holder, EndReason::Crash);
+        let (started, closed) = tokio::join!(start("late"), close);
+        started.unwrap();
+        assert_eq!(closed.unwrap(), 1);
+        let ended = async {
+            loop {
+                let late = SessionId::new("late").unwrap();
+                let late = supervisor.find(&late).await.unwrap().unwrap();
+                if let Some((end, _)) = late.end {
+                    return end.reason;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        let ended = timeout(Duration::from_secs(10), ended).await;
+        assert_eq!(ended.expect("it is active"), EndReason::Crash);
+        let refused = start("more").await.unwrap_err();
+        assert!(matches!(refused, Error::ShuttingDown), "{refused}");
+    }
 
     #[actix::test]
     async fn a_lease_for_which_nobody_waits_any_more_is_given_back() {

@@ -36,6 +36,8 @@ pub(crate) enum Fault {
     Fails,
     /// It is refused once, and works from then on.
     FailsOnce,
+    /// It is refused after so many milliseconds.
+    FailsLate(u64),
     /// It is done, and answered when the ledger is healed.
     Hangs,
     /// It is done, and answered after so many milliseconds.
@@ -133,6 +135,10 @@ impl FaultyLedger {
             Some(Fault::Fails | Fault::FailsOnce) => {
                 Box::pin(async { Err(LedgerError::new("no space is left")) })
             }
+            Some(Fault::FailsLate(millis)) => Box::pin(async move {
+                tokio::time::sleep(Duration::from_millis(millis)).await;
+                Err(LedgerError::new("no space is left"))
+            }),
             Some(Fault::Slow(millis)) => {
                 let answer = ask(&self.inner);
                 Box::pin(async move {

@@ -310,7 +310,7 @@ fn g11_a_holder_that_says_it_stops_is_answered_when_every_plugin_was_told() {
         }
         supervisor.begin_held("C", "other", None).await.unwrap();
         let ended = supervisor
-            .end_holder(holder("h"), EndReason::Restart, SECOND)
+            .end_holder(holder("h"), None, EndReason::Restart, SECOND)
             .await;
         assert_eq!(ended.unwrap(), 2);
         assert_eq!(told.ends(), ["A restart", "B restart"]);
@@ -318,11 +318,11 @@ fn g11_a_holder_that_says_it_stops_is_answered_when_every_plugin_was_told() {
         assert_eq!(supervisor.holder_names().await, ["other"]);
         assert_eq!(supervisor.counts().holders_lost, 0);
         let again = supervisor
-            .end_holder(holder("h"), EndReason::Restart, SECOND)
+            .end_holder(holder("h"), None, EndReason::Restart, SECOND)
             .await;
         assert_eq!(again.unwrap(), 0);
         let reserved = supervisor
-            .end_holder(holder("h"), EndReason::Lost, SECOND)
+            .end_holder(holder("h"), None, EndReason::Lost, SECOND)
             .await;
         assert!(matches!(reserved, Err(Error::Invalid(_))));
     });
@@ -586,7 +586,7 @@ fn g11_a_program_that_stops_while_the_gateway_restarts_ends_its_sessions_itself(
         restart.await.unwrap();
         told.wait_for(3).await;
         let ended = supervisor
-            .end_holder(holder("h"), EndReason::Shutdown, Duration::ZERO)
+            .end_holder(holder("h"), None, EndReason::Shutdown, Duration::ZERO)
             .await;
         assert_eq!(ended.unwrap(), 1);
         gate.open();
@@ -632,7 +632,7 @@ fn g11_a_run_that_was_lost_can_not_take_over_from_the_one_that_came_after_it() {
         assert_eq!(supervisor.active_ids().await, ["B"]);
 
         // And after an orderly end.
-        let end = supervisor.end_holder(holder("h"), EndReason::Shutdown, SECOND);
+        let end = supervisor.end_holder(holder("h"), None, EndReason::Shutdown, SECOND);
         assert_eq!(end.await.unwrap(), 1);
         supervisor.beat("h", "newest", 60 * SECOND).await.unwrap();
         for before in ["old", "new"] {
@@ -644,5 +644,76 @@ fn g11_a_run_that_was_lost_can_not_take_over_from_the_one_that_came_after_it() {
         supervisor.beat("alone", "run-1", SECOND).await.unwrap();
         sleep(5 * SECOND).await;
         supervisor.beat("alone", "run-1", SECOND).await.unwrap();
+    });
+}
+
+#[test]
+fn g11_leases_that_end_while_the_ledger_refuses_everything_are_not_forgotten() {
+    in_virtual_time(async |harness| {
+        let ledger = FaultyLedger::new();
+        let (supervisor, told) = start(harness, |it| it.ledger(ledger.clone())).await;
+        for (name, millis) in [("one", 1000), ("three", 2400), ("two", 1700)] {
+            let ttl = Duration::from_millis(millis);
+            supervisor.begin_held(name, name, Some("r")).await.unwrap();
+            supervisor.beat(name, "r", ttl).await.unwrap();
+        }
+        ledger.breaks(Call::Append, 0, Fault::Fails);
+        sleep(8 * SECOND).await;
+        assert!(told.ends().is_empty());
+        ledger.heal();
+        sleep(3 * SECOND).await;
+        let mut ends = told.ends();
+        ends.sort();
+        assert_eq!(ends, ["one lost", "three lost", "two lost"]);
+        assert!(supervisor.holder_names().await.is_empty());
+    });
+}
+
+#[test]
+fn g11_a_session_whose_lease_ends_while_new_details_are_refused_ends() {
+    in_virtual_time(async |harness| {
+        let ledger = FaultyLedger::new();
+        let (supervisor, told) = start(harness, |it| it.ledger(ledger.clone())).await;
+        supervisor.begin_held("A", "h", Some("r")).await.unwrap();
+        supervisor.beat("h", "r", SECOND).await.unwrap();
+        ledger.breaks(Call::Append, 0, Fault::FailsLate(3000));
+        let again = supervisor.begin_held("A", "h", Some("r"));
+        let heals = async {
+            sleep(2 * SECOND).await;
+            ledger.heal();
+        };
+        let (refused, ()) = tokio::join!(again, heals);
+        assert!(matches!(refused, Err(Error::Ledger(_))), "{refused:?}");
+        sleep(3 * SECOND).await;
+        assert_eq!(told.ends(), ["A lost"]);
+    });
+}
+
+#[test]
+fn g11_a_run_that_comes_while_the_one_before_ends_keeps_its_lease() {
+    in_virtual_time(async |harness| {
+        let ledger = FaultyLedger::new();
+        let (supervisor, told) = start(harness, |it| it.ledger(ledger.clone())).await;
+        supervisor.begin_held("A", "h", Some("old")).await.unwrap();
+        ledger.breaks(Call::Append, 0, Fault::Slow(2000));
+        let (name, old) = (holder("h"), Some(run("old")));
+        let end = supervisor.end_holder(name, old.clone(), EndReason::Shutdown, 5 * SECOND);
+        let comes = async {
+            sleep(SECOND).await;
+            supervisor.beat("h", "new", 600 * SECOND).await
+        };
+        let (ended, beat) = tokio::join!(end, comes);
+        assert_eq!((ended.unwrap(), beat.unwrap()), (1, ()));
+        assert_eq!(told.ends(), ["A shutdown"]);
+        let holders = supervisor.holders().await.unwrap();
+        assert_eq!(holders[0].lease, LeaseState::Heartbeat, "{holders:?}");
+
+        // What the old one says from now on is not the new one's.
+        ledger.heal();
+        supervisor.begin_held("B", "h", Some("new")).await.unwrap();
+        let over = supervisor.end_holder(holder("h"), old, EndReason::Shutdown, SECOND);
+        let over = over.await.unwrap_err();
+        assert!(matches!(over, Error::RunIsOver { .. }), "{over}");
+        assert_eq!(supervisor.active_ids().await, ["B"]);
     });
 }

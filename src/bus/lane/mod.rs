@@ -499,8 +499,8 @@ impl Lane {
         self.progress.park.extend(rows);
     }
 
-    /// What changed since this was last asked for.
-    pub(super) fn take_progress(&mut self) -> Progress {
+    /// The place up to which everything is acknowledged, parked, or not for this plugin.
+    fn reached(&self) -> Seq {
         let in_flight = self
             .log_flights()
             .filter_map(|flight| flight.events.first());
@@ -508,7 +508,18 @@ impl Lane {
         let first = in_flight
             .chain(self.pending.iter().map(|(seq, _)| seq))
             .min();
-        let cursor = first.map_or(self.read_to, |first| first - 1);
+        first.map_or(self.read_to, |first| first - 1)
+    }
+
+    /// Whether the plugin was told of all that it is to be told of up to here.
+    pub(super) fn is_past(&self, seq: Seq) -> bool {
+        let is_parked = self.parked.first_live().is_some_and(|parked| parked <= seq);
+        self.reached() >= seq && !is_parked
+    }
+
+    /// What changed since this was last asked for.
+    pub(super) fn take_progress(&mut self) -> Progress {
+        let cursor = self.reached();
         let mut progress = std::mem::take(&mut self.progress);
         if cursor > self.cursor {
             self.cursor = cursor;

@@ -142,7 +142,7 @@ impl Course<'_> {
         let supervisor = &self.gateway.supervisor;
         let holder = self.identity.holder.clone();
         // The stop that follows tells the plugins; what matters is that it is on record.
-        let ended = supervisor.end_holder(holder, exit.reason(), Duration::ZERO);
+        let ended = supervisor.close_holder(holder, exit.reason());
         let ended = tokio::select! {
             biased;
             ended = timeout(self.cap, ended) => ended,

@@ -1,6 +1,6 @@
 //! Sessions that other programs hold: what a sign of life changes, and what its absence does.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,18 +9,18 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::super::active::StartPlan;
-use super::{SessionRegistry, Transition};
+use super::{Closing, SessionRegistry, Transition};
 use crate::bus::MAX_ENDS_AT_ONCE;
 use crate::error::Error;
 use crate::event::OpenSession;
 use crate::holder::{Change, Due, HolderRecord};
 use crate::ledger::{LedgerError, LedgerFuture};
-use crate::session::{End, EndReason, HolderId, NewSession, Session};
+use crate::session::{End, EndDetails, EndReason, HolderId, NewSession, Session};
 
 /// How soon to try again to end what the ledger could not record the end of.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// How often to look at the leases at the most: each look is at all of them.
+/// How soon to look again for leases that end one after another: each look is at all of them.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// A timer that is later than this is taken for a process that was not running: its holders' signs of
@@ -40,17 +40,9 @@ impl SessionRegistry {
             let age = wall.duration_since(session.started_at);
             let age = Duration::try_from(age).unwrap_or_default();
             self.active.insert(session, *start_seq, now, age);
-            if let Some(holder) = &session.holder
-                && !self.holders.knows(holder)
-            {
-                let kept = HolderRecord {
-                    holder: holder.clone(),
-                    run_id: session.run_id.clone(),
-                    past_runs: Vec::new(),
-                    is_first_run: true,
-                    lease: Duration::ZERO,
-                };
-                self.holders.restore(kept, seen_at, now);
+            let unknown = HolderRecord::of(session).filter(|it| !self.holders.knows(&it.holder));
+            if let Some(record) = unknown {
+                self.holders.restore(record, seen_at, now);
             }
         }
         if !held.sessions.is_empty() {
@@ -117,19 +109,12 @@ impl SessionRegistry {
     /// A session that is active has a holder that is known: one that was forgotten meanwhile has its
     /// first lease before it.
     pub(super) fn know_holder_of(&mut self, session: &Session) {
-        if let Some(holder) = &session.holder
-            && !self.holders.knows(holder)
-        {
-            let record = HolderRecord {
-                holder: holder.clone(),
-                run_id: session.run_id.clone(),
-                past_runs: Vec::new(),
-                is_first_run: true,
-                lease: Duration::ZERO,
-            };
+        let unknown = HolderRecord::of(session).filter(|it| !self.holders.knows(&it.holder));
+        if let Some(record) = unknown {
+            let holder = record.holder.clone();
             let wall = self.settings.clock.now();
             self.holders.restore(record, wall, Instant::now());
-            self.holders.not_kept(holder);
+            self.holders.not_kept(&holder);
         }
     }
 
@@ -183,26 +168,17 @@ impl SessionRegistry {
             return;
         }
         let (now, wall) = (Instant::now(), self.settings.clock.now());
-        let mut lost = Vec::new();
-        let mut superseded = Vec::new();
-        let mut seen_at = wall;
+        let mut due = BTreeMap::<_, Vec<_>>::new();
         for open in self.active.held_by(holder) {
-            let Some((due, seen)) = self.holders.due(&open.session, now) else {
-                continue;
-            };
-            seen_at = seen;
             // What is being recorded is looked at again when it is.
-            if self.is_free(&open) {
-                match due {
-                    Due::Lost => lost.push(open),
-                    Due::Superseded => superseded.push(open),
-                }
+            if let Some((why, seen_at)) = self.holders.due(&open.session, now)
+                && self.is_free(&open)
+            {
+                let sessions = due.entry((why.reason(), seen_at));
+                sessions.or_default().push(open);
             }
         }
-        for (reason, sessions) in [(EndReason::Lost, lost), (EndReason::Crash, superseded)] {
-            if sessions.is_empty() {
-                continue;
-            }
+        for ((reason, seen_at), sessions) in due {
             warn!(%holder, sessions = sessions.len(), %reason, "the sessions of a holder end");
             let end = Arc::new(End::noticed(reason, seen_at, wall));
             for sessions in sessions.chunks(MAX_ENDS_AT_ONCE) {
@@ -210,6 +186,17 @@ impl SessionRegistry {
             }
         }
         self.forget_if_done(holder);
+    }
+
+    /// A session of a holder was recorded that holds nothing any more, though it was heard when it
+    /// started it.
+    fn end_of_closed(&mut self, session: &Session, reason: EndReason, ctx: &mut Context<Self>) {
+        let is_closed = matches!(self.closing, Some(Closing::Closed { .. }));
+        if let Some(open) = self.active.open(&session.id).filter(|_| !is_closed) {
+            let now = self.settings.clock.now();
+            let end = End::now(reason, EndDetails::default(), now);
+            self.end_many(Arc::new([open]), Arc::new(end), None, ctx);
+        }
     }
 
     /// Something was recorded, or could not be, of sessions of these holders: `started`, if a start was.
@@ -220,11 +207,14 @@ impl SessionRegistry {
         ctx: &mut Context<Self>,
     ) {
         // Its run or its lease may be over since it was asked for.
-        if let Some(session) = started
-            && let Some(holder) = &session.holder
-            && self.holders.due(session, Instant::now()).is_some()
-        {
-            self.end_due(holder, ctx);
+        let due = started.and_then(|session| {
+            let (due, _) = self.holders.due(session, Instant::now())?;
+            Some((session, session.holder.as_ref()?, due))
+        });
+        match due {
+            Some((session, _, Due::Closed(reason))) => self.end_of_closed(session, reason, ctx),
+            Some((_, holder, Due::Lost | Due::Superseded)) => self.end_due(holder, ctx),
+            None => {}
         }
         for holder in holders {
             self.forget_if_done(holder);
@@ -267,11 +257,14 @@ impl SessionRegistry {
 
     /// Looks at the leases at `at`, unless it looks before.
     fn look_by(&mut self, at: Instant, ctx: &mut Context<Self>) {
+        // A plan that is over already would look like a timer that is late.
+        let now = Instant::now();
+        let at = at.max(now);
         if !self.ends_leases() || self.look.is_some_and(|(_, planned)| planned <= at) {
             return;
         }
         self.look_no_more(ctx);
-        let delay = at.saturating_duration_since(Instant::now());
+        let delay = at.duration_since(now);
         self.look = Some((ctx.run_later(delay, Self::look_at_leases), at));
     }
 

@@ -1,6 +1,7 @@
 //! What the messages of holders do, and those about them.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use actix::prelude::*;
 use tokio::time::Instant;
@@ -13,20 +14,25 @@ use super::SessionRegistry;
 use super::bulk::end_in_parts;
 use super::handlers::refused;
 use crate::error::Error;
-use crate::holder::HolderStatus;
+use crate::holder::{HolderStatus, SignsOfLife};
 use crate::session::{EndReason, HolderId, InvalidField, SessionId};
 
 /// A holder is done: its sessions have ended.
 #[derive(Message)]
 #[rtype(result = "()")]
-struct Leave(HolderId);
+struct Leave {
+    holder: HolderId,
+    /// Not if it has shown since that it lives.
+    since: SignsOfLife,
+}
 
 impl Handler<Leave> for SessionRegistry {
     type Result = ();
 
-    fn handle(&mut self, Leave(holder): Leave, ctx: &mut Context<Self>) {
+    fn handle(&mut self, message: Leave, ctx: &mut Context<Self>) {
+        let Leave { holder, since } = message;
         let (now, wall) = (Instant::now(), self.settings.clock.now());
-        self.holders.leave(&holder, now, wall);
+        self.holders.leave(&holder, since, now, wall);
         self.forget_if_done(&holder);
         self.watch_lease(&holder, ctx);
     }
@@ -148,22 +154,33 @@ impl Handler<EndHolder> for SessionRegistry {
     type Result = ResponseFuture<Result<EndedHolder, Error>>;
 
     fn handle(&mut self, message: EndHolder, ctx: &mut Context<Self>) -> Self::Result {
-        let EndHolder { holder, reason } = message;
+        let EndHolder {
+            holder,
+            run_id,
+            reason,
+            is_final,
+        } = message;
         if reason == EndReason::Lost {
             let problem = format!("`{reason}` is for the supervisor to find");
             return refused(InvalidField::new("reason", problem));
         }
+        let since = match self.holders.begin_to_leave(&holder, run_id.as_ref()) {
+            Ok(since) => since,
+            Err(over) => return Box::pin(std::future::ready(Err(over.into()))),
+        };
+        if is_final {
+            self.holders.close(&holder, reason);
+        }
         let sessions = self.active.held_by(&holder).collect();
-        let registry = ctx.address();
+        let (registry, ledger) = (ctx.address(), Arc::clone(&self.ledger));
         let ended = end_in_parts(registry.clone(), sessions, reason);
         Box::pin(async move {
             let ended = ended.await;
             // Its stream hears of the ends before it closes.
-            registry.do_send(Leave(holder));
-            let ended = ended?;
+            registry.do_send(Leave { holder, since });
             Ok(EndedHolder {
-                ended: ended.len(),
-                last: ended.last().cloned(),
+                ended: ended?.len(),
+                up_to: ledger.head(),
             })
         })
     }

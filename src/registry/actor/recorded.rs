@@ -161,6 +161,10 @@ impl Handler<Recorded> for SessionRegistry {
             self.busy.remove(name);
         }
         let holders = self.holders_of(&recorded.transition);
+        if recorded.outcome.is_err() {
+            // What was being recorded may have kept a session from ending that had to.
+            self.overdue.extend(holders.iter().cloned());
+        }
         let outcome = recorded.outcome.as_ref().ok();
         let started = outcome.and_then(|outcome| outcome.session.clone());
         self.apply(recorded.transition, recorded.outcome, ctx);

@@ -24,7 +24,7 @@ impl SessionRegistry {
         reply: Reply<StartedSession>,
         ctx: &mut Context<Self>,
     ) {
-        if !self.settings.door.is_open() || self.closing.is_some() {
+        if self.is_closed() {
             return answer(reply, Err(Error::ShuttingDown));
         }
         if let Err(error) = self.mention_holder(&mut new, ctx) {

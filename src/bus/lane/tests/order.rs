@@ -136,9 +136,24 @@ fn the_cursor_waits_for_the_slowest_delivery() {
     bench.wait(Duration::from_secs(4));
     assert_eq!(bench.acknowledged.len(), 2);
     assert_eq!(bench.cursor, 0);
+    assert!(!bench.lane.is_past(1) && !bench.lane.is_past(3));
     bench.plugin = takes([]);
     bench.run();
+    assert!(bench.lane.is_past(3) && !bench.lane.is_past(4));
     bench.assert_all_settled();
+}
+
+#[test]
+fn a_plugin_is_told_of_what_is_parked_when_it_takes_it() {
+    let mut bench = side_by_side(2);
+    bench.plugin = takes([("A+", Takes::Rejects)]);
+    bench.starts(["A", "B"]);
+    bench.wait(900 * MILLIS);
+    assert_eq!(bench.acknowledged.len(), 1);
+    assert!(!bench.lane.is_past(2), "A is tried again");
+    bench.plugin = takes([]);
+    bench.run();
+    assert!(bench.lane.is_past(2));
 }
 
 #[test]
