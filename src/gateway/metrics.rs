@@ -62,7 +62,7 @@ pub(super) async fn scrape(
     let metrics = SupervisorMetrics {
         counts: supervisor.counts(),
         sessions_active: supervisor.active_sessions().await?,
-        holders: supervisor.holders().await?.len(),
+        holders: supervisor.count_holders().await?,
         plugins: supervisor.plugins().await?,
         recovery: supervisor.recovery().clone(),
         ledger_size_bytes: supervisor.ledger_size_bytes(),

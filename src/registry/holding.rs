@@ -107,6 +107,11 @@ pub(crate) struct EndedHolder {
     pub(crate) up_to: Seq,
 }
 
+/// Asks how many holders there are.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "usize")]
+pub(crate) struct CountHolders;
+
 /// Asks how the holders are.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "Vec<HolderStatus>")]

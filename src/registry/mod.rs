@@ -21,8 +21,8 @@ pub(crate) use self::active::Expiry;
 pub use self::actor::SessionRegistry;
 pub use self::holding::Reconciled;
 pub(crate) use self::holding::{
-    Connect, Connected, Disconnected, EndHolder, EndedHolder, Heartbeat, HolderStatuses, Reconcile,
-    StartedByHolder,
+    Connect, Connected, CountHolders, Disconnected, EndHolder, EndedHolder, Heartbeat,
+    HolderStatuses, Reconcile, StartedByHolder,
 };
 use crate::clock::WallClock;
 use crate::error::Error;

@@ -11,7 +11,7 @@ use crate::bus::WaitUntilTold;
 use crate::error::Error;
 use crate::holder::{HolderStatus, check_grace, check_ttl};
 use crate::registry::{
-    Connect, Connected, EndHolder, Heartbeat, HolderStatuses, Reconcile, Reconciled,
+    Connect, Connected, CountHolders, EndHolder, Heartbeat, HolderStatuses, Reconcile, Reconciled,
     StartedByHolder, StartedSession,
 };
 use crate::session::{EndReason, HolderId, NewSession, RunId, SessionId};
@@ -184,6 +184,12 @@ impl SessionSupervisor {
             is_final: true,
         };
         Ok(self.registry.send(message).await??.ended)
+    }
+
+    /// How many holders there are.
+    #[cfg_attr(not(feature = "gateway"), expect(dead_code, reason = "the gateway's"))]
+    pub(crate) async fn count_holders(&self) -> Result<usize, Error> {
+        Ok(self.registry.send(CountHolders).await?)
     }
 
     /// How the holders are, by name.

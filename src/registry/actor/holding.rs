@@ -7,8 +7,8 @@ use actix::prelude::*;
 use tokio::time::Instant;
 
 use super::super::{
-    Connect, Connected, Disconnected, EndHolder, EndedHolder, Heartbeat, HolderStatuses, Reconcile,
-    Reconciled, StartedByHolder, StartedSession,
+    Connect, Connected, CountHolders, Disconnected, EndHolder, EndedHolder, Heartbeat,
+    HolderStatuses, Reconcile, Reconciled, StartedByHolder, StartedSession,
 };
 use super::SessionRegistry;
 use super::bulk::end_in_parts;
@@ -183,6 +183,14 @@ impl Handler<EndHolder> for SessionRegistry {
                 up_to: ledger.head(),
             })
         })
+    }
+}
+
+impl Handler<CountHolders> for SessionRegistry {
+    type Result = usize;
+
+    fn handle(&mut self, _: CountHolders, _: &mut Context<Self>) -> usize {
+        self.holders.len()
     }
 }
 
