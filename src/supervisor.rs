@@ -194,6 +194,12 @@ impl SessionSupervisor {
         self.watching.watch(after)
     }
 
+    /// The place of the last start or end that is recorded; 0 while there is none.
+    #[cfg(feature = "gateway")]
+    pub(crate) fn log_head(&self) -> Seq {
+        *self.watching.head.borrow()
+    }
+
     /// How far the drain of a shutdown is; without plugins where none has begun.
     pub fn drain_progress(&self) -> DrainProgress {
         self.watching.monitor.drain_progress()

@@ -74,6 +74,7 @@ const start = (id) => inTurn(async () => {
 async function end(id) {
   // With its incarnation, so that no session ends that has started under this id since.
   const incarnation = sessions.get(id);
+  if (!incarnation) return; // it has ended by itself
   const body = { reason: 'completed', incarnation };
   const session = await ask('POST', `/v1/sessions/${encodeURIComponent(id)}/end`, body);
   ended(id, incarnation, session.reason);
@@ -85,23 +86,28 @@ function ended(id, incarnation, reason) {
   console.log(`session ${id} ended: ${reason}`);
 }
 
+// Learns and tells what either side has missed. The list has to be whole, and fit into 64 KiB.
+const reconcile = () => inTurn(async () => {
+  const listed = new Map(sessions);
+  const body = { run_id: runId, ids: [...listed.keys()] };
+  const { not_active } = await ask('PUT', `${lease}/sessions`, body);
+  for (const id of not_active) ended(id, listed.get(id), 'unseen');
+});
+
 // Holds by a connection, and by another when it breaks off.
 async function hold() {
   for (let pause = 100; !stopping; pause = Math.min(2 * pause, 2000)) {
     try {
       const stream = await send('POST', `${lease}/hold`, { run_id: runId, grace_ms: graceMs });
-      // What either side missed meanwhile.
-      await inTurn(async () => {
-        const body = { run_id: runId, ids: [...sessions.keys()] };
-        const { not_active } = await ask('PUT', `${lease}/sessions`, body);
-        for (const id of not_active) ended(id, sessions.get(id), 'unseen');
-      });
+      await reconcile();
       console.log('holding');
       pause = 50;
       let event;
       for await (const line of createInterface({ input: stream })) {
         if (line.startsWith('event: ')) event = line.slice(7);
-        if (event !== 'ended' || !line.startsWith('data: ')) continue;
+        if (!line.startsWith('data: ')) continue;
+        if (event === 'gap') await reconcile();
+        if (event !== 'ended') continue;
         const { session, reason } = JSON.parse(line.slice(6));
         ended(session.id, session.incarnation, reason);
       }
@@ -117,10 +123,16 @@ async function hold() {
 
 async function stop() {
   stopping = true;
-  const body = { reason: 'shutdown' };
-  const { ended: count } = await ask('POST', `${lease}/end`, body, 3000);
-  console.log(`stopped, ${count} sessions ended`);
-  exit(0);
+  // With its run: the sessions of another process that has taken over go on.
+  const body = { reason: 'shutdown', run_id: runId };
+  try {
+    const { ended: count } = await ask('POST', `${lease}/end`, body, 3000);
+    console.log(`stopped, ${count} sessions ended`);
+    exit(0);
+  } catch (error) {
+    console.log(`not stopped in order: ${error.message}`);
+    exit(1);
+  }
 }
 
 process.on('SIGTERM', stop).on('SIGINT', stop);

@@ -80,7 +80,9 @@ def start(session):
 
 def end(session):
     # With its incarnation, so that no session ends that has started under this id since.
-    incarnation = sessions[session]
+    incarnation = sessions.get(session)
+    if incarnation is None:  # it has ended by itself
+        return
     body = {"reason": "completed", "incarnation": incarnation}
     answer = ask("POST", f"/v1/sessions/{quote(session, safe='')}/end", body)
     ended(session, incarnation, answer["reason"])
@@ -93,6 +95,14 @@ def ended(session, incarnation, reason):
             say(f"session {session} ended: {reason}")
 
 
+def reconcile():
+    """Learns and tells what either side has missed. The list has to be whole, and fit into 64 KiB."""
+    with lock:
+        body = {"run_id": RUN_ID, "ids": list(sessions)}
+        for session in ask("PUT", f"{LEASE}/sessions", body)["not_active"]:
+            ended(session, sessions[session], "unseen")
+
+
 def hold():
     """Holds by a connection, and by another when it breaks off."""
     pause = 0.1
@@ -100,11 +110,7 @@ def hold():
         pause = min(2 * pause, 2)
         try:
             with send("POST", f"{LEASE}/hold", {"run_id": RUN_ID, "grace_ms": GRACE_MS}) as stream:
-                # What either side missed meanwhile.
-                with lock:
-                    body = {"run_id": RUN_ID, "ids": list(sessions)}
-                    for session in ask("PUT", f"{LEASE}/sessions", body)["not_active"]:
-                        ended(session, sessions[session], "unseen")
+                reconcile()
                 say("holding")
                 pause, event = 0.1, None
                 for line in stream:
@@ -114,6 +120,8 @@ def hold():
                     elif field == "data" and event == "ended":
                         told = json.loads(value)
                         ended(told["session"]["id"], told["session"]["incarnation"], told["reason"])
+                    elif field == "data" and event == "gap":
+                        reconcile()
         except (OSError, http.client.HTTPException) as error:
             say(f"not connected: {error}")
         except Refused as refusal:  # such as when another process of this holder has taken over
@@ -135,7 +143,13 @@ def main():
         threading.Event().wait()
     except KeyboardInterrupt:
         stopping.set()
-        count = ask("POST", f"{LEASE}/end", {"reason": "shutdown"}, patience=3)["ended"]
+        # With its run: the sessions of another process that has taken over go on.
+        body = {"reason": "shutdown", "run_id": RUN_ID}
+        try:
+            count = ask("POST", f"{LEASE}/end", body, patience=3)["ended"]
+        except Refused as refusal:
+            say(f"refused: {refusal}")
+            sys.exit(1)
         say(f"stopped, {count} sessions ended")
 
 

@@ -122,6 +122,8 @@ pub(super) struct Running {
     pub(super) supervisor: SessionSupervisor,
     /// Where it listens.
     pub(super) addresses: Vec<SocketAddr>,
+    /// The soft limit of open files that this process began with, if it has raised it since.
+    pub(super) file_limit_before: Option<u64>,
 }
 
 /// What a gateway has that is around a program.
@@ -194,7 +196,7 @@ pub(super) fn start(
         token = Some(around.token);
     }
     let supervisor = runtime.block_on(builder.start())?;
-    raise_file_limit();
+    let file_limit_before = raise_file_limit();
     let gateway = Gateway::start(listeners, supervisor.clone(), config.access(token))?;
     let addresses = gateway.addresses().to_vec();
     for address in &addresses {
@@ -209,6 +211,7 @@ pub(super) fn start(
         runtime,
         supervisor,
         addresses,
+        file_limit_before,
     })
 }
 

@@ -2,7 +2,7 @@
 //!
 //! One reader follows the log for all streams that are leases, and passes each end on to its holder:
 //! with a reader for each, every one of a thousand holders would read every event of all others.
-//! What a stream is too slow for is dropped here, and the stream reads the log itself from there on.
+//! What a stream is too slow for is dropped here, and the stream reads that part of the log itself.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,8 +14,46 @@ use crate::monitor::{Watched, Watcher};
 use crate::session::HolderId;
 use crate::supervisor::SessionSupervisor;
 
-/// How many ends wait for a stream, at the most.
+/// How much waits for a stream, at the most.
 const MAX_WAITING: usize = 256;
+
+/// What a holder is told.
+#[derive(Debug, Clone)]
+pub(super) enum Told {
+    /// A session of its has ended.
+    End(Event),
+    /// Events were passed over that the ledger keeps no longer, those after the first place and before
+    /// the second: ends of its sessions may have been among them.
+    Gap { after: Seq, next: Seq },
+}
+
+impl Told {
+    /// What holders are told of what was seen, if anything.
+    fn of(watched: Watched) -> Option<Self> {
+        match watched {
+            Watched::Event(event) if event.hook() == Hook::SessionEnd => Some(Self::End(event)),
+            Watched::Gap { after, next } => Some(Self::Gap { after, next }),
+            Watched::Event(_) | Watched::Delivery(_) | Watched::Drain(_) | Watched::Missed(_) => {
+                None
+            }
+        }
+    }
+
+    fn is_for(&self, holder: &HolderId) -> bool {
+        match self {
+            Self::End(event) => holder_of(event) == Some(holder),
+            Self::Gap { .. } => true,
+        }
+    }
+
+    /// The place in the log up to which this tells.
+    fn place(&self) -> Seq {
+        match self {
+            Self::End(event) => event.recorded_seq(),
+            Self::Gap { next, .. } => next.saturating_sub(1),
+        }
+    }
+}
 
 /// Passes ends on. Clones share all.
 #[derive(Debug, Clone, Default)]
@@ -24,8 +62,12 @@ pub(super) struct Ends(Arc<Mutex<Listeners>>);
 #[derive(Debug, Default)]
 struct Listeners {
     /// By the holder, which has two while one connection takes the place of another.
-    of: HashMap<HolderId, Vec<mpsc::Sender<Event>>>,
+    of: HashMap<HolderId, Vec<mpsc::Sender<Told>>>,
     is_read: bool,
+    /// The place in the log up to which everything was passed on.
+    place: Seq,
+    /// The supervisor is gone, and nobody reads any more.
+    is_over: bool,
 }
 
 /// The ends of one holder's sessions, from one moment on.
@@ -34,11 +76,29 @@ pub(super) struct EndsOfHolder {
     ends: Ends,
     supervisor: SessionSupervisor,
     holder: HolderId,
-    passed_on: mpsc::Receiver<Event>,
-    /// The last that came.
-    last: Option<Seq>,
-    /// Reads the log, once this was too slow.
-    own: Option<Watcher>,
+    /// Closed when this was too slow for it.
+    passed_on: mpsc::Receiver<Told>,
+    /// The place in the log up to which everything was told.
+    place: Seq,
+    /// Reads the part of the log that is missing before what is passed on.
+    own: Option<Own>,
+    last: Option<Last>,
+}
+
+/// A reader of a part of the log.
+#[derive(Debug)]
+struct Own {
+    watcher: Watcher,
+    /// The last place of the part.
+    until: Seq,
+}
+
+/// Where the telling ends.
+#[derive(Debug)]
+struct Last {
+    place: Seq,
+    /// The place up to which everything is passed on, unless it was too slow for that.
+    passed_on_to: Option<Seq>,
 }
 
 impl Ends {
@@ -54,8 +114,30 @@ impl Ends {
         supervisor: &SessionSupervisor,
         holder: &HolderId,
     ) -> EndsOfHolder {
+        let (passed_on, place) = self.listen(supervisor, holder);
+        EndsOfHolder {
+            ends: self.clone(),
+            supervisor: supervisor.clone(),
+            holder: holder.clone(),
+            passed_on,
+            place: place.unwrap_or_else(|| supervisor.log_head()),
+            own: None,
+            last: None,
+        }
+    }
+
+    /// What is passed on to a holder from now on, and the place in the log after which that begins;
+    /// none when the supervisor is gone.
+    fn listen(
+        &self,
+        supervisor: &SessionSupervisor,
+        holder: &HolderId,
+    ) -> (mpsc::Receiver<Told>, Option<Seq>) {
         let (listener, passed_on) = mpsc::channel(MAX_WAITING);
         let mut listeners = self.listeners();
+        if listeners.is_over {
+            return (passed_on, None);
+        }
         listeners
             .of
             .entry(holder.clone())
@@ -64,16 +146,10 @@ impl Ends {
         if !std::mem::replace(&mut listeners.is_read, true) {
             // From here, so that it misses nothing until it runs.
             let watcher = supervisor.watch(None);
+            listeners.place = watcher.place();
             actix_rt::spawn(self.clone().read(watcher));
         }
-        EndsOfHolder {
-            ends: self.clone(),
-            supervisor: supervisor.clone(),
-            holder: holder.clone(),
-            passed_on,
-            last: None,
-            own: None,
-        }
+        (passed_on, Some(listeners.place))
     }
 
     /// Passes on what `watcher` sees, as long as anybody listens.
@@ -82,10 +158,15 @@ impl Ends {
             let watched = watcher.next().await;
             let mut listeners = self.listeners();
             match watched {
-                Some(Watched::Event(event)) => listeners.pass_on(&event),
-                Some(_) => {}
-                // The supervisor is gone: so are the streams, which find that out by themselves.
-                None => listeners.of.clear(),
+                Some(watched) => {
+                    listeners.pass_on(watched);
+                    listeners.place = watcher.place();
+                }
+                // The streams find out by themselves, from what they have to read still.
+                None => {
+                    listeners.of.clear();
+                    listeners.is_over = true;
+                }
             }
             if listeners.of.is_empty() {
                 listeners.is_read = false;
@@ -96,17 +177,26 @@ impl Ends {
 }
 
 impl Listeners {
-    fn pass_on(&mut self, event: &Event) {
-        if event.hook() != Hook::SessionEnd {
+    fn pass_on(&mut self, watched: Watched) {
+        let Some(told) = Told::of(watched) else {
             return;
-        }
-        if let Some(holder) = holder_of(event) {
-            self.keep(holder, |listener| listener.try_send(event.clone()).is_ok());
+        };
+        let tell = |listener: &mpsc::Sender<Told>| listener.try_send(told.clone()).is_ok();
+        match &told {
+            Told::End(event) => {
+                if let Some(holder) = holder_of(event) {
+                    self.keep(holder, tell);
+                }
+            }
+            Told::Gap { .. } => self.of.retain(|_, listeners| {
+                listeners.retain(tell);
+                !listeners.is_empty()
+            }),
         }
     }
 
     /// Keeps those of a holder's listeners that `is_kept`.
-    fn keep(&mut self, holder: &HolderId, is_kept: impl FnMut(&mpsc::Sender<Event>) -> bool) {
+    fn keep(&mut self, holder: &HolderId, is_kept: impl FnMut(&mpsc::Sender<Told>) -> bool) {
         if let Some(listeners) = self.of.get_mut(holder) {
             listeners.retain(is_kept);
             if listeners.is_empty() {
@@ -117,29 +207,61 @@ impl Listeners {
 }
 
 impl EndsOfHolder {
-    /// The next end, or a gap before it; none when the supervisor is gone. Dropping the future loses
-    /// nothing.
-    pub(super) async fn next(&mut self) -> Option<Watched> {
-        if self.own.is_none() {
-            if let Some(event) = self.passed_on.recv().await {
-                self.last = event.seq();
-                return Some(Watched::Event(event));
-            }
-            self.own = Some(self.supervisor.watch(self.last));
-        }
-        let own = self.own.as_mut()?;
+    /// The next end, or a gap before it; none when the supervisor is gone, or past the
+    /// [end](Self::end_here). Dropping the future loses nothing.
+    pub(super) async fn next(&mut self) -> Option<Told> {
         loop {
-            match own.next().await? {
-                Watched::Event(event) => {
-                    let is_end = event.hook() == Hook::SessionEnd;
-                    if is_end && holder_of(&event) == Some(&self.holder) {
-                        return Some(Watched::Event(event));
+            if let Some(own) = &mut self.own {
+                while own.watcher.place() < own.until {
+                    let watched = own.watcher.next().await?;
+                    self.place = own.watcher.place();
+                    let told = Told::of(watched).filter(|told| told.is_for(&self.holder));
+                    if told.is_some() {
+                        return told;
                     }
                 }
-                gap @ Watched::Gap { .. } => return Some(gap),
-                Watched::Delivery(_) | Watched::Drain(_) | Watched::Missed(_) => {}
+                self.own = None;
             }
+            if let Some(told) = self.passed_on.recv().await {
+                self.place = self.place.max(told.place());
+                return Some(told);
+            }
+            let until = match &self.last {
+                Some(last) => {
+                    self.place = self.place.max(last.passed_on_to.unwrap_or_default());
+                    if self.place >= last.place {
+                        return None;
+                    }
+                    last.place
+                }
+                // It was too slow. From here on it is passed on again, and what it has missed it reads.
+                None => {
+                    let (passed_on, place) = self.ends.listen(&self.supervisor, &self.holder);
+                    self.passed_on = passed_on;
+                    place.unwrap_or(Seq::MAX)
+                }
+            };
+            self.own = Some(Own {
+                watcher: self.supervisor.watch(Some(self.place)),
+                until,
+            });
         }
+    }
+
+    /// Has it end with what is recorded by now.
+    pub(super) fn end_here(&mut self) {
+        if self.last.is_some() {
+            return;
+        }
+        let place = self.supervisor.log_head();
+        let mut listeners = self.ends.listeners();
+        let was_in_time = !self.passed_on.is_closed();
+        self.passed_on.close();
+        listeners.keep(&self.holder, |listener| !listener.is_closed());
+        self.last = Some(Last {
+            place,
+            passed_on_to: was_in_time.then_some(listeners.place),
+        });
     }
 }
 
@@ -156,85 +278,4 @@ fn holder_of(event: &Event) -> Option<&HolderId> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::registry::Ended;
-    use crate::session::{EndReason, NewSession, SessionId};
-    use crate::supervisor::Threads;
-
-    async fn start() -> SessionSupervisor {
-        let builder = SessionSupervisor::builder().threads(Threads::Current);
-        builder.start().await.unwrap()
-    }
-
-    fn holder(name: &str) -> HolderId {
-        HolderId::new(name).unwrap()
-    }
-
-    async fn start_and_end(supervisor: &SessionSupervisor, id: &str, of: &str) {
-        let id = SessionId::new(id).unwrap();
-        let mut session = NewSession::new(id.clone());
-        session.holder = Some(holder(of));
-        supervisor.started(session).await.unwrap();
-        let ended = Ended::new(id, EndReason::Completed);
-        supervisor.ended(ended).await.unwrap();
-    }
-
-    async fn next_id(ends: &mut EndsOfHolder) -> String {
-        let next = tokio::time::timeout(std::time::Duration::from_secs(5), ends.next());
-        match next.await.expect("none comes") {
-            Some(Watched::Event(event)) => event.session().unwrap().id.to_string(),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[actix_web::test]
-    async fn an_end_comes_to_its_holder_alone() {
-        let (supervisor, ends) = (start().await, Ends::default());
-        let mut a = ends.of_holder(&supervisor, &holder("a"));
-        let mut b = ends.of_holder(&supervisor, &holder("b"));
-        let mut again = ends.of_holder(&supervisor, &holder("a"));
-        for (id, of) in [("1", "a"), ("2", "b"), ("3", "a"), ("4", "c")] {
-            start_and_end(&supervisor, id, of).await;
-        }
-        for a in [&mut a, &mut again] {
-            assert_eq!([next_id(a).await, next_id(a).await], ["1", "3"]);
-        }
-        assert_eq!(next_id(&mut b).await, "2");
-    }
-
-    #[actix_web::test]
-    async fn a_stream_that_is_too_slow_reads_the_log_itself_and_misses_nothing() {
-        let (supervisor, ends) = (start().await, Ends::default());
-        let mut slow = ends.of_holder(&supervisor, &holder("a"));
-        let count = MAX_WAITING * 2;
-        for n in 0..count {
-            start_and_end(&supervisor, &n.to_string(), "a").await;
-        }
-        for n in 0..count {
-            assert_eq!(next_id(&mut slow).await, n.to_string());
-        }
-        assert!(slow.own.is_some());
-        start_and_end(&supervisor, "last", "a").await;
-        assert_eq!(next_id(&mut slow).await, "last");
-    }
-
-    #[actix_web::test]
-    async fn nobody_reads_when_nobody_listens_and_somebody_does_again_after_that() {
-        let (supervisor, ends) = (start().await, Ends::default());
-        drop(ends.of_holder(&supervisor, &holder("a")));
-        start_and_end(&supervisor, "1", "a").await;
-        let stops = async {
-            while ends.listeners().is_read {
-                tokio::task::yield_now().await;
-            }
-        };
-        let limit = std::time::Duration::from_secs(5);
-        tokio::time::timeout(limit, stops)
-            .await
-            .expect("it reads on");
-        let mut a = ends.of_holder(&supervisor, &holder("a"));
-        start_and_end(&supervisor, "2", "a").await;
-        assert_eq!(next_id(&mut a).await, "2");
-    }
-}
+mod tests;

@@ -149,7 +149,7 @@ impl SupervisorMetrics {
     fn encode_holders(&self, to: &mut Writer<'_>) -> Result<(), Error> {
         let help = "Other programs that have a lease or sessions";
         to.gauge("holders", help, self.holders as u64)?;
-        let help = "Leases that ended because no sign of life came";
+        let help = "Holders with sessions whose lease ended because no sign of life came";
         to.counters("holders_lost", help, [(NONE, self.counts.holders_lost)])
     }
 

@@ -6,12 +6,11 @@
 use std::time::Duration;
 
 use actix_web::web::Bytes;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use super::connection::Peer;
-use super::ends::EndsOfHolder;
+use super::ends::{EndsOfHolder, Told};
 use super::stream::{Source, encode_event, encode_gap};
-use crate::monitor::Watched;
 use crate::supervisor::Hold;
 
 /// After how long a silent stream says that it is still there. A machine that has vanished is noticed
@@ -19,8 +18,9 @@ use crate::supervisor::Hold;
 /// three of them.
 pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(2);
 
-/// How long nothing must come before a stream that is to close has told all.
-const LAST_SILENCE: Duration = Duration::from_millis(50);
+/// How long a stream that is a lease no longer waits for what has ended by then, on a machine that is
+/// busy. What is there is told, however late the client reads it.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// What a holder's stream is made of.
 #[derive(Debug)]
@@ -28,30 +28,50 @@ pub(super) struct Lease {
     hold: Hold,
     ends: EndsOfHolder,
     peer: Peer,
+    /// When the stream closes at the latest, once it is a lease no longer.
+    closes_at: Option<Instant>,
 }
 
 impl Lease {
     /// The lease of `peer`, which is watched as long as it is one.
     pub(super) fn new(hold: Hold, ends: EndsOfHolder, peer: Peer) -> Self {
         peer.watch(hold.until());
-        Self { hold, ends, peer }
+        Self {
+            hold,
+            ends,
+            peer,
+            closes_at: None,
+        }
+    }
+
+    /// What comes next; none at the end.
+    async fn told(&mut self) -> Option<Told> {
+        if self.closes_at.is_none() {
+            tokio::select! {
+                biased;
+                () = self.hold.replaced() => {}
+                told = self.ends.next() => return told,
+            }
+            self.ends.end_here();
+        }
+        let now = Instant::now();
+        let closes_at = *self.closes_at.get_or_insert(now + LAST_WORDS);
+        let told = timeout_at(closes_at, self.ends.next()).await;
+        told.ok().flatten()
     }
 }
 
 impl Source for Lease {
     async fn next(&mut self) -> Option<Bytes> {
-        let watched = tokio::select! {
+        let peer = self.peer.clone();
+        let told = tokio::select! {
             biased;
-            () = self.peer.gone() => None,
-            // What has ended by then is told before it closes.
-            () = self.hold.replaced() => timeout(LAST_SILENCE, self.ends.next()).await.ok().flatten(),
-            watched = self.ends.next() => watched,
+            () = peer.gone() => None,
+            told = self.told() => told,
         };
-        match watched? {
-            Watched::Event(event) => Some(encode_event("ended", None, &event)),
-            Watched::Gap { after, next } => Some(encode_gap(after, next)),
-            // Ends and gaps are all that a holder is told.
-            Watched::Delivery(_) | Watched::Drain(_) | Watched::Missed(_) => None,
-        }
+        Some(match told? {
+            Told::End(event) => encode_event("ended", None, &event),
+            Told::Gap { after, next } => encode_gap(after, next),
+        })
     }
 }

@@ -218,9 +218,10 @@ fn max_connections() -> usize {
 
 /// Lets the process open as many files as connections need, as far as its hard limit allows: the
 /// usual soft limit is for programs that wait with `select`. For programs that are a gateway and
-/// nothing else, since all that the process does shares it.
+/// nothing else, since all that the process does shares it. Answers the soft limit that it had, if it
+/// has another one now.
 #[cfg(feature = "cli")]
-pub(crate) fn raise_file_limit() {
+pub(crate) fn raise_file_limit() -> Option<u64> {
     #[cfg(unix)]
     {
         use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -228,16 +229,18 @@ pub(crate) fn raise_file_limit() {
         let limit = getrlimit(Resource::Nofile);
         let wanted = limit.maximum.map_or(MAX_FILES, |most| most.min(MAX_FILES));
         if limit.current.is_none_or(|current| current >= wanted) {
-            return;
+            return None;
         }
         let raised = Rlimit {
             current: Some(wanted),
             ..limit
         };
-        if let Err(error) = setrlimit(Resource::Nofile, raised) {
-            tracing::warn!(%error, "the limit of open files stays as it is");
+        match setrlimit(Resource::Nofile, raised) {
+            Ok(()) => return limit.current,
+            Err(error) => tracing::warn!(%error, "the limit of open files stays as it is"),
         }
     }
+    None
 }
 
 /// What serves a connection. Put together here rather than by `HttpServer`, which has no place for

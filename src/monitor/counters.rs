@@ -76,7 +76,7 @@ pub struct Counts {
     pub ended: BTreeMap<EndReason, u64>,
     /// Starts that were refused, by the cause; each cause is there.
     pub refused: BTreeMap<Refusal, u64>,
-    /// Holders whose lease ended by itself.
+    /// Holders with sessions whose lease ended by itself.
     pub holders_lost: u64,
     /// Calls of the ledger that failed, or were not answered in time.
     pub ledger_errors: u64,

@@ -58,8 +58,10 @@ impl Watching {
         let mut head = self.head.clone();
         let now = *head.borrow_and_update();
         let after = after.unwrap_or(now);
-        // A place that the log has not reached is of another log, such as that of a process before.
-        let unknown = (after > now).then_some(after);
+        // A place that the log has not reached is of another log, such as that of a process before. The
+        // ledger itself is ahead of what is told of it: another watcher may have read that already.
+        let is_unknown = after > now && after > self.ledger.head();
+        let unknown = is_unknown.then_some(after);
         Watcher {
             notices: self.monitor.notices(),
             follows_sessions: true,
@@ -95,6 +97,12 @@ impl Watcher {
     pub fn without_sessions(mut self) -> Self {
         self.follows_sessions = false;
         self
+    }
+
+    /// The place in the log up to which everything was seen.
+    #[cfg(feature = "gateway")]
+    pub(crate) fn place(&self) -> Seq {
+        self.log.after
     }
 
     /// What comes next; none when the supervisor is gone. Dropping the future loses nothing.

@@ -377,15 +377,25 @@ fn g11_the_wall_clock_ends_no_lease() {
 fn g11_a_supervisor_that_did_not_run_for_a_while_ends_no_lease_for_it() {
     in_virtual_time(async |harness| {
         let (supervisor, told) = start(harness, |it| it).await;
-        supervisor.begin_held("A", "h", None).await.unwrap();
-        supervisor.beat("h", "run-1", 10 * SECOND).await.unwrap();
+        for (text, name) in [("A", "h"), ("B", "silent")] {
+            supervisor.begin_held(text, name, None).await.unwrap();
+            supervisor.beat(name, "run-1", 10 * SECOND).await.unwrap();
+        }
         // The clock is ahead of all timers at once, as when the process was stopped.
         tokio::time::advance(100 * SECOND).await;
-        supervisor.beat("h", "run-1", 10 * SECOND).await.unwrap();
-        sleep(9 * SECOND).await;
+        // It looks at the leases before it hears of anybody.
+        sleep(SECOND / 2).await;
         assert!(told.ends().is_empty());
+        supervisor.beat("h", "run-1", 10 * SECOND).await.unwrap();
+        sleep(SECOND).await;
+        assert_eq!(told.ends(), ["B lost"]);
+        let end = last_end(&told);
+        let times = [end.ended_at, end.detected_at].map(Timestamp::as_second);
+        assert_eq!(times, [0, 101]);
+        sleep(8 * SECOND).await;
+        assert_eq!(told.ends(), ["B lost"]);
         sleep(2 * SECOND).await;
-        assert_eq!(told.ends(), ["A lost"]);
+        assert_eq!(told.ends(), ["A lost", "B lost"]);
     });
 }
 

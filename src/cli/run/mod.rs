@@ -127,8 +127,9 @@ impl Run {
             grace,
             cap: config.shutdown.cap,
         };
+        let command = shim::command(gateway.file_limit_before, self.command);
         // On the main thread, which lives as long as the process: with it the program dies.
-        gateway.runtime.block_on(course.run(&self.command))
+        gateway.runtime.block_on(course.run(&command))
     }
 }
 

@@ -105,8 +105,8 @@ pub(super) struct Program {
 }
 
 impl Program {
-    /// Starts it, with `environment` on top of this process's own. Standard input and outputs are the
-    /// same, and the terminal is its, if it was this process's.
+    /// Starts it by a [command of the shim](shim::command), with `environment` on top of this process's
+    /// own. Standard input and outputs are the same, and the terminal is its, if it was this process's.
     ///
     /// To be called on a thread that lives as long as the process: with it the program dies.
     ///

@@ -14,7 +14,8 @@ use super::{
 };
 use crate::tools::{is_installed, skip};
 
-const TTL: Duration = Duration::from_millis(1500);
+/// Many times as long as it takes to start a program on a busy machine.
+const TTL: Duration = Duration::from_secs(4);
 
 /// The loop, in a process group of its own. Killed when dropped.
 struct Loop(Child);
@@ -25,7 +26,8 @@ impl Loop {
     fn start(gateway: &Gateway, name: &str, run_id: &str) -> Self {
         let path = format!("{}/v1/holders/{name}/heartbeat", gateway.url());
         let beat = json!({"run_id": run_id, "ttl_ms": TTL.as_millis() as u64});
-        let script = "while curl --silent --fail \"$0\" --json \"$1\"; do sleep 0.2; done";
+        // One that fails on a busy machine ends nothing: the next one comes all the same.
+        let script = "while :; do curl --silent --max-time 1 \"$0\" --json \"$1\"; sleep 0.2; done";
         let mut shell = Command::new("sh");
         shell
             .args(["-c", script, &path, &beat.to_string()])
@@ -90,7 +92,7 @@ fn g11_a_program_that_is_killed_loses_its_sessions_when_its_last_heartbeat_is_ov
     let began = Instant::now();
     wait_until(|| {
         assert_eq!(incarnation(&gateway, "A"), first);
-        began.elapsed() > 2 * TTL
+        began.elapsed() > 3 * TTL / 2
     });
 
     drop(victim);

@@ -3,6 +3,7 @@
 //! of `docs/examples`, with the interpreters of the machine, and a loop of heartbeats in a shell.
 
 mod crowd;
+mod gap;
 mod heartbeat;
 mod killed;
 mod operator;

@@ -1,11 +1,12 @@
 //! Holders, as programs that hold sessions see them.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use session_supervisor::{Access, PluginSpec, SessionSupervisor};
+use session_supervisor::{Access, NewSession, PluginSpec, SessionSupervisor};
 
 use super::client::{Request, Response, TestGateway};
 use super::stream::{Followed, PATIENCE};
@@ -105,7 +106,6 @@ async fn the_sessions_of_a_stream_that_is_dropped_end_when_its_grace_is_over() {
     }
     let dropped = Instant::now();
     drop(stream);
-    wait_for_lease(&gateway, "h", "disconnected");
     assert_eq!(wait_for_end(&gateway, "A"), "lost");
     assert!(dropped.elapsed() >= GRACE, "{:?}", dropped.elapsed());
     assert_eq!(wait_for_end(&gateway, "B"), "lost");
@@ -282,6 +282,24 @@ async fn a_holder_that_ends_is_answered_when_the_plugins_know() {
     assert_eq!(holder(&gateway, "h"), Value::Null);
     let again = gateway.post("/v1/holders/h/end", &json!({"reason": "completed"}));
     assert_eq!(again.json(), json!({"ended": 0}));
+}
+
+#[actix_web::test]
+async fn a_stream_tells_of_every_end_before_it_closes() {
+    const SESSIONS: usize = 500;
+    let gateway = TestGateway::start().await;
+    let mut stream = hold(&gateway, "h", "r", LONG_MS);
+    for n in 0..SESSIONS {
+        let mut session = NewSession::new(n.to_string().parse().unwrap());
+        session.holder = Some("h".parse().unwrap());
+        gateway.supervisor.started(session).await.unwrap();
+    }
+    let ended = gateway.post("/v1/holders/h/end", &json!({"reason": "shutdown"}));
+    assert_eq!(ended.json(), json!({"ended": SESSIONS}));
+    let told: BTreeSet<_> = (0..SESSIONS).map(|_| stream.ended()).collect();
+    assert!(told.iter().all(|(_, reason)| reason == "shutdown"));
+    assert_eq!(told.len(), SESSIONS);
+    stream.ends();
 }
 
 #[actix_web::test]
