@@ -105,8 +105,8 @@ pub use self::plugin::{SqlPlugin, SqlSettings};
 #[cfg(feature = "webhook")]
 pub use self::plugin::{WebhookBody, WebhookPlugin, WebhookSettings};
 pub use self::registry::{
-    EndMatching, Ended, EndedMatching, EndedSession, ListSessions, Reconciled, SessionRegistry,
-    SessionState, Snapshot, Started, StartedSession, Touch,
+    EndMatching, Ended, EndedMatching, EndedSession, ListSessions, Reconciled, SessionGuard,
+    SessionRegistry, SessionState, Snapshot, Started, StartedSession, Touch,
 };
 pub use self::session::{
     End, EndDetails, EndReason, HolderId, Incarnation, InvalidField, MAX_DETAIL_BYTES,

@@ -1,6 +1,7 @@
 //! The actor around the table of active sessions: transitions and their recording.
 
 mod bulk;
+mod guards;
 mod handlers;
 mod holders;
 
@@ -14,7 +15,9 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
+pub(super) use self::handlers::check_reason;
 use super::active::{ActiveSessions, StartPlan};
+use super::guard::WatchedEnds;
 use super::waiting::{Name, Waiting, names_of};
 use super::{ClosedDoor, Ended, EndedSession, RegistrySettings, StartedSession};
 use crate::bus::{MAX_ENDS_AT_ONCE, PluginBus, SessionEnd, SessionStart};
@@ -120,6 +123,10 @@ pub struct SessionRegistry {
     /// How many sessions those will add, not counting successors, which take a place over.
     starting: usize,
     closing: Option<Closing>,
+    /// The guards that want to hear of the ends of their sessions.
+    watched: WatchedEnds,
+    /// The ends of sessions that were let go of, to be tried again since the ledger has refused them.
+    refused: Vec<Ended>,
     /// The timer of the sweeps.
     sweeps: Option<SpawnHandle>,
     holders: Holders,
@@ -156,6 +163,8 @@ impl SessionRegistry {
             recording: 0,
             starting: 0,
             closing: None,
+            watched: WatchedEnds::default(),
+            refused: Vec::new(),
             sweeps: None,
             holders: Holders::default(),
             overdue: BTreeSet::new(),
@@ -562,6 +571,9 @@ impl SessionRegistry {
                 self.overdue.extend(session.holder.clone());
             }
         }
+        if recorded {
+            self.tell_guards(sessions, reason);
+        }
     }
 
     /// What is known of `id`: the active session, or the one that ended last.
@@ -657,9 +669,12 @@ impl SessionRegistry {
             unsettled: self.recording,
         };
         self.closing = Some(Closing::Closed { sessions, end });
+        let ended = Arc::clone(&closed.sessions);
         if reply.send(closed).is_err() {
             error!("the shutdown went on without the registry's snapshot");
         }
+        // After the answer, since the shutdown waits for that.
+        self.tell_guards(&ended, reason);
         // The starts among these are refused, whatever they wait for.
         for number in self.waiting.numbers() {
             if let Some((request, _)) = self.waiting.remove(number) {
