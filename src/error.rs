@@ -16,7 +16,9 @@ pub enum Error {
     #[error("shutting down: no new sessions are taken")]
     ShuttingDown,
     /// As many sessions are active as may be. Nothing was changed.
-    #[error("{max} sessions are active already, which is the most that may be: raise `max_active`, or end some")]
+    #[error(
+        "{max} sessions are active already, which is the most that may be: raise `max_active`, or end some"
+    )]
     TooManySessions {
         /// The limit.
         max: usize,

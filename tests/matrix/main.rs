@@ -11,6 +11,8 @@
 //! `MATRIX_ROUNDS` (20), `MATRIX_SESSIONS` (`1,1000,100000`), `MATRIX_LOADS` (`idle,spinning`) and
 //! `MATRIX_CASES` (all) make it shorter. It takes two hours.
 
+#[path = "../examples/mod.rs"]
+mod examples;
 mod program;
 #[path = "../process/faults/shim.rs"]
 #[expect(dead_code, reason = "other tests need more of it")]
@@ -30,7 +32,8 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use self::program::{Ended, Fault, Program, distinct_ends, example};
+use self::examples::example;
+use self::program::{Ended, Fault, Program, distinct_ends};
 use self::shim::Shim;
 
 /// One after the other, whatever the number of test threads.
@@ -341,7 +344,8 @@ fn whole_matrix() {
     let is_asked_for = |it: &Expected| cases == [""] || cases.contains(&it.name());
     let sessions = list("MATRIX_SESSIONS", "1,1000,100000");
     let sessions: Vec<usize> = sessions.iter().map(|it| it.parse().unwrap()).collect();
-    println!("{} rounds each, {}", rounds, example().display());
+    let example = example("misbehaving");
+    println!("{} rounds each, {}", rounds, example.display());
     println!("| case | load | sessions | cap | rounds | gone after the cap, ms: median | latest |");
     println!("|---|---|---|---|---|---|---|");
     let mut failed = 0;
