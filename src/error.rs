@@ -11,17 +11,20 @@ pub enum Error {
     /// A value is malformed. Nothing was changed.
     #[error("invalid {0}")]
     Invalid(#[from] InvalidField),
-    /// The supervisor is shutting down and takes no new sessions.
+    /// The supervisor is shutting down and takes no new sessions. Those that ask for one should be sent
+    /// elsewhere, or told to come back when the next process is there.
     #[error("shutting down: no new sessions are taken")]
     ShuttingDown,
     /// As many sessions are active as may be. Nothing was changed.
-    #[error("{max} sessions are active already, which is the most that may be")]
+    #[error(
+        "{max} sessions are active already, which is the most that may be: raise `max_active`, or end some"
+    )]
     TooManySessions {
         /// The limit.
         max: usize,
     },
     /// The session is not active, or only in another incarnation.
-    #[error("session {0} is not active")]
+    #[error("session {0} is not active: it has ended, or was never started")]
     NotActive(SessionId),
     /// Another holder has the session, or the session that has the key. Nothing was changed.
     #[error("session {id} is held by {}", holder_or_none(holder.as_ref()))]
@@ -42,16 +45,17 @@ pub enum Error {
     /// No plugin has this name.
     #[error("no plugin is named `{0}`")]
     UnknownPlugin(String),
-    /// The ledger could not record it. Nothing was changed; trying again later may help.
+    /// The ledger could not record it, for the reason that it gives. Nothing was changed; trying again
+    /// later may help.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     /// As many requests of this kind wait as may. Nothing was changed; trying again later may help.
     #[error("busy: {0}")]
     Busy(&'static str),
-    /// The supervisor has stopped.
-    #[error("the supervisor has stopped")]
+    /// The supervisor has stopped, and does nothing any more. Its report says how that went.
+    #[error("the supervisor has stopped: only another one, once started, takes sessions")]
     Stopped,
-    /// The supervisor was built with settings that can't work.
+    /// The supervisor was built with settings that can't work; which, and what was expected.
     #[error("{0}")]
     Settings(String),
     /// A thread of the supervisor could not be started.
@@ -78,6 +82,6 @@ impl From<actix::MailboxError> for Error {
 fn holder_or_none(holder: Option<&HolderId>) -> String {
     match holder {
         Some(holder) => format!("holder `{holder}`"),
-        None => "no holder".into(),
+        None => "the supervisor's own process".into(),
     }
 }

@@ -5,7 +5,7 @@
 //! plugin is told inside a fixed time.
 //!
 //! ```
-//! use session_supervisor::{NewSession, PluginSpec, SessionId, SessionSupervisor, Shutdown};
+//! use session_supervisor::{EndReason, PluginSpec, SessionId, SessionSupervisor, Shutdown};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> anyhow::Result<()> {
@@ -14,16 +14,22 @@
 //!     Ok(())
 //! });
 //! let supervisor = SessionSupervisor::builder().plugin(audit).start().await?;
-//! supervisor.started(NewSession::new(SessionId::new("sess-1")?)).await?;
+//! // Each ends when its guard is dropped, whatever becomes of the code that has it.
+//! let guard = supervisor.guard(SessionId::new("sess-1")?).await?;
+//! let still_open = supervisor.guard(SessionId::new("sess-2")?).await?;
+//! guard.finish(EndReason::Completed).await?;
 //! let report = supervisor.shutdown(Shutdown::now()).await?;
 //! assert_eq!((report.drain.sessions, report.drain.delivered), (1, 1));
+//! assert_eq!(still_open.ended().await?, EndReason::Shutdown);
 //! # Ok(())
 //! # }
 //! ```
 //!
 //! A plugin is a [closure](PluginSpec::per_session), a [`Plugin`], or an actor that handles
-//! [`Deliver`]. What plugins are told, and how they should answer, is in `docs/hooks.md`; what is
-//! promised, in `docs/guarantees.md`.
+//! [`Deliver`]. A session is held by a [`SessionGuard`], or told of by
+//! [`started`](SessionSupervisor::started) and [`ended`](SessionSupervisor::ended). How a service puts
+//! all that together is in `docs/embedding.md`; what plugins are told, and how they should answer, in
+//! `docs/hooks.md`; what is promised, in `docs/guarantees.md`.
 //!
 //! # Layout
 //!
@@ -105,8 +111,8 @@ pub use self::plugin::{SqlPlugin, SqlSettings};
 #[cfg(feature = "webhook")]
 pub use self::plugin::{WebhookBody, WebhookPlugin, WebhookSettings};
 pub use self::registry::{
-    EndMatching, Ended, EndedMatching, EndedSession, ListSessions, Reconciled, SessionRegistry,
-    SessionState, Snapshot, Started, StartedSession, Touch,
+    EndMatching, Ended, EndedMatching, EndedSession, ListSessions, Reconciled, SessionGuard,
+    SessionRegistry, SessionState, Snapshot, Started, StartedSession, Touch,
 };
 pub use self::session::{
     End, EndDetails, EndReason, HolderId, Incarnation, InvalidField, MAX_DETAIL_BYTES,
@@ -131,3 +137,8 @@ struct Readme;
 #[cfg(doctest)]
 #[doc = include_str!("../docs/hooks.md")]
 struct HooksGuide;
+
+/// Runs the examples of the guide for services as tests.
+#[cfg(all(doctest, feature = "sqlite"))]
+#[doc = include_str!("../docs/embedding.md")]
+struct EmbeddingGuide;

@@ -170,6 +170,14 @@ name_type!(
     "run_id"
 );
 
+impl SessionId {
+    /// An id that nothing else has, for programs that have no name of their own for a session, such as
+    /// one per connection.
+    pub fn generate() -> Self {
+        Self(Uuid::now_v7().to_string().into())
+    }
+}
+
 /// One life of a session id, from a start to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -211,8 +219,21 @@ impl std::str::FromStr for Incarnation {
 pub type Metadata = Map<String, Value>;
 
 /// What a program says of a session when it starts it, or again while it is active.
+///
+/// ```
+/// use session_supervisor::{NewSession, SessionId, SessionKey};
+///
+/// # fn main() -> Result<(), session_supervisor::InvalidField> {
+/// let mut new = NewSession::new(SessionId::generate())
+///     .with_key(SessionKey::new("user:ada")?)
+///     .with_agent_id("main");
+/// new.session_file = Some("/data/ada.jsonl".into());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct NewSession {
     /// The session's id.
     pub id: SessionId,
@@ -258,6 +279,20 @@ impl NewSession {
     #[must_use]
     pub fn with_key(mut self, key: SessionKey) -> Self {
         self.key = Some(key);
+        self
+    }
+
+    /// Sets [`agent_id`](Self::agent_id).
+    #[must_use]
+    pub fn with_agent_id(mut self, agent_id: impl Into<Box<str>>) -> Self {
+        self.agent_id = Some(agent_id.into());
+        self
+    }
+
+    /// Sets [`metadata`](Self::metadata).
+    #[must_use]
+    pub fn with_metadata(mut self, metadata: Metadata) -> Self {
+        self.metadata = metadata;
         self
     }
 
@@ -510,6 +545,20 @@ pub struct EndDetails {
 }
 
 impl EndDetails {
+    /// Sets [`detail`](Self::detail).
+    #[must_use]
+    pub fn with_detail(mut self, detail: impl Into<Box<str>>) -> Self {
+        self.detail = Some(detail.into());
+        self
+    }
+
+    /// Sets [`message_count`](Self::message_count).
+    #[must_use]
+    pub fn with_message_count(mut self, messages: u64) -> Self {
+        self.message_count = Some(messages);
+        self
+    }
+
     pub(crate) fn validate(&self) -> Result<(), InvalidField> {
         // Databases have signed integers.
         if self
@@ -685,6 +734,13 @@ mod tests {
         for good in ["a", "...", "agent:main:main", "ä b", &"x".repeat(256)] {
             assert_eq!(SessionId::new(good).unwrap().as_str(), good);
         }
+    }
+
+    #[test]
+    fn generated_ids_are_names_like_any_and_all_different() {
+        let (one, other) = (SessionId::generate(), SessionId::generate());
+        assert_ne!(one, other);
+        assert_eq!(SessionId::new(one.as_str()), Ok(one.clone()));
     }
 
     #[test]

@@ -27,7 +27,8 @@ use crate::ledger::{LedgerHealth, Recovery, SessionRecord};
 use crate::monitor::{Counts, DrainProgress, Ping, Watcher, Watching};
 use crate::registry::{
     CountActive, CountMatching, Door, EndMatching, Ended, EndedMatching, EndedSession, Find,
-    ListSessions, SessionRegistry, Snapshot, Started, StartedSession, Touch,
+    ListSessions, SessionGuard, SessionRegistry, Snapshot, StartGuarded, Started, StartedSession,
+    Touch,
 };
 use crate::session::{NewSession, Session, SessionId};
 use crate::shutdown::{
@@ -90,6 +91,17 @@ impl SessionSupervisor {
     /// [`Error::Ledger`]: nothing has started then. [`Error::Stopped`].
     pub async fn started(&self, new: impl Into<NewSession>) -> Result<StartedSession, Error> {
         self.registry.send(Started(new.into())).await?
+    }
+
+    /// A session starts, as with [`started`](Self::started), and ends when the guard that this answers
+    /// is dropped: the way for sessions that are as long as a connection, a task or a request. Dropping
+    /// the future leaves no session behind either.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`started`](Self::started).
+    pub async fn guard(&self, new: impl Into<NewSession>) -> Result<SessionGuard, Error> {
+        self.registry.send(StartGuarded(new.into())).await?
     }
 
     /// A session ends. Recorded when this returns; ending what is not active changes nothing.

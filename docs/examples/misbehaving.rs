@@ -77,7 +77,9 @@ async fn run(options: Options) -> anyhow::Result<ExitCode> {
         misbehaves => misbehaves
             .parse::<Misbehaviour>()
             .map_err(anyhow::Error::msg)?
-            .plugin("culprit"),
+            .plugin("culprit")
+            // What hangs from the first start on hangs still when the stop begins.
+            .timeout(Duration::from_secs(600)),
     };
     let supervisor = SessionSupervisor::builder()
         .cap(options.cap)

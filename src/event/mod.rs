@@ -181,6 +181,7 @@ impl EventId {
 /// That a text is no [`EventId`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("must be an event id as a plugin got it")]
+#[non_exhaustive]
 pub struct InvalidEventId;
 
 impl std::str::FromStr for EventId {

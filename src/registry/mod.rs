@@ -6,6 +6,7 @@
 
 mod active;
 mod actor;
+mod guard;
 mod holding;
 mod waiting;
 
@@ -19,6 +20,8 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::active::Expiry;
 pub use self::actor::SessionRegistry;
+pub use self::guard::SessionGuard;
+pub(crate) use self::guard::StartGuarded;
 pub use self::holding::Reconciled;
 pub(crate) use self::holding::{
     Connect, Connected, CountHolders, Disconnected, EndHolder, EndedHolder, Heartbeat,
@@ -30,7 +33,9 @@ use crate::event::{OpenSession, Seq};
 use crate::filter::SessionFilter;
 use crate::ledger::{Held, SessionRecord};
 use crate::monitor::Monitor;
-use crate::session::{End, EndDetails, EndReason, Incarnation, NewSession, Session, SessionId};
+use crate::session::{
+    End, EndDetails, EndReason, Incarnation, InvalidField, NewSession, Session, SessionId,
+};
 
 /// A session starts, or an active one gets new details.
 ///
@@ -57,6 +62,7 @@ pub struct StartedSession {
 /// fire nothing.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<EndedSession, Error>")]
+#[must_use = "nothing ends until it is sent"]
 #[non_exhaustive]
 pub struct Ended {
     /// Which session.
@@ -80,6 +86,24 @@ impl Ended {
             details: EndDetails::default(),
         }
     }
+
+    /// Sets [`incarnation`](Self::incarnation): another life of the id goes on.
+    pub fn with_incarnation(mut self, incarnation: Incarnation) -> Self {
+        self.incarnation = Some(incarnation);
+        self
+    }
+
+    /// Sets [`details`](Self::details).
+    pub fn with_details(mut self, details: EndDetails) -> Self {
+        self.details = details;
+        self
+    }
+
+    /// Checks what the types don't: who may give the reason, and the lengths of details.
+    pub(crate) fn validate(&self) -> Result<(), InvalidField> {
+        actor::check_reason(self.reason)?;
+        self.details.validate()
+    }
 }
 
 /// The answer to [`Ended`].
@@ -98,11 +122,27 @@ pub enum EndedSession {
 /// A session was active just now, so it is not idle.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<(), Error>")]
+#[must_use = "nobody knows of it until it is sent"]
+#[non_exhaustive]
 pub struct Touch {
     /// Which session.
     pub id: SessionId,
     /// Only if this is its incarnation.
     pub incarnation: Option<Incarnation>,
+}
+
+impl Touch {
+    /// `id` is active, whatever its incarnation.
+    pub fn new(id: SessionId) -> Self {
+        let incarnation = None;
+        Self { id, incarnation }
+    }
+
+    /// Sets [`incarnation`](Self::incarnation).
+    pub fn with_incarnation(mut self, incarnation: Incarnation) -> Self {
+        self.incarnation = Some(incarnation);
+        self
+    }
 }
 
 /// Asks for all active sessions, in no particular order.
@@ -124,6 +164,7 @@ pub(crate) struct CountMatching(pub(crate) SessionFilter);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[cfg_attr(feature = "gateway", derive(utoipa::ToSchema))]
+#[non_exhaustive]
 pub enum SessionState {
     /// It has started and not ended.
     #[default]
@@ -135,6 +176,8 @@ pub enum SessionState {
 /// Asks for sessions, in the order of their starts.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<Vec<SessionRecord>, Error>")]
+#[must_use = "nothing is listed until it is sent"]
+#[non_exhaustive]
 pub struct ListSessions {
     /// Active ones, or ended ones.
     pub state: SessionState,
@@ -149,10 +192,19 @@ pub struct ListSessions {
 }
 
 impl ListSessions {
-    /// All active sessions.
+    /// All active sessions. The fields are public: set those that are to be others.
     pub fn active() -> Self {
+        Self::all(SessionState::Active)
+    }
+
+    /// All sessions that have ended and are still kept.
+    pub fn ended() -> Self {
+        Self::all(SessionState::Ended)
+    }
+
+    fn all(state: SessionState) -> Self {
         Self {
-            state: SessionState::Active,
+            state,
             filter: SessionFilter::default(),
             after: 0,
             limit: usize::MAX,
@@ -164,6 +216,7 @@ impl ListSessions {
 /// ends are recorded: some thousands at a time, and what else is asked for meanwhile comes between.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<EndedMatching, Error>")]
+#[must_use = "nothing ends until it is sent"]
 #[non_exhaustive]
 pub struct EndMatching {
     /// Which sessions: with no condition set, all.

@@ -5,9 +5,8 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::LazyLock;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,6 +18,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::examples::example;
 use crate::shim::Shim;
 
 /// How long anything may take before a test fails instead of hanging.
@@ -36,42 +36,6 @@ pub(crate) enum Fault {
     LedgerStalls,
     /// From the signal on there is no room on the disk of the ledger.
     DiskFull,
-}
-
-/// The example that is under test. Built first where cargo runs the tests, since it builds no examples
-/// when it is asked for one test alone.
-pub(crate) fn example() -> &'static Path {
-    static EXAMPLE: LazyLock<PathBuf> = LazyLock::new(|| {
-        if let Some(cargo) = std::env::var_os("CARGO") {
-            let profile = match cfg!(debug_assertions) {
-                true => "dev",
-                false => "release",
-            };
-            let mut build = Command::new(cargo);
-            build
-                .args(["build", "--locked", "--quiet", "--example", "misbehaving"])
-                .args(["--profile", profile])
-                .current_dir(env!("CARGO_MANIFEST_DIR"));
-            // What cargo says of the test itself would have some dependencies built anew.
-            let of_test = [
-                "CARGO_PKG_",
-                "CARGO_MANIFEST_",
-                "CARGO_BIN_",
-                "CARGO_CRATE_",
-            ];
-            for (name, _) in std::env::vars_os() {
-                let text = name.to_string_lossy();
-                if of_test.iter().any(|prefix| text.starts_with(prefix)) {
-                    build.env_remove(&name);
-                }
-            }
-            assert!(build.status().unwrap().success(), "{build:?}");
-        }
-        let tests = std::env::current_exe().unwrap();
-        let target = tests.parent().and_then(Path::parent).unwrap();
-        target.join("examples/misbehaving")
-    });
-    &EXAMPLE
 }
 
 /// A process that has started its sessions. Killed when dropped.
@@ -113,7 +77,7 @@ impl Program {
         fault: Fault,
         shim: Option<&Shim>,
     ) -> Self {
-        let mut command = Command::new(example());
+        let mut command = Command::new(example("misbehaving"));
         command
             .args(["--plugin", plugin])
             .args(["--sessions", &sessions.to_string()])

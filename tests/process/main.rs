@@ -5,6 +5,9 @@ mod browser;
 mod command;
 mod commands;
 mod deploy;
+mod embedding;
+#[path = "../examples/mod.rs"]
+mod examples;
 mod fake;
 mod faults;
 mod flood;

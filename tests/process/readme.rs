@@ -1,6 +1,7 @@
 //! The README's walk, run as it stands there.
 
 use std::net::TcpListener;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -20,6 +21,30 @@ fn holder() -> &'static str {
     let readme = include_str!("../../README.md");
     let block = readme.split("<!-- holder -->\n```python\n").nth(1);
     block.and_then(|rest| rest.split("```").next()).unwrap()
+}
+
+/// The session that was recorded: what was typed, and what was printed.
+fn recorded() -> (Vec<&'static str>, String) {
+    let readme = include_str!("../../README.md");
+    let block = readme.split("<!-- recorded -->\n```console\n").nth(1);
+    let lines = block
+        .and_then(|rest| rest.split("```").next())
+        .unwrap()
+        .lines();
+    let (typed, printed): (Vec<_>, Vec<_>) = lines.partition(|line| line.starts_with("$ "));
+    let typed = typed.iter().map(|line| &line["$ ".len()..]);
+    (typed.collect(), printed.join("\n"))
+}
+
+/// A text without what is another in each run: how long ago something was, and how wide its column is.
+fn without_times(text: &str) -> Vec<String> {
+    let is_time = |word: &str| word.starts_with(|c: char| c.is_ascii_digit());
+    let line = |line: &str| {
+        let words = line.split_whitespace();
+        let words = words.map(|word| if is_time(word) { "…" } else { word });
+        words.collect::<Vec<_>>().join(" ")
+    };
+    text.lines().map(line).collect()
 }
 
 /// What the README says that it prints.
@@ -60,6 +85,37 @@ fn the_walk_leaves_no_ghost_and_prints_what_the_readme_says() {
     assert!(output.status.success(), "{stdout}\n{stderr}");
     assert!(stdout.ends_with(promised()), "{stdout}\n{stderr}");
     assert!(dir.path().join("walk/state/last-shutdown.json").exists());
+}
+
+#[test]
+fn the_recorded_session_goes_as_it_went() {
+    let (typed, printed) = recorded();
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap().to_string();
+    drop(free);
+    let ready = "for n in $(seq 600); do session-supervisor status --ready > status 2>&1 && break; sleep 0.05; done";
+    let lines = typed.iter().map(|line| match line.ends_with('&') {
+        true => format!("{line}\n{ready}\n"),
+        false => format!("{line}\n"),
+    });
+    // However it goes, nothing of it is left.
+    let script = format!("trap 'kill -9 $!' EXIT\n{}", lines.collect::<String>());
+    let dir = tempfile::tempdir().unwrap();
+    let binary = Path::new(env!("CARGO_BIN_EXE_session-supervisor"));
+    let mut path = binary.parent().unwrap().as_os_str().to_owned();
+    path.push(":");
+    path.push(std::env::var_os("PATH").unwrap_or_default());
+    let output = Command::new("bash")
+        .args(["-c", &script])
+        .current_dir(dir.path())
+        .env("PATH", path)
+        .env("SESSION_SUPERVISOR_LISTEN", &address)
+        .env("SESSION_SUPERVISOR_URL", format!("http://{address}"))
+        .output()
+        .unwrap();
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(without_times(&stdout), without_times(&printed), "{stderr}");
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! The documents against the code: `docs/guarantees.md` names the tests that hold each guarantee, all
-//! of them and none that is not; `docs/architecture.md` names every file, and who imports whom.
+//! of them and none that is not; `docs/architecture.md` names every file, and who imports whom;
+//! `docs/embedding.md` names every example; and every link leads somewhere.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -180,4 +181,66 @@ fn who_imports_whom_is_as_it_is_drawn_and_runs_one_way() {
     }
     let missing: Vec<_> = imports.keys().filter(|it| !above.contains(it)).collect();
     assert!(missing.is_empty(), "not drawn: {missing:?}");
+}
+
+#[test]
+fn every_example_is_declared_and_in_the_guide() {
+    let manifest = fs::read_to_string(Path::new(ROOT).join("Cargo.toml")).unwrap();
+    let guide = fs::read_to_string(Path::new(ROOT).join("docs/embedding.md")).unwrap();
+    let examples = sources("docs/examples");
+    assert!(examples.len() > 4, "{examples:?}");
+    for (path, _) in examples {
+        assert!(manifest.contains(&format!("path = \"{path}\"")), "{path}");
+        let link = format!("]({})", path.trim_start_matches("docs/"));
+        assert!(guide.contains(&link), "{path}");
+    }
+}
+
+/// The paths of the documents.
+fn documents() -> Vec<PathBuf> {
+    let docs = fs::read_dir(Path::new(ROOT).join("docs")).unwrap();
+    let docs = docs.map(|entry| entry.unwrap().path());
+    let docs = docs.filter(|path| path.extension().is_some_and(|it| it == "md"));
+    docs.chain([Path::new(ROOT).join("README.md")]).collect()
+}
+
+/// The text of a document without its blocks of code.
+fn prose(path: &Path) -> String {
+    let text = fs::read_to_string(path).unwrap();
+    text.split("```").step_by(2).collect()
+}
+
+/// What a heading is called in a link.
+fn anchor(heading: &str) -> String {
+    let kept = heading.trim_start_matches('#').trim().to_lowercase();
+    let kept = kept
+        .chars()
+        .filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+    kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+}
+
+#[test]
+fn every_link_between_documents_leads_somewhere() {
+    let mut links = 0;
+    for document in documents() {
+        let text = prose(&document);
+        let targets = text.split("](").skip(1);
+        let targets = targets.filter_map(|rest| rest.split_once(')'));
+        for (target, _) in targets.filter(|(target, _)| !target.starts_with("http")) {
+            links += 1;
+            let (file, fragment) = target.split_once('#').unwrap_or((target, ""));
+            let file = match file {
+                "" => document.clone(),
+                file => document.parent().unwrap().join(file),
+            };
+            let shown = format!("{target} in {}", document.display());
+            assert!(file.exists(), "{shown}");
+            if !fragment.is_empty() {
+                let text = prose(&file);
+                let mut headings = text.lines().filter(|line| line.starts_with('#'));
+                assert!(headings.any(|it| anchor(it) == fragment), "{shown}");
+            }
+        }
+    }
+    assert!(links > 100, "{links}");
 }

@@ -10,6 +10,7 @@ mod drain;
 mod embedding;
 mod faulty_ledger;
 mod gateway;
+mod guard;
 mod guarantees;
 mod holders;
 mod hooks;

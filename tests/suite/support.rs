@@ -60,10 +60,6 @@ impl Shorthand for SessionSupervisor {
     }
 
     async fn touch_id(&self, text: &str) -> bool {
-        let touch = Touch {
-            id: id(text),
-            incarnation: None,
-        };
-        self.touch(touch).await.is_ok()
+        self.touch(Touch::new(id(text))).await.is_ok()
     }
 }

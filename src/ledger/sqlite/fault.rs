@@ -62,7 +62,7 @@ pub enum OpenError {
         problem: String,
     },
     /// Another process writes it.
-    #[error("`{}` is in use by another process", path.display())]
+    #[error("`{}` is in use by another process: stop that one first", path.display())]
     InUse {
         /// The file.
         path: PathBuf,

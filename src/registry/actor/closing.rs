@@ -57,9 +57,12 @@ impl SessionRegistry {
             unsettled: self.recording,
         };
         self.closing = Some(Closing::Closed { sessions, end });
+        let ended = Arc::clone(&closed.sessions);
         if reply.send(closed).is_err() {
             error!("the shutdown went on without the registry's snapshot");
         }
+        // After the answer, since the shutdown waits for that.
+        self.tell_guards(&ended, reason);
         // The starts among these are refused, whatever they wait for.
         for number in self.waiting.numbers() {
             if let Some((request, _)) = self.waiting.remove(number) {

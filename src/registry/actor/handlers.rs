@@ -60,7 +60,7 @@ impl Handler<Ended> for SessionRegistry {
     type Result = ResponseFuture<Result<EndedSession, Error>>;
 
     fn handle(&mut self, ended: Ended, ctx: &mut Context<Self>) -> Self::Result {
-        if let Err(invalid) = check_reason(ended.reason).and_then(|()| ended.details.validate()) {
+        if let Err(invalid) = ended.validate() {
             return refused(invalid);
         }
         let (reply, answer) = oneshot::channel();
@@ -69,7 +69,7 @@ impl Handler<Ended> for SessionRegistry {
     }
 }
 
-pub(super) fn check_reason(reason: EndReason) -> Result<(), InvalidField> {
+pub(in crate::registry) fn check_reason(reason: EndReason) -> Result<(), InvalidField> {
     if reason.is_reserved() {
         let problem = format!("`{reason}` is for the supervisor to find");
         return Err(InvalidField::new("reason", problem));

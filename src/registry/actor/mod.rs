@@ -3,6 +3,7 @@
 mod bulk;
 mod closing;
 mod expiry;
+mod guards;
 mod handlers;
 mod holders;
 mod holding;
@@ -19,8 +20,10 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use self::closing::Closing;
+pub(super) use self::handlers::check_reason;
 use self::recorded::Recorded;
 use super::active::ActiveSessions;
+use super::guard::WatchedEnds;
 use super::waiting::{Name, Waiting, names_of};
 use super::{Ended, EndedSession, RegistrySettings, StartedSession};
 use crate::bus::PluginBus;
@@ -100,6 +103,10 @@ pub struct SessionRegistry {
     /// How many sessions those will add, not counting successors, which take a place over.
     starting: usize,
     closing: Option<Closing>,
+    /// The guards that want to hear of the ends of their sessions.
+    watched: WatchedEnds,
+    /// The ends of sessions that were let go of, to be tried again since the ledger has refused them.
+    refused: Vec<Ended>,
     /// The timer of the sweeps.
     sweeps: Option<SpawnHandle>,
     holders: Holders,
@@ -136,6 +143,8 @@ impl SessionRegistry {
             recording: 0,
             starting: 0,
             closing: None,
+            watched: WatchedEnds::default(),
+            refused: Vec::new(),
             sweeps: None,
             holders: Holders::default(),
             overdue: BTreeSet::new(),

@@ -149,6 +149,9 @@ impl SessionRegistry {
                 self.overdue.extend(session.holder.clone());
             }
         }
+        if recorded {
+            self.tell_guards(sessions, reason);
+        }
     }
 }
 

@@ -1,0 +1,246 @@
+//! Guards: sessions that end with whatever holds them.
+
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
+
+use actix::{Addr, Message};
+use tokio::sync::{Notify, oneshot};
+
+use super::{Ended, EndedSession, SessionRegistry, StartedSession, Touch};
+use crate::error::Error;
+use crate::session::{EndDetails, EndReason, Incarnation, NewSession, Session};
+
+/// Holds a session that ends when this is dropped, so that no way out of a handler forgets it: with
+/// [`EndReason::Disconnected`], or [`EndReason::Failed`] where the thread is panicking.
+/// [`finish`](Self::finish) ends it for any other reason.
+///
+/// It can be moved to any thread and dropped on any, inside a runtime or not; dropping it blocks
+/// nobody. An end that the ledger refuses is tried again every second until it is recorded. Once a
+/// shutdown was asked for, dropping the guard leaves the session to that, which ends it for its own
+/// reason. Where the session has ended before, by a shutdown, an operator or a limit, dropping or
+/// finishing the guard changes nothing; see [`ended`](Self::ended).
+///
+/// Starting an id that is active already gives another guard of the same incarnation, and the first of
+/// them that goes ends it. So give each connection an id of its own, and a
+/// [key](NewSession::with_key) where a new one is to take the place of the one before.
+///
+/// ```
+/// use session_supervisor::{EndReason, SessionId, SessionSupervisor};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> anyhow::Result<()> {
+/// # let supervisor = SessionSupervisor::builder().start().await?;
+/// let guard = supervisor.guard(SessionId::generate()).await?;
+/// // Serve the connection here. If this returns early, or panics, the session ends all the same.
+/// guard.touch().await?;
+/// guard.finish(EndReason::Completed).await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+#[must_use = "the session ends when this is dropped"]
+pub struct SessionGuard {
+    started: StartedSession,
+    registry: Addr<SessionRegistry>,
+    signal: Arc<EndSignal>,
+    /// Whether the session ends with this.
+    armed: bool,
+}
+
+impl SessionGuard {
+    pub(super) fn new(started: StartedSession, registry: Addr<SessionRegistry>) -> Self {
+        Self {
+            started,
+            registry,
+            signal: Arc::default(),
+            armed: true,
+        }
+    }
+
+    /// The session, as it was when it started.
+    pub fn session(&self) -> &Arc<Session> {
+        &self.started.session
+    }
+
+    /// What its start was answered: whether it is a new incarnation, and which session it replaced.
+    pub fn started(&self) -> &StartedSession {
+        &self.started
+    }
+
+    /// The session is active just now, so it is not idle.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotActive`] when it has ended, [`Error::Stopped`].
+    pub async fn touch(&self) -> Result<(), Error> {
+        let session = self.session();
+        let touch = Touch::new(session.id.clone()).with_incarnation(session.incarnation);
+        self.registry.send(touch).await?
+    }
+
+    /// Waits until the session has ended, whoever ends it, and answers why: by an operator, a limit or
+    /// a shutdown, or since another took its key. Then there is nothing left to hold. Dropping the
+    /// future loses nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Stopped`] when the supervisor was torn down without a shutdown.
+    pub async fn ended(&self) -> Result<EndReason, Error> {
+        self.signal.wait().await.ok_or(Error::Stopped)
+    }
+
+    /// Ends the session for `reason`. It ends with the call, whether the answer is waited for or not;
+    /// the answer comes when that is recorded, or says that the session had ended before.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] for a reason that only the supervisor may find: the session ends as if the
+    /// guard had been dropped. [`Error::Ledger`]: it has not ended yet, and is tried again until it has.
+    /// [`Error::Stopped`].
+    pub fn finish(
+        self,
+        reason: EndReason,
+    ) -> impl Future<Output = Result<EndedSession, Error>> + Send + 'static {
+        self.finish_with(reason, EndDetails::default())
+    }
+
+    /// Ends the session like [`finish`](Self::finish), with what there is to say of its end.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`finish`](Self::finish); [`Error::Invalid`] for a detail that is too long, too.
+    pub fn finish_with(
+        mut self,
+        reason: EndReason,
+        details: EndDetails,
+    ) -> impl Future<Output = Result<EndedSession, Error>> + Send + 'static {
+        let ended = self.end(reason).with_details(details);
+        let sent = ended.validate().map(|()| {
+            let (reply, answer) = oneshot::channel();
+            self.let_go(ended, Some(reply));
+            answer
+        });
+        async move { sent?.await.unwrap_or(Err(Error::Stopped)) }
+    }
+
+    /// Lets go of the session, which goes on: whoever does this sees to its end.
+    pub fn disarm(mut self) -> StartedSession {
+        self.armed = false;
+        self.started.clone()
+    }
+
+    fn end(&self, reason: EndReason) -> Ended {
+        let session = self.session();
+        Ended::new(session.id.clone(), reason).with_incarnation(session.incarnation)
+    }
+
+    /// Sent without waiting for room in the mailbox: a guard can't wait, and there are no more of these
+    /// messages than there are sessions.
+    fn let_go(&mut self, ended: Ended, reply: Option<EndReply>) {
+        self.armed = false;
+        self.registry.do_send(LetGo { ended, reply });
+    }
+
+    pub(super) fn watch(&self) -> WatchEnd {
+        WatchEnd {
+            session: Arc::clone(self.session()),
+            signal: Arc::clone(&self.signal),
+        }
+    }
+}
+
+impl Drop for SessionGuard {
+    fn drop(&mut self) {
+        if self.armed {
+            let reason = match std::thread::panicking() {
+                true => EndReason::Failed,
+                false => EndReason::Disconnected,
+            };
+            self.let_go(self.end(reason), None);
+        }
+    }
+}
+
+pub(super) type EndReply = oneshot::Sender<Result<EndedSession, Error>>;
+
+/// A session starts that a guard holds. The answer is the guard, which ends the session where nobody
+/// waits for it any more.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<SessionGuard, Error>")]
+pub(crate) struct StartGuarded(pub(crate) NewSession);
+
+/// A guard lets go of its session, which ends.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct LetGo {
+    pub(super) ended: Ended,
+    /// Who waits for it; nobody where the guard was dropped.
+    pub(super) reply: Option<EndReply>,
+}
+
+/// A guard wants to know when its session ends.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(super) struct WatchEnd {
+    pub(super) session: Arc<Session>,
+    pub(super) signal: Arc<EndSignal>,
+}
+
+/// Tells a guard that its session has ended.
+#[derive(Debug, Default)]
+pub(super) struct EndSignal {
+    /// Why it has ended; none where that will never be known.
+    reason: OnceLock<Option<EndReason>>,
+    told: Notify,
+}
+
+impl EndSignal {
+    pub(super) fn tell(&self, reason: Option<EndReason>) {
+        // The first end is the one that counts.
+        let _ = self.reason.set(reason);
+        self.told.notify_waiters();
+    }
+
+    async fn wait(&self) -> Option<EndReason> {
+        loop {
+            // Made before the look, so that what is told between the two is heard.
+            let told = self.told.notified();
+            if let Some(reason) = self.reason.get() {
+                return *reason;
+            }
+            told.await;
+        }
+    }
+}
+
+/// The guards of active sessions that wait for their ends.
+#[derive(Debug, Default)]
+pub(super) struct WatchedEnds(HashMap<Incarnation, Vec<Arc<EndSignal>>>);
+
+impl WatchedEnds {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn insert(&mut self, incarnation: Incarnation, signal: Arc<EndSignal>) {
+        let signals = self.0.entry(incarnation).or_default();
+        // A session that is guarded again and again has as many entries as it has guards.
+        signals.retain(|signal| Arc::strong_count(signal) > 1);
+        signals.push(signal);
+    }
+
+    /// The session has ended.
+    pub(super) fn tell(&mut self, incarnation: Incarnation, reason: EndReason) {
+        for signal in self.0.remove(&incarnation).into_iter().flatten() {
+            signal.tell(Some(reason));
+        }
+    }
+}
+
+impl Drop for WatchedEnds {
+    fn drop(&mut self) {
+        for signal in self.0.values().flatten() {
+            signal.tell(None);
+        }
+    }
+}
