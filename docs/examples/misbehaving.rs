@@ -17,8 +17,8 @@ use clap::Parser;
 use futures_util::future::try_join_all;
 use session_supervisor::testing::Misbehaviour;
 use session_supervisor::{
-    Durability, LogPlugin, NewSession, PluginSpec, SessionId, SessionSupervisor, SqliteLedger,
-    StateDir,
+    DeliveryPolicy, Durability, LogPlugin, NewSession, PluginSpec, SessionId, SessionSupervisor,
+    SqliteLedger, StateDir,
 };
 use tracing_appender::non_blocking::NonBlockingBuilder;
 use tracing_subscriber::fmt::MakeWriter;
@@ -72,6 +72,8 @@ async fn run(options: Options) -> anyhow::Result<ExitCode> {
         let path = options.dir.join(name).with_extension("jsonl");
         PluginSpec::new(name, move || LogPlugin::file(&path))
     };
+    let mut patient = DeliveryPolicy::default();
+    patient.timeout = Duration::from_secs(600);
     let middle = match &*options.plugin {
         "ok" => log("culprit"),
         misbehaves => misbehaves
@@ -79,7 +81,7 @@ async fn run(options: Options) -> anyhow::Result<ExitCode> {
             .map_err(anyhow::Error::msg)?
             .plugin("culprit")
             // What hangs from the first start on hangs still when the stop begins.
-            .timeout(Duration::from_secs(600)),
+            .with_policy(patient),
     };
     let supervisor = SessionSupervisor::builder()
         .cap(options.cap)

@@ -366,7 +366,7 @@ impl Holders {
         let Some(entry) = self.holders.get_mut(holder) else {
             return;
         };
-        let open = [&mut entry.parent, &mut entry.connection].into_iter();
+        let mut open = [&mut entry.parent, &mut entry.connection].into_iter();
         let gone = open.find_map(|open| open.take_if(|open| open.id == connection));
         if let Some(gone) = gone {
             let until = now + gone.grace;
