@@ -716,7 +716,7 @@ mod tests {
         assert_eq!(holders.find_lost(later), []);
 
         holders.disconnect(&holder, parent, now, WALL);
-        assert_eq!(holders.find_lost(later), [holder.clone()]);
+        assert_eq!(holders.find_lost(later), std::slice::from_ref(&holder));
         assert!(holders.forget(&holder, later));
     }
 

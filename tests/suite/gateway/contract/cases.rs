@@ -53,7 +53,7 @@ pub(super) const CASES: &[Case] = &[
         200,
     ),
     Case("GET", "/v1/holders", "", 200),
-    Case("POST", "/v1/holders/h/end", r#"{"reason": "restart"}"#, 200),
+    Case("POST", "/v1/holders/h/end", HOLDER_END, 200),
     Case(
         "POST",
         "/v1/bulk-end",
@@ -97,6 +97,8 @@ const WHOLE_LIST: &str = r#"{"run_id": "r", "ids": ["a", "unknown"]}"#;
 
 const WHOLE_HOLD: &str = r#"{"run_id": "r", "grace_ms": 60000}"#;
 
+const HOLDER_END: &str = r#"{"run_id": "r", "reason": "restart"}"#;
+
 const WHOLE_END: &str = r#"{
     "reason": "completed", "detail": "done", "next_session_id": "c", "next_key": "k",
     "message_count": 3, "transcript_archived": true
@@ -123,6 +125,7 @@ pub(super) const REFUSED: &[Case] = &[
     Case("POST", "/v1/holders/h/heartbeat", BEAT, 409),
     Case("POST", "/v1/holders/h/hold", WHOLE_HOLD, 409),
     Case("PUT", "/v1/holders/h/sessions", WHOLE_LIST, 409),
+    Case("POST", "/v1/holders/h/end", HOLDER_END, 409),
     Case("POST", "/v1/sessions", WHOLE_START, 409),
     Case("POST", "/v1/plugins/unknown/test", "", 404),
     Case("POST", "/v1/plugins/unknown/resume", "", 404),
