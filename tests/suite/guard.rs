@@ -154,6 +154,8 @@ fn g1_guards_lose_nothing_when_the_mailbox_of_the_registry_is_full() {
             }
         }
         for (n, held) in guards.into_iter().enumerate() {
+            // From here on a sender that can wait would have to.
+            assert!(held.touch().now_or_never().is_none());
             match n % 2 {
                 0 => drop(held),
                 _ => drop(held.finish(EndReason::Completed)),
