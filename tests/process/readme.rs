@@ -94,9 +94,11 @@ fn the_recorded_session_goes_as_it_went() {
     let address = free.local_addr().unwrap().to_string();
     drop(free);
     let ready = "for n in $(seq 600); do session-supervisor status --ready > status 2>&1 && break; sleep 0.05; done";
-    let lines = typed.iter().map(|line| match line.ends_with('&') {
-        true => format!("{line}\n{ready}\n"),
-        false => format!("{line}\n"),
+    // Whoever types takes longer than a gateway to be there, or to be gone.
+    let lines = typed.iter().map(|line| match line {
+        line if line.ends_with('&') => format!("{line}\n{ready}\n"),
+        line if line.starts_with("kill") => format!("{line}\nwait $!\n"),
+        line => format!("{line}\n"),
     });
     // However it goes, nothing of it is left.
     let script = format!("trap 'kill -9 $!' EXIT\n{}", lines.collect::<String>());
