@@ -427,9 +427,22 @@ fn g11_a_planned_restart_is_sigterm_to_the_command() {
     stops_in_order(python, Signal::SIGUSR2, "SIGTERM", "restart");
 }
 
+/// Whether this process was started to ignore a hang-up, as under `nohup`, and so its children are.
+fn ignores_hangup() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mut lines = status.lines();
+    let ignored = lines.find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    ignored.is_some_and(|mask| mask & 1 == 1)
+}
+
 #[test]
 fn other_signals_are_passed_on_and_stop_nothing() {
     let Some(python) = Python::find() else { return };
+    if ignores_hangup() {
+        eprintln!("SKIPPED: a hang-up is ignored here, as under `nohup`, and so by every child");
+        return;
+    }
     let program = "
 got = []
 def note(number, _):
@@ -488,16 +501,12 @@ fn a_further_signal_after_a_second_kills_the_command_and_forces_the_exit() {
     assert!(is_alive(&inner));
     // The rule counts from the signal's arrival, which was before the line.
     sleep(Duration::from_millis(1100));
-    let began = Instant::now();
     around.signal(Signal::SIGINT);
     assert_eq!(around.code(), 128 + 2);
-    assert!(
-        began.elapsed() < Duration::from_secs(1),
-        "{:?}",
-        began.elapsed()
-    );
     around.wait_until("end of the group", || !is_alive(&inner));
     assert_eq!(around.report()["exit_code"], 130);
+    let log = around.log();
+    assert!(log.contains("waited for no longer"), "{log}");
     // The plugin is well, so it was told in the moment that there was.
     assert_eq!(around.ends(), all(&["A"], "shutdown"));
 }
