@@ -6,7 +6,8 @@ Reads what `cargo bench` has left, writes a picture, and prints the same as a Ma
     BENCH=full cargo bench --locked --bench peers
     python3 benches/plot.py --out docs/drain.svg
 
-Other groups than `peers` come out as a table too: `--group drain-sqlite --limit rusqlite`.
+Other groups than `peers` come out as a table too: `--group drain-sqlite --limit rusqlite`, or
+`--group drain-plugins --counted plugins`.
 """
 
 import argparse
@@ -59,12 +60,12 @@ def duration(seconds):
             return f"{value:.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"
 
 
-def table(figures, limit):
+def table(figures, limit, counted):
     known = [line for line in LINES if line[0] in figures]
     others = [line for line in known if line[0] not in ("supervisor", limit)]
     ours, bare = figures.get("supervisor", {}), figures.get(limit, {})
     names = {name: label for name, label, _, _ in LINES}
-    heads = ["sessions", "ours", names.get(limit, limit), "ours / limit"]
+    heads = [counted, "ours", names.get(limit, limit), "ours / limit"]
     heads += [label for _, label, _, _ in others]
     rows = [heads, ["---:"] * len(heads)]
     for size in sorted({size for sizes in figures.values() for size in sizes}):
@@ -158,13 +159,14 @@ def main():
     parser.add_argument("--group", default="peers")
     parser.add_argument("--limit", default="channels", help="the benchmark that is the limit")
     parser.add_argument("--out", type=Path, help="where the picture goes; none if left out")
+    parser.add_argument("--counted", default="sessions", help="what is in the first column")
     options = parser.parse_args()
     figures = read(options.criterion / options.group)
     if not figures:
         parser.error(f"nothing was measured: no estimates below {options.criterion / options.group}")
     if options.out:
         options.out.write_text(svg(figures))
-    print(table(figures, options.limit))
+    print(table(figures, options.limit, options.counted))
     print(growth(figures, options.limit))
 
 

@@ -83,6 +83,33 @@ enum Told {
     InChunks,
 }
 
+/// How long a peer takes to tell of all items.
+type PeerRound = std::pin::Pin<Box<dyn Future<Output = Duration> + Send>>;
+
+/// What it is called, how it tells, and a round of it.
+type Peer = (&'static str, Told, fn(Items, Told) -> PeerRound);
+
+const PEERS: [Peer; 6] = [
+    ("task-tracker", Told::PerPair, task_tracker),
+    ("task-tracker-chunks", Told::InChunks, task_tracker),
+    ("kameo", Told::PerPair, kameo),
+    ("kameo-chunks", Told::InChunks, kameo),
+    ("ractor", Told::PerPair, ractor),
+    ("ractor-chunks", Told::InChunks, ractor),
+];
+
+fn task_tracker(items: Items, told: Told) -> PeerRound {
+    Box::pin(with_task_tracker::round(items, told))
+}
+
+fn kameo(items: Items, told: Told) -> PeerRound {
+    Box::pin(with_kameo::round(items, told))
+}
+
+fn ractor(items: Items, told: Told) -> PeerRound {
+    Box::pin(with_ractor::round(items, told))
+}
+
 fn benches(criterion: &mut Criterion) {
     let runtime = Runtime::new().expect("a runtime");
     // On a thread of the runtime, where tasks and messages are on their way sooner.
@@ -107,29 +134,6 @@ fn benches(criterion: &mut Criterion) {
     }
     group.finish();
 }
-
-type PeerRound = std::pin::Pin<Box<dyn Future<Output = Duration> + Send>>;
-
-const PEERS: [(&str, Told, fn(Items, Told) -> PeerRound); 6] = [
-    ("task-tracker", Told::PerPair, |items, told| {
-        Box::pin(with_task_tracker::round(items, told))
-    }),
-    ("task-tracker-chunks", Told::InChunks, |items, told| {
-        Box::pin(with_task_tracker::round(items, told))
-    }),
-    ("kameo", Told::PerPair, |items, told| {
-        Box::pin(with_kameo::round(items, told))
-    }),
-    ("kameo-chunks", Told::InChunks, |items, told| {
-        Box::pin(with_kameo::round(items, told))
-    }),
-    ("ractor", Told::PerPair, |items, told| {
-        Box::pin(with_ractor::round(items, told))
-    }),
-    ("ractor-chunks", Told::InChunks, |items, told| {
-        Box::pin(with_ractor::round(items, told))
-    }),
-];
 
 criterion_group!(peers, benches);
 criterion_main!(peers);
