@@ -134,7 +134,9 @@ impl Deref for Opened {
 
 impl Drop for Opened {
     fn drop(&mut self) {
-        self.0.take().map(SqliteLedger::close);
+        if let Some(ledger) = self.0.take() {
+            ledger.close();
+        }
     }
 }
 
@@ -262,7 +264,7 @@ fn appends(criterion: &mut Criterion) {
         });
         bench(&mut group, "ends-rusqlite", size, || {
             timed(bare_with_starts, |_, bare| {
-                bare.record_ends(&rows, CHUNK, 0)
+                bare.record_ends(&rows, CHUNK, 0);
             })
         });
         bench(&mut group, "ends-file", size, || {

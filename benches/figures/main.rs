@@ -33,8 +33,10 @@ mod table;
 
 use std::env;
 
-/// The figures, and what measures them.
-const FIGURES: [(&[&str], fn()); 5] = [
+/// Figures, and what measures them.
+type Measured = (&'static [&'static str], fn());
+
+const FIGURES: [Measured; 5] = [
     (&["P2", "P3"], stop::measure),
     (&["P4"], latency::measure),
     (&["P5"], http::measure),
