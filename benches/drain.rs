@@ -1,135 +1,133 @@
-//! The latency of a drain: from the request for the shutdown to its report.
+//! The latency of a drain: from the request for the shutdown to its report. In-process plugins that
+//! take everything, threads as in production.
 //!
-//! Four in-process plugins that take everything, the ledger in memory, threads as in production.
-//! Beside each size, the same chunks through bare channels to four threads: what the machine gives.
+//! | group | beside it |
+//! |---|---|
+//! | `drain`: 4 plugins, the ledger in memory | `channels`: the same chunks through bare channels to as many threads |
+//! | `drain-plugins`: 1, 4 and 16 plugins, 10,000 sessions or, of the large sizes, 100,000 | the same |
+//! | `drain-sqlite`: 4 plugins, the ledger in a file | `rusqlite`: the same rows in the same transactions, and `disk`: their text appended to a file, which is synced as often |
 
-use std::hint::black_box;
-use std::sync::Arc;
+mod common;
+
+use std::fs::File;
+use std::io::Write as _;
 use std::time::{Duration, Instant};
 
-use actix::prelude::*;
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use session_supervisor::{
-    Deliver, NewSession, Outcome, PluginSpec, SessionId, SessionSupervisor, Shutdown,
-};
+use criterion::{Criterion, criterion_group, criterion_main};
+use session_supervisor::{Durability, SqliteLedger};
 use tokio::runtime::Runtime;
-use tokio::sync::mpsc;
 
-const PLUGINS: usize = 4;
+use self::common::bare::{Bare, Row};
+use self::common::drain::{
+    bare_channels, drain, drain_unless_stalled, holding, items, start, uncut,
+};
+use self::common::{CHUNK, PLUGINS, bench, disk, group, sizes};
 
-/// The largest batch of an in-process plugin, unless set.
-const CHUNK: usize = 4096;
-
-const SIZES: [usize; 3] = [11, 1_000, 10_000];
-
-struct TakesAll;
-
-impl Actor for TakesAll {
-    type Context = Context<Self>;
-}
-
-impl Handler<Deliver> for TakesAll {
-    type Result = anyhow::Result<()>;
-
-    fn handle(&mut self, delivery: Deliver, _: &mut Context<Self>) -> Self::Result {
-        black_box(delivery.events.len());
-        Ok(())
-    }
-}
-
-/// A supervisor that holds `sessions` sessions, all plugins told of their starts.
-async fn holding(sessions: usize) -> SessionSupervisor {
-    let mut builder = SessionSupervisor::builder().cap(Duration::from_secs(60));
-    for n in 0..PLUGINS {
-        builder = builder.plugin(PluginSpec::actor(format!("plugin-{n}"), || TakesAll));
-    }
-    let supervisor = builder.start().await.expect("it starts");
-    let ids = (0..sessions).map(|n| SessionId::new(format!("session-{n:028}")));
-    for id in ids {
-        let new = NewSession::new(id.expect("a valid id"));
-        supervisor.started(new).await.expect("it starts");
-    }
-    while supervisor
-        .plugins()
-        .await
-        .expect("the bus runs")
-        .iter()
-        .any(|plugin| plugin.owed > 0)
-    {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    supervisor
-}
-
-async fn drain(sessions: usize) -> Duration {
-    let supervisor = holding(sessions).await;
-    let began = Instant::now();
-    let report = supervisor
-        .shutdown(Shutdown::now())
-        .await
-        .expect("a report");
-    let took = began.elapsed();
-    assert_eq!(report.outcome, Outcome::Clean);
-    assert_eq!(report.drain.delivered, (sessions * PLUGINS) as u64);
-    took
-}
-
-/// The same number of items in the same chunks, each chunk to each of four threads.
-async fn bare_channels(sessions: usize) -> Duration {
-    let items: Vec<Arc<str>> = (0..sessions).map(|n| n.to_string().into()).collect();
-    let began = Instant::now();
-    let (done, mut all_done) = mpsc::channel(PLUGINS);
-    let mut channels = Vec::new();
-    for _ in 0..PLUGINS {
-        let (sender, mut receiver) = mpsc::channel::<Arc<[Arc<str>]>>(16);
-        channels.push(sender);
-        let done = done.clone();
-        std::thread::spawn(move || {
-            while let Some(chunk) = receiver.blocking_recv() {
-                black_box(chunk.len());
-            }
-            let _ = done.blocking_send(());
-        });
-    }
-    for chunk in items.chunks(CHUNK) {
-        let chunk: Arc<[Arc<str>]> = chunk.into();
-        for channel in &channels {
-            channel.send(Arc::clone(&chunk)).await.expect("it listens");
-        }
-    }
-    drop((channels, done));
-    while all_done.recv().await.is_some() {}
-    began.elapsed()
-}
-
-fn benches(criterion: &mut Criterion) {
+fn in_memory(criterion: &mut Criterion) {
     let runtime = Runtime::new().expect("a runtime");
-    let mut group = criterion.benchmark_group("drain");
-    group.sample_size(10);
-    for size in SIZES {
-        group.throughput(Throughput::Elements((size * PLUGINS) as u64));
-        group.bench_with_input(
-            BenchmarkId::new("supervisor", size),
-            &size,
-            |bencher, &size| {
-                bencher
-                    .iter_custom(|rounds| (0..rounds).map(|_| runtime.block_on(drain(size))).sum());
-            },
-        );
-        group.bench_with_input(
-            BenchmarkId::new("channels", size),
-            &size,
-            |bencher, &size| {
-                bencher.iter_custom(|rounds| {
-                    (0..rounds)
-                        .map(|_| runtime.block_on(bare_channels(size)))
-                        .sum()
-                });
-            },
-        );
+    let quick = [11, 1_000, 10_000];
+    let full = [11, 100, 1_000, 10_000, 100_000, 1_000_000];
+    let mut group = group(criterion, "drain");
+    for size in sizes(&quick, &full) {
+        bench(&mut group, "supervisor", size, || {
+            let supervisor = runtime.block_on(holding(uncut(), size, PLUGINS));
+            runtime.block_on(drain(&supervisor, size * PLUGINS))
+        });
+        let items = items(size);
+        bench(&mut group, "channels", size, || {
+            runtime.block_on(bare_channels(&items, PLUGINS))
+        });
     }
     group.finish();
 }
 
-criterion_group!(all, benches);
+fn by_plugins(criterion: &mut Criterion) {
+    let runtime = Runtime::new().expect("a runtime");
+    let mut group = group(criterion, "drain-plugins");
+    let size = sizes(&[10_000], &[100_000])[0];
+    let items = items(size);
+    for plugins in [1, 4, 16] {
+        // What is counted here is the plugins.
+        bench(&mut group, "supervisor", plugins, || {
+            let supervisor = runtime.block_on(holding(uncut(), size, plugins));
+            runtime.block_on(drain(&supervisor, size * plugins))
+        });
+        bench(&mut group, "channels", plugins, || {
+            runtime.block_on(bare_channels(&items, plugins))
+        });
+    }
+    group.finish();
+}
+
+/// The starts of so many sessions as rows.
+fn rows(runtime: &Runtime, sessions: usize) -> Vec<Row> {
+    let snapshot = async {
+        let supervisor = uncut().start().await.expect("it starts");
+        start(&supervisor, sessions, CHUNK).await;
+        let sessions = supervisor.snapshot().await.expect("it runs");
+        drain(&supervisor, 0).await;
+        sessions
+    };
+    let sessions = runtime.block_on(snapshot);
+    sessions.iter().map(|session| Row::of(session)).collect()
+}
+
+/// How long the drain takes with a ledger in a file of its own, unless the disk stalls.
+async fn drain_into_file(sessions: usize) -> Option<Duration> {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("ledger.db");
+    let ledger = SqliteLedger::open(path, Durability::Power).expect("it opens");
+    let supervisor = holding(uncut().ledger(ledger), sessions, PLUGINS).await;
+    drain_unless_stalled(&supervisor, sessions * PLUGINS).await
+}
+
+/// How long the ends take in a database like the ledger's that has the starts already.
+fn bare_database(rows: &[Row]) -> Duration {
+    let directory = tempfile::tempdir().expect("a directory");
+    let bare = Bare::create(directory.path(), PLUGINS);
+    bare.record_starts(rows, CHUNK);
+    let began = Instant::now();
+    bare.record_ends(rows, CHUNK, PLUGINS);
+    began.elapsed()
+}
+
+/// How long it takes to append a line for each end to a file that is synced after each chunk.
+fn bare_file(rows: &[Row]) -> Duration {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut file = File::create(directory.path().join("ends")).expect("a file");
+    let began = Instant::now();
+    for chunk in rows.chunks(CHUNK) {
+        let lines: String = chunk
+            .iter()
+            .map(|row| format!("{} shutdown {}\n", row.id, row.at))
+            .collect();
+        file.write_all(lines.as_bytes())
+            .and_then(|()| file.sync_data())
+            .expect("it is written");
+    }
+    began.elapsed()
+}
+
+fn in_a_file(criterion: &mut Criterion) {
+    let runtime = Runtime::new().expect("a runtime");
+    disk::print_fdatasync();
+    let mut group = group(criterion, "drain-sqlite");
+    for size in sizes(&[1_000, 10_000], &[10_000, 100_000, 1_000_000]) {
+        bench(&mut group, "supervisor", size, || {
+            loop {
+                if let Some(took) = runtime.block_on(drain_into_file(size)) {
+                    break took;
+                }
+                eprintln!("a round does not count: the disk stood still for 250 ms");
+            }
+        });
+        let rows = rows(&runtime, size);
+        bench(&mut group, "rusqlite", size, || bare_database(&rows));
+        bench(&mut group, "disk", size, || bare_file(&rows));
+    }
+    group.finish();
+    disk::print_fdatasync();
+}
+
+criterion_group!(all, in_memory, by_plugins, in_a_file);
 criterion_main!(all);

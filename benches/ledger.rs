@@ -1,36 +1,41 @@
 //! What the durable ledger takes per event, beside bare `rusqlite` that writes the same rows in the
-//! same transactions: what SQLite and the disk give.
+//! same transactions, and beside a bare file to which the same text is appended and which is synced
+//! as often: what SQLite gives, and the disk. How fast that syncs is printed before and after.
 //!
-//! Starts and ends in steps of 4,096, as a drain appends them; starts one by one from 64 askers at a
-//! time, which share commits; and the recovery of a process that died with all sessions active, from
-//! the opening of the file to the last end. `LEDGER_BENCH_SESSIONS` sets how many there are, 20,000 unless set;
-//! the files are made in the temporary directory.
+//! | name | is |
+//! |---|---|
+//! | `starts`, `ends` | in steps of 4,096, as a drain appends them |
+//! | `singly` | starts one by one from 64 askers at a time, which share commits |
+//! | `acknowledge` | four plugins that each move their cursor, again and again, and wait until it is recorded |
+//! | `recover` | a process died with all sessions active: from the opening of the file to the last end |
 
+mod common;
+
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::ops::Deref;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Criterion, criterion_group, criterion_main};
 use futures_util::future::join_all;
 use jiff::Timestamp;
-use rusqlite::{Connection, params};
 use session_supervisor::{
-    Append, Durability, Event, InstanceId, Ledger, LedgerFuture, MemoryLedger, NewSession, Page,
-    Parked, PluginSpec, Position, Progress, SessionFilter, SessionId, SessionRecord,
-    SessionSupervisor, Shutdown, SqliteLedger,
+    Append, Durability, Event, InstanceId, Ledger, LedgerFuture, MemoryLedger, Page, Parked,
+    Position, Progress, SessionFilter, SessionId, SessionRecord, SqliteLedger,
 };
 use tokio::runtime::Runtime;
 
-/// How many events a drain appends in one step.
-const STEP: usize = 4096;
+use self::common::bare::{Bare, Row};
+use self::common::drain::{drain, holding, uncut};
+use self::common::{CHUNK, PLUGINS, bench, disk, group, sizes};
 
 /// How many askers wait for their own start at a time.
 const ASKERS: usize = 64;
 
-fn sessions() -> usize {
-    let set = std::env::var("LEDGER_BENCH_SESSIONS");
-    set.map_or(20_000, |text| text.parse().expect("a number of sessions"))
-}
+/// Of how many sessions there is one acknowledgement to record: each waits for the disk.
+const SESSIONS_PER_ACKNOWLEDGEMENT: usize = 20;
 
 /// Keeps what a supervisor appends, as yet without places.
 #[derive(Debug, Default)]
@@ -92,36 +97,52 @@ impl Ledger for Capturing {
     }
 }
 
-/// The starts and the ends of so many sessions, as a supervisor makes them.
-async fn events(sessions: usize) -> (Vec<Event>, Vec<Event>) {
-    let capturing = Capturing::default();
-    let supervisor = SessionSupervisor::builder()
-        .cap(Duration::from_secs(60))
-        .ledger(capturing.clone())
-        .plugin(PluginSpec::per_session("none", async |_| Ok(())))
-        .start()
-        .await
-        .expect("it starts");
-    for n in 0..sessions {
-        // Random, as most programs have them.
-        let random = (n as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let id = SessionId::new(format!("session-{random:028x}")).expect("a valid id");
-        supervisor
-            .started(NewSession::new(id))
-            .await
-            .expect("it starts");
-    }
-    supervisor
-        .shutdown(Shutdown::now())
-        .await
-        .expect("a report");
-    let mut events = std::mem::take(&mut *capturing.0.events.lock().expect("nobody panicked"));
-    let ends = events.split_off(sessions);
-    (events, ends)
+/// What happens to so many sessions.
+struct History {
+    starts: Vec<Event>,
+    ends: Vec<Event>,
+    /// The starts, as rows.
+    rows: Vec<Row>,
 }
 
-fn open(directory: &Path) -> SqliteLedger {
-    SqliteLedger::open(directory.join("ledger.db"), Durability::Power).expect("it opens")
+impl History {
+    /// The events as a supervisor makes them.
+    async fn of(sessions: usize) -> Self {
+        let capturing = Capturing::default();
+        let builder = uncut().ledger(capturing.clone());
+        // With a plugin, since ends are told to somebody.
+        let supervisor = holding(builder, sessions, 1).await;
+        drain(&supervisor, sessions).await;
+        let mut starts = std::mem::take(&mut *capturing.0.events.lock().expect("nobody panicked"));
+        let ends = starts.split_off(sessions);
+        let sessions = starts.iter().filter_map(Event::session);
+        let rows = sessions.map(|session| Row::of(session)).collect();
+        Self { starts, ends, rows }
+    }
+}
+
+/// A ledger whose files are closed when it is dropped, so that no round pays for the one before.
+struct Opened(Option<SqliteLedger>);
+
+impl Deref for Opened {
+    type Target = SqliteLedger;
+
+    fn deref(&self) -> &SqliteLedger {
+        self.0.as_ref().expect("it is not dropped")
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        if let Some(ledger) = self.0.take() {
+            ledger.close();
+        }
+    }
+}
+
+fn open(directory: &Path) -> Opened {
+    let ledger = SqliteLedger::open(directory.join("ledger.db"), Durability::Power);
+    Opened(Some(ledger.expect("it opens")))
 }
 
 async fn append(ledger: &SqliteLedger, events: Vec<Event>) {
@@ -131,7 +152,7 @@ async fn append(ledger: &SqliteLedger, events: Vec<Event>) {
 }
 
 async fn append_in_steps(ledger: &SqliteLedger, events: &[Event]) {
-    for step in events.chunks(STEP) {
+    for step in events.chunks(CHUNK) {
         append(ledger, step.to_vec()).await;
     }
 }
@@ -145,167 +166,193 @@ async fn append_singly(ledger: &SqliteLedger, events: &[Event]) {
     join_all(events.chunks(events.len().div_ceil(ASKERS)).map(ask)).await;
 }
 
-/// A start or an end as columns.
-struct Row {
-    id: String,
-    incarnation: Vec<u8>,
-    json: String,
-    at: i64,
-    reason: Option<&'static str>,
+/// Each of the plugins moves its cursor `moves` times.
+async fn acknowledge(ledger: &SqliteLedger, moves: usize) {
+    let plugin = async |n: usize| {
+        let name = format!("plugin-{n}");
+        for cursor in 1..=moves as u64 {
+            let progress = Progress {
+                cursor: Some(cursor),
+                ..Progress::default()
+            };
+            let advanced = ledger.advance(&name, progress);
+            advanced.await.expect("it is recorded");
+        }
+    };
+    join_all((0..PLUGINS).map(plugin)).await;
 }
 
-impl Row {
-    fn of(event: &Event) -> Self {
-        let session = event.session().expect("an event of a session");
-        Self {
-            id: session.id.to_string(),
-            incarnation: session.incarnation.as_uuid().as_bytes().to_vec(),
-            json: serde_json::to_string(session).expect("it is JSON"),
-            at: event.timestamp().as_millisecond(),
-            reason: event.how_ended().map(|end| end.reason.as_str()),
-        }
+/// How long `work` takes in a directory of its own that was made ready by `setup`. What either has
+/// open is closed afterwards.
+fn timed<T, D>(setup: impl FnOnce(&Path) -> T, work: impl FnOnce(&Path, &T) -> D) -> Duration {
+    let directory = tempfile::tempdir().expect("a directory");
+    let ready = setup(directory.path());
+    let began = Instant::now();
+    let done = work(directory.path(), &ready);
+    let took = began.elapsed();
+    drop((done, ready));
+    took
+}
+
+/// A file that is appended to, a group of lines at a time.
+fn append_lines(path: &Path, lines: &[String], group: usize) {
+    let file = File::options().create(true).append(true).open(path);
+    let mut file = file.expect("a file");
+    for group in lines.chunks(group) {
+        file.write_all(group.concat().as_bytes())
+            .and_then(|()| file.sync_data())
+            .expect("it is written");
     }
 }
 
-/// A database with the ledger's schema and settings.
-fn bare(directory: &Path) -> Connection {
-    let connection = Connection::open(directory.join("bare.db")).expect("it opens");
-    connection
-        .execute_batch(
-            "PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
-             PRAGMA temp_store = MEMORY; PRAGMA cache_size = -16384;
-             PRAGMA wal_autocheckpoint = 4096;",
-        )
-        .expect("it is set");
-    connection
-        .execute_batch(include_str!("../src/ledger/sqlite/schema.sql"))
-        .expect("it is made");
-    connection
-}
-
-fn insert(connection: &Connection, rows: &[Row], first: usize, step: usize) {
-    let prepare = |sql| connection.prepare(sql).expect("it is prepared");
-    let mut start = prepare("INSERT INTO starts VALUES (?, ?, 1, ?, ?, ?)");
-    let mut open = prepare("INSERT INTO open VALUES (?)");
-    let mut close = prepare("DELETE FROM open WHERE start_seq = ?");
-    let mut end = prepare("INSERT INTO ends VALUES (?, ?, ?, NULL, 1, ?, NULL)");
-    let mut seq = first;
-    for step in rows.chunks(step) {
-        connection.execute_batch("BEGIN").expect("it begins");
-        for row in step {
-            seq += 1;
-            match row.reason {
-                None => {
-                    start
-                        .execute(params![
-                            seq as i64,
-                            row.at,
-                            row.id,
-                            row.incarnation,
-                            row.json
-                        ])
-                        .and_then(|_| open.execute([seq as i64]))
-                        .expect("it is written");
-                }
-                Some(reason) => {
-                    let start_seq = (seq - rows.len()) as i64;
-                    close
-                        .execute([start_seq])
-                        .and_then(|_| end.execute(params![seq as i64, start_seq, row.at, reason]))
-                        .expect("it is written");
-                }
-            }
-        }
-        connection.execute_batch("COMMIT").expect("it is committed");
+/// Reads what has started and not ended, and appends the ends.
+fn recover_lines(path: &Path) {
+    let file = BufReader::new(File::open(path).expect("a file"));
+    let mut open = std::collections::HashSet::new();
+    for line in file.lines() {
+        let line = line.expect("a line");
+        match line.split_once(' ') {
+            Some(("start", rest)) => open.insert(rest.split(' ').next().map(str::to_owned)),
+            _ => open.remove(&line.split(' ').nth(1).map(str::to_owned)),
+        };
     }
+    let end = |id: &Option<String>| format!("end {} crash\n", id.as_deref().unwrap_or_default());
+    let ends: Vec<_> = open.iter().map(end).collect();
+    append_lines(path, &ends, ends.len().max(1));
 }
 
-/// The sum of what `measured` took in each of `rounds`, each in a directory of its own.
-fn sum(rounds: u64, measured: impl Fn(&Path) -> Duration) -> Duration {
-    (0..rounds)
-        .map(|_| {
-            let directory = tempfile::tempdir().expect("a directory");
-            measured(directory.path())
-        })
-        .sum()
-}
-
-fn benches(criterion: &mut Criterion) {
+fn appends(criterion: &mut Criterion) {
     let runtime = Runtime::new().expect("a runtime");
-    let (starts, ends) = runtime.block_on(events(sessions()));
-    let start_rows: Vec<_> = starts.iter().map(Row::of).collect();
-    let end_rows: Vec<_> = ends.iter().map(Row::of).collect();
-    // Any will do: the run that begins with the recovery.
-    let instance: InstanceId = starts[0].instance();
-    let timed = |work: &dyn Fn()| {
-        let began = Instant::now();
-        work();
-        began.elapsed()
-    };
+    disk::print_fdatasync();
+    let mut group = group(criterion, "ledger");
+    for size in sizes(&[10_000], &[10_000, 100_000, 1_000_000]) {
+        let History { starts, ends, rows } = runtime.block_on(History::of(size));
+        let start_line = |row: &Row| format!("start {} {}\n", row.id, row.json);
+        let start_lines: Vec<_> = rows.iter().map(start_line).collect();
+        let end_line = |row: &Row| format!("end {} shutdown {}\n", row.id, row.at);
+        let end_lines: Vec<_> = rows.iter().map(end_line).collect();
+        let with_starts = |directory: &Path| {
+            let ledger = open(directory);
+            runtime.block_on(append_in_steps(&ledger, &starts));
+            ledger
+        };
+        let bare_with_starts = |directory: &Path| {
+            let bare = Bare::create(directory, PLUGINS);
+            bare.record_starts(&rows, CHUNK);
+            bare
+        };
 
-    let mut group = criterion.benchmark_group("ledger");
-    group.sample_size(10);
-    group.throughput(Throughput::Elements(starts.len() as u64));
-    let ledger = |directory: &Path, ends_too: bool| {
-        let ledger = open(directory);
-        let starting = || runtime.block_on(append_in_steps(&ledger, &starts));
-        let ending = || runtime.block_on(append_in_steps(&ledger, &ends));
-        let took = timed(&starting);
-        let took = if ends_too { timed(&ending) } else { took };
-        ledger.close();
-        took
-    };
-    let rusqlite = |directory: &Path, ends_too: bool| {
-        let connection = bare(directory);
-        let took = timed(&|| insert(&connection, &start_rows, 0, STEP));
-        match ends_too {
-            true => timed(&|| insert(&connection, &end_rows, start_rows.len(), STEP)),
-            false => took,
-        }
-    };
-    for (what, ends_too) in [("starts", false), ("ends", true)] {
-        group.bench_function(format!("{what} in steps/ledger"), |bencher| {
-            bencher.iter_custom(|rounds| sum(rounds, |directory| ledger(directory, ends_too)));
+        bench(&mut group, "starts-ledger", size, || {
+            timed(open, |_, ledger| {
+                runtime.block_on(append_in_steps(ledger, &starts));
+            })
         });
-        group.bench_function(format!("{what} in steps/rusqlite"), |bencher| {
-            bencher.iter_custom(|rounds| sum(rounds, |directory| rusqlite(directory, ends_too)));
+        bench(&mut group, "starts-rusqlite", size, || {
+            let setup = |directory: &Path| Bare::create(directory, 0);
+            timed(setup, |_, bare| bare.record_starts(&rows, CHUNK))
+        });
+        bench(&mut group, "starts-file", size, || {
+            let append = |directory: &Path, (): &()| {
+                append_lines(&directory.join("lines"), &start_lines, CHUNK);
+            };
+            timed(|_| (), append)
+        });
+        bench(&mut group, "ends-ledger", size, || {
+            timed(with_starts, |_, ledger| {
+                runtime.block_on(append_in_steps(ledger, &ends));
+            })
+        });
+        bench(&mut group, "ends-rusqlite", size, || {
+            timed(bare_with_starts, |_, bare| {
+                bare.record_ends(&rows, CHUNK, 0);
+            })
+        });
+        bench(&mut group, "ends-file", size, || {
+            let append = |directory: &Path, (): &()| {
+                append_lines(&directory.join("lines"), &end_lines, CHUNK);
+            };
+            timed(|_| (), append)
+        });
+        bench(&mut group, "singly-ledger", size, || {
+            timed(open, |_, ledger| {
+                runtime.block_on(append_singly(ledger, &starts));
+            })
+        });
+        bench(&mut group, "singly-rusqlite", size, || {
+            let setup = |directory: &Path| Bare::create(directory, 0);
+            timed(setup, |_, bare| bare.record_starts(&rows, ASKERS))
+        });
+        bench(&mut group, "singly-file", size, || {
+            let append = |directory: &Path, (): &()| {
+                append_lines(&directory.join("lines"), &start_lines, ASKERS);
+            };
+            timed(|_| (), append)
+        });
+
+        let moves = size.div_ceil(SESSIONS_PER_ACKNOWLEDGEMENT * PLUGINS);
+        bench(&mut group, "acknowledge-ledger", moves * PLUGINS, || {
+            let setup = |directory: &Path| {
+                let ledger = with_starts(directory);
+                for n in 0..PLUGINS {
+                    let attached = ledger.attach(&format!("plugin-{n}"));
+                    runtime.block_on(attached).expect("it is attached");
+                }
+                ledger
+            };
+            timed(setup, |_, ledger| {
+                runtime.block_on(acknowledge(ledger, moves));
+            })
+        });
+        bench(&mut group, "acknowledge-rusqlite", moves * PLUGINS, || {
+            timed(bare_with_starts, |_, bare| {
+                for cursor in 1..=moves {
+                    let advance = |plugin| bare.advance(plugin, cursor);
+                    bare.transaction(|| (1..=PLUGINS).for_each(advance));
+                }
+            })
+        });
+        let cursors: Vec<_> = (0..moves * PLUGINS)
+            .map(|n| format!("plugin-{} {}\n", n % PLUGINS, n / PLUGINS))
+            .collect();
+        bench(&mut group, "acknowledge-file", moves * PLUGINS, || {
+            let append = |directory: &Path, (): &()| {
+                append_lines(&directory.join("lines"), &cursors, PLUGINS);
+            };
+            timed(|_| (), append)
+        });
+
+        // Any will do: the run that begins with the recovery.
+        let instance: InstanceId = starts[0].instance();
+        bench(&mut group, "recover-ledger", size, || {
+            let setup = |directory: &Path| drop(with_starts(directory));
+            timed(setup, |directory, ()| {
+                let ledger = open(directory);
+                let recovered = ledger.recover(instance, Timestamp::now());
+                let recovery = runtime.block_on(recovered).expect("it is recorded");
+                assert_eq!(recovery.found, size as u64);
+                ledger
+            })
+        });
+        bench(&mut group, "recover-rusqlite", size, || {
+            let setup = |directory: &Path| drop(bare_with_starts(directory));
+            timed(setup, |directory, ()| {
+                let bare = Bare::open(&directory.join("bare.db"));
+                assert_eq!(bare.end_open(Timestamp::now().as_millisecond()), size);
+                bare
+            })
+        });
+        bench(&mut group, "recover-file", size, || {
+            let setup = |directory: &Path| {
+                append_lines(&directory.join("lines"), &start_lines, CHUNK);
+            };
+            timed(setup, |directory, ()| {
+                recover_lines(&directory.join("lines"));
+            })
         });
     }
-    group.bench_function("starts singly/ledger", |bencher| {
-        bencher.iter_custom(|rounds| {
-            sum(rounds, |directory| {
-                let ledger = open(directory);
-                let took = timed(&|| runtime.block_on(append_singly(&ledger, &starts)));
-                ledger.close();
-                took
-            })
-        });
-    });
-    group.bench_function("starts singly/rusqlite", |bencher| {
-        bencher.iter_custom(|rounds| {
-            sum(rounds, |directory| {
-                let connection = bare(directory);
-                timed(&|| insert(&connection, &start_rows, 0, ASKERS))
-            })
-        });
-    });
-    group.bench_function("recovery/ledger", |bencher| {
-        bencher.iter_custom(|rounds| {
-            sum(rounds, |directory| {
-                let ledger = open(directory);
-                runtime.block_on(append_in_steps(&ledger, &starts));
-                ledger.close();
-                timed(&|| {
-                    let ledger = open(directory);
-                    let recovered = runtime.block_on(ledger.recover(instance, Timestamp::now()));
-                    let found = recovered.expect("it is recorded").found;
-                    assert_eq!(found, starts.len() as u64);
-                })
-            })
-        });
-    });
     group.finish();
+    disk::print_fdatasync();
 }
 
-criterion_group!(all, benches);
-criterion_main!(all);
+criterion_group!(ledger, appends);
+criterion_main!(ledger);
