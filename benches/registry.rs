@@ -66,9 +66,8 @@ async fn end_all(supervisor: &SessionSupervisor, ids: &[SessionId]) -> Duration 
 }
 
 async fn touch_all(supervisor: &SessionSupervisor, ids: &[SessionId]) -> Duration {
-    let incarnation = None;
     let ask = |id| async move {
-        let touched = supervisor.touch(Touch { id, incarnation }).await;
+        let touched = supervisor.touch(Touch::new(id)).await;
         touched.expect("it is active");
     };
     all(ids, ask).await

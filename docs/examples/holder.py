@@ -11,7 +11,6 @@ starts those two. A line on standard input is the id of a session: it starts, or
 SIGTERM or Ctrl-C end them all.
 """
 
-import functools
 import http.client
 import json
 import os
@@ -34,7 +33,11 @@ LEASE = f"/v1/holders/{quote(HOLDER, safe='')}"
 sessions = {}  # the incarnation of each active session, by its id
 lock = threading.RLock()  # held while `sessions` and the gateway may differ
 stopping = threading.Event()
-say = functools.partial(print, flush=True)
+
+
+def say(text):
+    sys.stdout.write(f"{text}\n")  # in one, so that the lines of two threads stay apart
+    sys.stdout.flush()
 
 
 class Refused(Exception):
