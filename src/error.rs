@@ -82,6 +82,6 @@ impl From<actix::MailboxError> for Error {
 fn holder_or_none(holder: Option<&HolderId>) -> String {
     match holder {
         Some(holder) => format!("holder `{holder}`"),
-        None => "the supervisor's own process".into(),
+        None => "no holder".into(),
     }
 }

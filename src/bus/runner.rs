@@ -529,7 +529,9 @@ impl LaneRunner {
         if self.awaited.is_empty() {
             return;
         }
-        let waits = self.state().waits();
+        // What it does not take is parked, and the lane goes on; not so where it takes nothing.
+        let takes_nothing = self.lane.is_disabled() || self.lane.is_quarantined();
+        let waits = takes_nothing || self.lane.waits_until().is_some();
         let is_over = |up_to: Seq| waits || self.lane.is_past(up_to);
         let (told, awaited): (Vec<_>, _) = std::mem::take(&mut self.awaited)
             .into_iter()

@@ -118,7 +118,12 @@ impl LimitedStream {
                 next_look: Box::pin(sleep(look_in)),
             });
             ready!(stall.next_look.as_mut().poll(context));
-            let (now, since) = (Instant::now(), stall.since);
+            let now = Instant::now();
+            if is_watched {
+                // Whoever may wait has all the time once that is over.
+                stall.since = now;
+            }
+            let since = stall.since;
             stall.next_look.as_mut().reset(now + look_in);
             let is_over = match is_watched {
                 true => self.is_gone(),

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use actix_web::web::Bytes;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout;
 
 use super::connection::Peer;
 use super::ends::{EndsOfHolder, Told};
@@ -18,8 +18,8 @@ use crate::supervisor::Hold;
 /// three of them.
 pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(2);
 
-/// How long a stream that is a lease no longer waits for what has ended by then, on a machine that is
-/// busy. What is there is told, however late the client reads it.
+/// How long a stream that is a lease no longer waits for the next of what has ended by then, on a
+/// machine that is busy. What is there is told, however late the client reads it.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// What a holder's stream is made of.
@@ -28,8 +28,8 @@ pub(super) struct Lease {
     hold: Hold,
     ends: EndsOfHolder,
     peer: Peer,
-    /// When the stream closes at the latest, once it is a lease no longer.
-    closes_at: Option<Instant>,
+    /// It is a lease no longer.
+    is_over: bool,
 }
 
 impl Lease {
@@ -40,24 +40,22 @@ impl Lease {
             hold,
             ends,
             peer,
-            closes_at: None,
+            is_over: false,
         }
     }
 
     /// What comes next; none at the end.
     async fn told(&mut self) -> Option<Told> {
-        if self.closes_at.is_none() {
+        if !self.is_over {
             tokio::select! {
                 biased;
                 () = self.hold.replaced() => {}
                 told = self.ends.next() => return told,
             }
             self.ends.end_here();
+            self.is_over = true;
         }
-        let now = Instant::now();
-        let closes_at = *self.closes_at.get_or_insert(now + LAST_WORDS);
-        let told = timeout_at(closes_at, self.ends.next()).await;
-        told.ok().flatten()
+        timeout(LAST_WORDS, self.ends.next()).await.ok().flatten()
     }
 }
 

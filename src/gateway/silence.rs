@@ -10,8 +10,8 @@ use std::time::Duration;
 use actix_rt::net::TcpStream;
 use tokio::time::Instant;
 
-/// How long what was sent may wait for an answer. Long enough for a packet or two that have to be sent
-/// again.
+/// How long what was sent may wait for an answer. Long enough for data that has to be sent again once
+/// or twice; where the client has no room, one question that gets lost is enough.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What the system knows of the other end's answers.

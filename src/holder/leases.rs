@@ -299,6 +299,25 @@ impl Holders {
         self.holders.insert(kept.holder, holder);
     }
 
+    /// Takes in the holder of a session whose start was being recorded when it was forgotten: it has
+    /// its first lease before it, and its runs that are over are.
+    pub(crate) fn take_back(&mut self, session: &Session, wall: Timestamp, now: Instant) {
+        let Some(record) = HolderRecord::of(session).filter(|it| !self.knows(&it.holder)) else {
+            return;
+        };
+        let gone = self.gone.get(&record.holder);
+        let past_runs = gone.map(|gone| gone.past_runs.clone()).unwrap_or_default();
+        let run_id = record.run_id.filter(|run_id| !past_runs.contains(run_id));
+        let last_run = gone.and_then(|gone| gone.last_run.clone());
+        let entry = Holder {
+            last_run: last_run.filter(|last| run_id.as_ref() != Some(last)),
+            run_id,
+            past_runs,
+            ..Holder::new(now, wall)
+        };
+        self.holders.insert(record.holder, entry);
+    }
+
     /// A start names a holder and, perhaps, one of its runs. Answers the run that the session is of.
     pub(crate) fn mention(
         &mut self,
@@ -457,14 +476,21 @@ impl Holders {
         holder: &HolderId,
         run_id: Option<&RunId>,
     ) -> Result<SignsOfLife, Refused> {
-        let entry = self.holders.get(holder);
-        let current = entry.and_then(|entry| entry.run_id.as_ref());
-        match (current, run_id) {
-            (Some(current), Some(run_id)) if current != run_id => Err(Refused::RunIsOver {
+        let (entry, gone) = (self.holders.get(holder), self.gone.get(holder));
+        let is_over = |run_id: &&RunId| match entry {
+            Some(entry) => {
+                let current = entry.run_id.as_ref();
+                let is_other = current.is_some_and(|current| current != *run_id);
+                is_other || entry.past_runs.contains(run_id)
+            }
+            None => gone.is_some_and(|gone| gone.past_runs.contains(run_id)),
+        };
+        match run_id.filter(is_over) {
+            Some(run_id) => Err(Refused::RunIsOver {
                 holder: holder.clone(),
                 run_id: run_id.clone(),
             }),
-            _ => Ok(SignsOfLife(entry.map_or(0, |entry| entry.signs))),
+            None => Ok(SignsOfLife(entry.map_or(0, |entry| entry.signs))),
         }
     }
 
@@ -607,6 +633,7 @@ impl Holders {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::session::{Incarnation, NewSession};
 
     fn name<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
         text.parse().unwrap()
@@ -630,6 +657,32 @@ mod tests {
         assert!(!holders.forget(&holder, now));
         let over = holders.begin_to_leave(&holder, Some(&name("1")));
         assert!(matches!(over, Err(Refused::RunIsOver { .. })), "{over:?}");
+    }
+
+    #[test]
+    fn a_holder_that_was_forgotten_with_a_start_under_way_knows_its_past_runs() {
+        let (mut holders, now) = (Holders::default(), Instant::now());
+        let (holder, ttl) = (name("h"), FIRST_LEASE);
+        for run in ["1", "2"] {
+            holders.beat(&holder, &name(run), ttl, now, WALL).unwrap();
+        }
+        leave(&mut holders, &holder, now);
+        assert!(holders.forget(&holder, now));
+        let gone = holders.begin_to_leave(&holder, Some(&name("1")));
+        assert!(gone.is_err(), "a run that was over before");
+
+        let late = |run: &str| {
+            let mut new = NewSession::new(name("A"));
+            new.holder = Some(name("h"));
+            new.run_id = Some(name(run));
+            Session::begin(new, Incarnation::generate(), None, WALL)
+        };
+        let superseded = late("1");
+        holders.take_back(&superseded, WALL, now);
+        let due = holders.due(&superseded, now).map(|(due, _)| due);
+        assert_eq!(due, Some(Due::Superseded));
+        assert!(holders.beat(&holder, &name("1"), ttl, now, WALL).is_err());
+        holders.beat(&holder, &name("2"), ttl, now, WALL).unwrap();
     }
 
     #[test]

@@ -158,10 +158,9 @@ impl SessionSupervisor {
             is_final: false,
         };
         let ended = self.registry.send(message).await??;
-        if ended.ended > 0 {
-            // Those who don't hear of it in time have it owed.
-            let _ = timeout(patience, self.bus.send(WaitUntilTold(ended.up_to))).await;
-        }
+        // Also of what had ended before: whoever asks again wants to know as much. Those who don't hear
+        // of it in time have it owed.
+        let _ = timeout(patience, self.bus.send(WaitUntilTold(ended.up_to))).await;
         Ok(ended.ended)
     }
 

@@ -197,7 +197,7 @@ impl Lane {
     }
 
     /// When the next attempt is, after a failure.
-    fn waits_until(&self) -> Option<Instant> {
+    pub(super) fn waits_until(&self) -> Option<Instant> {
         self.retry_at.max(self.left_alone_until)
     }
 
@@ -511,10 +511,10 @@ impl Lane {
         first.map_or(self.read_to, |first| first - 1)
     }
 
-    /// Whether the plugin was told of all that it is to be told of up to here.
+    /// Whether the plugin was told of all that it is to be told of up to here, but for what it did not
+    /// take.
     pub(super) fn is_past(&self, seq: Seq) -> bool {
-        let is_parked = self.parked.first_live().is_some_and(|parked| parked <= seq);
-        self.reached() >= seq && !is_parked
+        self.reached() >= seq
     }
 
     /// What changed since this was last asked for.

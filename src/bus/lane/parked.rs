@@ -118,11 +118,6 @@ impl ParkedEvents {
             .map(|(&seq, entry)| (seq, entry.tries.count > 0))
     }
 
-    /// The first of those that are not dead.
-    pub(super) fn first_live(&self) -> Option<Seq> {
-        self.entries.first_key_value().map(|(&seq, _)| seq)
-    }
-
     /// When the oldest of those that are not dead was recorded.
     pub(super) fn oldest_live(&self) -> Option<Timestamp> {
         let oldest = self.entries.first_key_value();

@@ -43,7 +43,9 @@ impl Handler<WatchEnd> for SessionRegistry {
         // It has ended since its start was answered.
         let found = self.find(session.id.clone());
         actix_rt::spawn(async move {
-            let ended = found.await.ok().flatten();
+            let Ok(ended) = found.await else {
+                return signal.tell(None);
+            };
             let ended = ended.filter(|record| record.session.incarnation == session.incarnation);
             let end = ended.and_then(|record| record.end);
             signal.tell(Some(end.map_or(EndReason::Unknown, |(end, _)| end.reason)));

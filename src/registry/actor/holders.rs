@@ -109,13 +109,8 @@ impl SessionRegistry {
     /// A session that is active has a holder that is known: one that was forgotten meanwhile has its
     /// first lease before it.
     pub(super) fn know_holder_of(&mut self, session: &Session) {
-        let unknown = HolderRecord::of(session).filter(|it| !self.holders.knows(&it.holder));
-        if let Some(record) = unknown {
-            let holder = record.holder.clone();
-            let wall = self.settings.clock.now();
-            self.holders.restore(record, wall, Instant::now());
-            self.holders.not_kept(&holder);
-        }
+        let wall = self.settings.clock.now();
+        self.holders.take_back(session, wall, Instant::now());
     }
 
     /// The holders of the sessions that a transition is about.
@@ -213,8 +208,12 @@ impl SessionRegistry {
         });
         match due {
             Some((session, _, Due::Closed(reason))) => self.end_of_closed(session, reason, ctx),
-            Some((_, holder, Due::Lost | Due::Superseded)) => self.end_due(holder, ctx),
-            None => {}
+            Some((_, holder, Due::Superseded)) => self.end_due(holder, ctx),
+            // If that was not found yet, the look below finds it, or that nobody could be heard.
+            Some((_, holder, Due::Lost)) if self.holders.until(holder).is_none() => {
+                self.end_due(holder, ctx);
+            }
+            Some((_, _, Due::Lost)) | None => {}
         }
         for holder in holders {
             self.forget_if_done(holder);
