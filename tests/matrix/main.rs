@@ -9,7 +9,7 @@
 //! ```
 //!
 //! `MATRIX_ROUNDS` (20), `MATRIX_SESSIONS` (`1,1000,100000`), `MATRIX_LOADS` (`idle,spinning`) and
-//! `MATRIX_CASES` (all) make it shorter. It takes two hours.
+//! `MATRIX_CASES` (all) make it shorter. It takes an hour and a half.
 
 #[path = "../examples/mod.rs"]
 mod examples;
