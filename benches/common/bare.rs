@@ -36,6 +36,7 @@ impl Bare {
         let bare = Self::open(&directory.join("bare.db"));
         bare.run(include_str!("../../src/ledger/sqlite/schema.sql"));
         bare.run(include_str!("../../src/ledger/sqlite/holders.sql"));
+        bare.run(include_str!("../../src/ledger/sqlite/bound.sql"));
         let insert = "INSERT INTO plugins (name, since, cursor) VALUES (?1, 0, 0)";
         for n in 0..plugins {
             bare.connection

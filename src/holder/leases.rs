@@ -110,19 +110,6 @@ struct Holder {
     is_lost: bool,
 }
 
-impl HolderRecord {
-    /// What is known of the holder of `session`, if nothing else is.
-    pub(crate) fn of(session: &Session) -> Option<Self> {
-        Some(Self {
-            holder: session.holder.clone()?,
-            run_id: session.run_id.clone(),
-            past_runs: Vec::new(),
-            is_first_run: true,
-            lease: Duration::ZERO,
-        })
-    }
-}
-
 impl Holder {
     fn new(now: Instant, seen_at: Timestamp) -> Self {
         Self {
@@ -299,23 +286,23 @@ impl Holders {
         self.holders.insert(kept.holder, holder);
     }
 
-    /// Takes in the holder of a session whose start was being recorded when it was forgotten: it has
-    /// its first lease before it, and its runs that are over are.
-    pub(crate) fn take_back(&mut self, session: &Session, wall: Timestamp, now: Instant) {
-        let Some(record) = HolderRecord::of(session).filter(|it| !self.knows(&it.holder)) else {
-            return;
-        };
-        let gone = self.gone.get(&record.holder);
+    /// Takes in the holder of an active session, if it is not known, such as when the start was being
+    /// recorded while it was forgotten: it has its first lease before it, and its runs that are over are.
+    pub(crate) fn take_back(&mut self, session: &Session, seen_at: Timestamp, now: Instant) {
+        let unknown = session.holder.as_ref().filter(|holder| !self.knows(holder));
+        let Some(holder) = unknown else { return };
+        let gone = self.gone.get(holder);
         let past_runs = gone.map(|gone| gone.past_runs.clone()).unwrap_or_default();
-        let run_id = record.run_id.filter(|run_id| !past_runs.contains(run_id));
+        let run_id = session.run_id.clone();
+        let run_id = run_id.filter(|run_id| !past_runs.contains(run_id));
         let last_run = gone.and_then(|gone| gone.last_run.clone());
         let entry = Holder {
             last_run: last_run.filter(|last| run_id.as_ref() != Some(last)),
             run_id,
             past_runs,
-            ..Holder::new(now, wall)
+            ..Holder::new(now, seen_at)
         };
-        self.holders.insert(record.holder, entry);
+        self.holders.insert(holder.clone(), entry);
     }
 
     /// A start names a holder and, perhaps, one of its runs. Answers the run that the session is of.

@@ -18,8 +18,13 @@ pub(crate) struct Deferral {
 struct State {
     first: Option<Shutdown>,
     lifted_for: Option<Shutdown>,
-    is_lifted: bool,
     is_given_up: bool,
+}
+
+impl State {
+    fn is_lifted(&self) -> bool {
+        self.lifted_for.is_some() || self.is_given_up
+    }
 }
 
 impl Deferral {
@@ -39,19 +44,19 @@ impl Deferral {
     /// Asks for a shutdown. Answers the request that was first; none if they are kept back no longer.
     pub(crate) fn ask(&self, request: &Shutdown) -> Option<Shutdown> {
         self.state.send_if_modified(|state| {
-            let is_first = state.first.is_none() && !state.is_lifted;
+            let is_first = state.first.is_none() && !state.is_lifted();
             if is_first {
                 state.first = Some(request.clone());
             }
             is_first
         });
         let state = self.state.borrow();
-        state.first.clone().filter(|_| !state.is_lifted)
+        state.first.clone().filter(|_| !state.is_lifted())
     }
 
     /// Whether requests are kept back.
     pub(crate) fn is_kept(&self) -> bool {
-        !self.state.borrow().is_lifted
+        !self.state.borrow().is_lifted()
     }
 
     /// Waits for the first request.
@@ -68,9 +73,7 @@ impl Deferral {
 
     /// Lifts it for somebody who has lost patience: who was waited for is waited for no longer.
     pub(super) fn give_up(&self) {
-        self.state.send_modify(|state| {
-            (state.is_lifted, state.is_given_up) = (true, true);
-        });
+        self.state.send_modify(|state| state.is_given_up = true);
     }
 
     /// Waits until somebody has lost patience.
@@ -84,10 +87,8 @@ impl Deferral {
     /// From now on a request begins the shutdown: `request` does, whichever comes first.
     #[cfg(any(feature = "cli", test))]
     pub(crate) fn lift(&self, request: Shutdown) {
-        self.state.send_modify(|state| {
-            state.is_lifted = true;
-            state.lifted_for = Some(request);
-        });
+        self.state
+            .send_modify(|state| state.lifted_for = Some(request));
     }
 
     /// The request that it was lifted for.

@@ -9,6 +9,7 @@ use tracing::{error, info};
 use super::super::active::ActiveSessions;
 use super::super::{CloseDoor, ClosedDoor};
 use super::SessionRegistry;
+use super::handlers::refused;
 use crate::error::Error;
 use crate::event::OpenSession;
 use crate::session::{End, EndDetails, EndReason, Session};
@@ -89,7 +90,7 @@ impl Handler<CloseDoor> for SessionRegistry {
     fn handle(&mut self, message: CloseDoor, ctx: &mut Context<Self>) -> Self::Result {
         self.settings.door.close();
         if self.closing.is_some() {
-            return Box::pin(std::future::ready(Err(Error::ShuttingDown)));
+            return refused(Error::ShuttingDown);
         }
         let (reply, answer) = oneshot::channel();
         self.closing = Some(Closing::Waiting {

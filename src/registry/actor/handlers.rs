@@ -77,8 +77,8 @@ pub(in crate::registry) fn check_reason(reason: EndReason) -> Result<(), Invalid
     Ok(())
 }
 
-pub(super) fn refused<T: 'static>(invalid: InvalidField) -> ResponseFuture<Result<T, Error>> {
-    Box::pin(std::future::ready(Err(invalid.into())))
+pub(super) fn refused<T: 'static>(error: impl Into<Error>) -> ResponseFuture<Result<T, Error>> {
+    Box::pin(std::future::ready(Err(error.into())))
 }
 
 pub(super) fn awaited<T: 'static>(

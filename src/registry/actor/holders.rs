@@ -13,7 +13,7 @@ use super::{Closing, SessionRegistry, Transition};
 use crate::bus::MAX_ENDS_AT_ONCE;
 use crate::error::Error;
 use crate::event::OpenSession;
-use crate::holder::{Change, Due, HolderRecord};
+use crate::holder::{Change, Due};
 use crate::ledger::{LedgerError, LedgerFuture};
 use crate::session::{End, EndDetails, EndReason, HolderId, NewSession, Session};
 
@@ -40,10 +40,7 @@ impl SessionRegistry {
             let age = wall.duration_since(session.started_at);
             let age = Duration::try_from(age).unwrap_or_default();
             self.active.insert(session, *start_seq, now, age);
-            let unknown = HolderRecord::of(session).filter(|it| !self.holders.knows(&it.holder));
-            if let Some(record) = unknown {
-                self.holders.restore(record, seen_at, now);
-            }
+            self.holders.take_back(session, seen_at, now);
         }
         if !held.sessions.is_empty() {
             let (sessions, holders) = (held.sessions.len(), self.holders.len());
@@ -109,8 +106,11 @@ impl SessionRegistry {
     /// A session that is active has a holder that is known: one that was forgotten meanwhile has its
     /// first lease before it.
     pub(super) fn know_holder_of(&mut self, session: &Session) {
-        let wall = self.settings.clock.now();
-        self.holders.take_back(session, wall, Instant::now());
+        // Most sessions have none, and what time it is costs each start something.
+        if session.holder.is_some() {
+            let wall = self.settings.clock.now();
+            self.holders.take_back(session, wall, Instant::now());
+        }
     }
 
     /// The holders of the sessions that a transition is about.

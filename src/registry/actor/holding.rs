@@ -51,7 +51,7 @@ impl Handler<Connect> for SessionRegistry {
 
     fn handle(&mut self, message: Connect, ctx: &mut Context<Self>) -> Self::Result {
         if self.is_closed() {
-            return Box::pin(std::future::ready(Err(Error::ShuttingDown)));
+            return refused(Error::ShuttingDown);
         }
         let Connect {
             holder,
@@ -65,7 +65,7 @@ impl Handler<Connect> for SessionRegistry {
             .connect(&holder, &run_id, grace, is_parent, now);
         let (connection, replaced, change) = match connected {
             Ok(connected) => connected,
-            Err(over) => return Box::pin(std::future::ready(Err(over.into()))),
+            Err(over) => return refused(over),
         };
         let kept = self.accept(&holder, change, ctx);
         let connected = Connected {
@@ -97,7 +97,7 @@ impl Handler<Heartbeat> for SessionRegistry {
 
     fn handle(&mut self, message: Heartbeat, ctx: &mut Context<Self>) -> Self::Result {
         if self.is_closed() {
-            return Box::pin(std::future::ready(Err(Error::ShuttingDown)));
+            return refused(Error::ShuttingDown);
         }
         let Heartbeat {
             holder,
@@ -107,7 +107,7 @@ impl Handler<Heartbeat> for SessionRegistry {
         let (now, wall) = (Instant::now(), self.settings.clock.now());
         let kept = match self.holders.beat(&holder, &run_id, ttl, now, wall) {
             Ok(change) => self.accept(&holder, change, ctx),
-            Err(over) => return Box::pin(std::future::ready(Err(over.into()))),
+            Err(over) => return refused(over),
         };
         Box::pin(async move { Ok(kept.await?) })
     }
@@ -118,7 +118,7 @@ impl Handler<Reconcile> for SessionRegistry {
 
     fn handle(&mut self, message: Reconcile, ctx: &mut Context<Self>) -> Self::Result {
         if self.is_closed() {
-            return Box::pin(std::future::ready(Err(Error::ShuttingDown)));
+            return refused(Error::ShuttingDown);
         }
         let Reconcile {
             holder,
@@ -129,7 +129,7 @@ impl Handler<Reconcile> for SessionRegistry {
         let mentioned = self.holders.mention(&holder, Some(&run_id), now, wall);
         let kept = match mentioned {
             Ok((_, change)) => self.accept(&holder, change, ctx),
-            Err(over) => return Box::pin(std::future::ready(Err(over.into()))),
+            Err(over) => return refused(over),
         };
         let listed: HashSet<&SessionId> = ids.iter().collect();
         let (has, others): (Vec<_>, Vec<_>) = self
@@ -166,7 +166,7 @@ impl Handler<EndHolder> for SessionRegistry {
         }
         let since = match self.holders.begin_to_leave(&holder, run_id.as_ref()) {
             Ok(since) => since,
-            Err(over) => return Box::pin(std::future::ready(Err(over.into()))),
+            Err(over) => return refused(over),
         };
         if is_final {
             self.holders.close(&holder, reason);
