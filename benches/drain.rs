@@ -1,11 +1,11 @@
-//! The latency of a drain: from the request for the shutdown to its report. In-process plugins that
-//! take everything, threads as in production.
+//! The latency of a drain, from the request for the shutdown on. In-process plugins that take everything,
+//! threads as in production.
 //!
 //! | group | beside it |
 //! |---|---|
-//! | `drain`: 4 plugins, the ledger in memory | `channels`: the same chunks through bare channels to as many threads |
-//! | `drain-plugins`: 1, 4 and 16 plugins, 10,000 sessions or, of the large sizes, 100,000 | the same |
-//! | `drain-sqlite`: 4 plugins, the ledger in a file | `rusqlite`: the same rows in the same transactions, and `disk`: their text appended to a file, which is synced as often |
+//! | `drain`: 4 plugins, the ledger in memory, until the last was told of the last end; `report`: until there is a report, and the plugins' threads are gone | `channels`: the same chunks through bare channels to as many threads |
+//! | `drain-plugins`: 1, 4 and 16 plugins, 10,000 sessions or, of the large sizes, 100,000, until the last was told | the same |
+//! | `drain-sqlite`: 4 plugins, the ledger in a file, until there is a report | `rusqlite`: the same rows in the same transactions, and `disk`: their text appended to a file, which is synced as often |
 
 mod common;
 
@@ -18,9 +18,7 @@ use session_supervisor::{Durability, SqliteLedger};
 use tokio::runtime::Runtime;
 
 use self::common::bare::{Bare, Row};
-use self::common::drain::{
-    bare_channels, drain, drain_unless_stalled, holding, items, start, uncut,
-};
+use self::common::drain::{bare_channels, drain, holding, items, start, stop, uncut};
 use self::common::{CHUNK, PLUGINS, bench, disk, group, sizes};
 
 fn in_memory(criterion: &mut Criterion) {
@@ -30,8 +28,10 @@ fn in_memory(criterion: &mut Criterion) {
     let mut group = group(criterion, "drain");
     for size in sizes(&quick, &full) {
         bench(&mut group, "supervisor", size, || {
-            let supervisor = runtime.block_on(holding(uncut(), size, PLUGINS));
-            runtime.block_on(drain(&supervisor, size * PLUGINS))
+            runtime.block_on(drain(size, PLUGINS)).told
+        });
+        bench(&mut group, "report", size, || {
+            runtime.block_on(drain(size, PLUGINS)).reported
         });
         let items = items(size);
         bench(&mut group, "channels", size, || {
@@ -49,8 +49,7 @@ fn by_plugins(criterion: &mut Criterion) {
     for plugins in [1, 4, 16] {
         // What is counted here is the plugins.
         bench(&mut group, "supervisor", plugins, || {
-            let supervisor = runtime.block_on(holding(uncut(), size, plugins));
-            runtime.block_on(drain(&supervisor, size * plugins))
+            runtime.block_on(drain(size, plugins)).told
         });
         bench(&mut group, "channels", plugins, || {
             runtime.block_on(bare_channels(&items, plugins))
@@ -65,7 +64,7 @@ fn rows(runtime: &Runtime, sessions: usize) -> Vec<Row> {
         let supervisor = uncut().start().await.expect("it starts");
         start(&supervisor, sessions, CHUNK).await;
         let sessions = supervisor.snapshot().await.expect("it runs");
-        drain(&supervisor, 0).await;
+        stop(&supervisor, 0).await;
         sessions
     };
     let sessions = runtime.block_on(snapshot);
@@ -77,8 +76,8 @@ async fn drain_into_file(sessions: usize) -> Option<Duration> {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("ledger.db");
     let ledger = SqliteLedger::open(path, Durability::Power).expect("it opens");
-    let supervisor = holding(uncut().ledger(ledger), sessions, PLUGINS).await;
-    drain_unless_stalled(&supervisor, sessions * PLUGINS).await
+    let holding = holding(uncut().ledger(ledger), sessions, PLUGINS).await;
+    Some(holding.drain().await?.reported)
 }
 
 /// How long the ends take in a database like the ledger's that has the starts already.

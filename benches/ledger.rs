@@ -28,7 +28,7 @@ use session_supervisor::{
 use tokio::runtime::Runtime;
 
 use self::common::bare::{Bare, Row};
-use self::common::drain::{drain, holding, uncut};
+use self::common::drain::{holding, uncut};
 use self::common::{CHUNK, PLUGINS, bench, disk, group, sizes};
 
 /// How many askers wait for their own start at a time.
@@ -111,8 +111,7 @@ impl History {
         let capturing = Capturing::default();
         let builder = uncut().ledger(capturing.clone());
         // With a plugin, since ends are told to somebody.
-        let supervisor = holding(builder, sessions, 1).await;
-        drain(&supervisor, sessions).await;
+        holding(builder, sessions, 1).await.drain().await;
         let mut starts = std::mem::take(&mut *capturing.0.events.lock().expect("nobody panicked"));
         let ends = starts.split_off(sessions);
         let sessions = starts.iter().filter_map(Event::session);
@@ -146,8 +145,7 @@ fn open(directory: &Path) -> Opened {
 }
 
 async fn append(ledger: &SqliteLedger, events: Vec<Event>) {
-    let amended = None;
-    let appended = ledger.append(Append { events, amended });
+    let appended = ledger.append(Append::from(events));
     appended.await.expect("it is recorded");
 }
 
@@ -171,10 +169,8 @@ async fn acknowledge(ledger: &SqliteLedger, moves: usize) {
     let plugin = async |n: usize| {
         let name = format!("plugin-{n}");
         for cursor in 1..=moves as u64 {
-            let progress = Progress {
-                cursor: Some(cursor),
-                ..Progress::default()
-            };
+            let mut progress = Progress::default();
+            progress.cursor = Some(cursor);
             let advanced = ledger.advance(&name, progress);
             advanced.await.expect("it is recorded");
         }

@@ -22,6 +22,7 @@ LINES = [
     ("kameo", "kameo, per pair", "#9467bd", ""),
     ("task-tracker", "TaskTracker, per pair", "#2ca02c", ""),
     ("supervisor", "ours", "#d62728", ""),
+    ("report", "ours, until the report", "#d62728", "6 4"),
     ("ractor-chunks", "ractor, in chunks", "#8c564b", "6 4"),
     ("kameo-chunks", "kameo, in chunks", "#9467bd", "6 4"),
     ("task-tracker-chunks", "TaskTracker, in chunks", "#2ca02c", "6 4"),

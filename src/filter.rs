@@ -25,6 +25,48 @@ pub struct SessionFilter {
 }
 
 impl SessionFilter {
+    /// Only sessions that started under this [`key`](Self::key).
+    #[must_use]
+    pub fn with_key(mut self, key: SessionKey) -> Self {
+        self.key = Some(key);
+        self
+    }
+
+    /// Only sessions with a key that [begins so](Self::key_prefix).
+    #[must_use]
+    pub fn with_key_prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.key_prefix = Some(prefix.into());
+        self
+    }
+
+    /// Only sessions of this [agent](Self::agent_id).
+    #[must_use]
+    pub fn with_agent_id(mut self, agent_id: impl Into<String>) -> Self {
+        self.agent_id = Some(agent_id.into());
+        self
+    }
+
+    /// Only sessions of this [holder](Self::holder).
+    #[must_use]
+    pub fn with_holder(mut self, holder: HolderId) -> Self {
+        self.holder = Some(holder);
+        self
+    }
+
+    /// Only sessions that were [not touched](Self::idle_for) for so long.
+    #[must_use]
+    pub fn with_idle_for(mut self, idle_for: Duration) -> Self {
+        self.idle_for = Some(idle_for);
+        self
+    }
+
+    /// Only sessions that [started](Self::older_than) so long ago.
+    #[must_use]
+    pub fn with_older_than(mut self, older_than: Duration) -> Self {
+        self.older_than = Some(older_than);
+        self
+    }
+
     /// Whether no condition is set.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()

@@ -92,8 +92,8 @@ pub use self::filter::SessionFilter;
 pub use self::gateway::{Access, Gateway, InvalidSecret, Scope, Secret, Token};
 pub use self::holder::{DEFAULT_GRACE, HolderRecord, HolderStatus, LeaseState, MAX_TTL, MIN_TTL};
 pub use self::ledger::{
-    Append, Held, Intent, Ledger, LedgerError, LedgerFuture, MemoryLedger, Page, Parked, Position,
-    Predecessor, Progress, Reclaimed, Recovery, SessionRecord,
+    Append, Appended, Held, Intent, Ledger, LedgerError, LedgerFuture, MemoryLedger, Page, Parked,
+    Position, Predecessor, Progress, Reclaimed, Recovery, SessionRecord,
 };
 #[cfg(feature = "sqlite")]
 pub use self::ledger::{OpenError, SqliteLedger, Survey, SurveyedPlugin};

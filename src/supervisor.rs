@@ -12,14 +12,16 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use futures_util::future::join3;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 pub use self::builder::{Builder, Threads};
 pub use self::holders::Hold;
 pub use self::live::LiveSettings;
 use self::reload::Reloads;
 pub use self::reload::{ReloadState, Reloaded};
-use crate::bus::{DeliveryState, DeliveryStates, PluginBus, PluginStatus, PluginStatuses};
+use crate::bus::{
+    DeliveryState, DeliveryStates, PluginBus, PluginStatus, PluginStatuses, Watermarks,
+};
 use crate::error::Error;
 use crate::event::{InstanceId, Seq};
 use crate::filter::SessionFilter;
@@ -27,8 +29,8 @@ use crate::ledger::{LedgerHealth, Recovery, SessionRecord};
 use crate::monitor::{Counts, DrainProgress, Ping, Watcher, Watching};
 use crate::registry::{
     CountActive, CountMatching, Door, EndMatching, Ended, EndedMatching, EndedSession, Find,
-    ListSessions, SessionGuard, SessionRegistry, Snapshot, StartGuarded, Started, StartedSession,
-    Touch,
+    ListSessions, SessionGuard, SessionRegistry, SharedSessions, Snapshot, StartGuarded, Started,
+    StartedSession, Touch,
 };
 use crate::session::{NewSession, Session, SessionId};
 use crate::shutdown::{
@@ -44,6 +46,8 @@ use crate::shutdown::{
 pub struct SessionSupervisor {
     instance: InstanceId,
     door: Door,
+    active: SharedSessions,
+    watermarks: Watermarks,
     registry: Addr<SessionRegistry>,
     bus: Addr<PluginBus>,
     coordinator: Addr<ShutdownCoordinator>,
@@ -120,6 +124,11 @@ impl SessionSupervisor {
     ///
     /// [`Error::NotActive`], [`Error::Stopped`].
     pub async fn touch(&self, touch: Touch) -> Result<(), Error> {
+        let Touch { id, incarnation } = &touch;
+        // The registry need not be asked, unless to say that it is gone.
+        if self.registry.connected() && self.active.touch(id, *incarnation, Instant::now()) {
+            return Ok(());
+        }
         self.registry.send(touch).await?
     }
 
@@ -175,6 +184,11 @@ impl SessionSupervisor {
     ///
     /// [`Error::Ledger`], [`Error::Stopped`].
     pub async fn find(&self, id: &SessionId) -> Result<Option<SessionRecord>, Error> {
+        if self.registry.connected()
+            && let Some(active) = self.active.record(id)
+        {
+            return Ok(Some(active));
+        }
         self.registry.send(Find(id.clone())).await?
     }
 
@@ -187,7 +201,11 @@ impl SessionSupervisor {
         &self,
         record: &SessionRecord,
     ) -> Result<BTreeMap<Arc<str>, DeliveryState>, Error> {
-        let states = self.bus.send(DeliveryStates(record.clone())).await?;
+        let delivered = self.watermarks.delivered(record);
+        let states = match delivered.filter(|_| self.bus.connected()) {
+            Some(delivered) => delivered,
+            None => self.bus.send(DeliveryStates(record.clone())).await?,
+        };
         Ok(states.into_iter().collect())
     }
 

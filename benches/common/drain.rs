@@ -2,15 +2,16 @@
 //! channels: what the machine gives.
 
 use std::hint::black_box;
-use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use futures_util::future::join_all;
 use session_supervisor::{
-    Builder, Deliver, NewSession, Outcome, PluginSpec, SessionId, SessionSupervisor, Shutdown,
+    Builder, Deliver, Event, Hook, NewSession, Outcome, PluginSpec, SessionId, SessionSupervisor,
+    Shutdown,
 };
 use tokio::sync::mpsc;
 
@@ -22,8 +23,27 @@ const STARTS_AT_ONCE: usize = 4096;
 /// How many chunks a bare channel holds.
 const CHANNEL: usize = 16;
 
+/// What the plugins were told, together.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Told(Arc<Mutex<(usize, Option<Instant>)>>);
+
+impl Told {
+    /// So many ends more.
+    fn add(&self, ends: usize) {
+        let mut told = self.0.lock().expect("no panic");
+        *told = (told.0 + ends, Some(Instant::now()));
+    }
+
+    /// When the last of `ends` was told.
+    fn last_of(&self, ends: usize) -> Instant {
+        let (told, last) = *self.0.lock().expect("no panic");
+        assert_eq!(told, ends);
+        last.expect("an end")
+    }
+}
+
 /// A plugin's actor that does nothing with what it is told.
-struct TakesAll;
+struct TakesAll(Told);
 
 impl Actor for TakesAll {
     type Context = Context<Self>;
@@ -33,7 +53,10 @@ impl Handler<Deliver> for TakesAll {
     type Result = anyhow::Result<()>;
 
     fn handle(&mut self, delivery: Deliver, _: &mut Context<Self>) -> Self::Result {
-        black_box(delivery.events.len());
+        let is_end = |event: &&Event| event.hook() == Hook::SessionEnd;
+        if delivery.events.first().as_ref().is_some_and(is_end) {
+            self.0.add(black_box(delivery.events.len()));
+        }
         Ok(())
     }
 }
@@ -48,23 +71,36 @@ pub(crate) fn uncut() -> Builder {
     SessionSupervisor::builder().cap(Duration::from_secs(120))
 }
 
+/// A supervisor, and what its plugins were told.
+pub(crate) struct Holding {
+    supervisor: SessionSupervisor,
+    told: Told,
+    /// How many sessions it holds, for each plugin.
+    ends: usize,
+}
+
 /// A supervisor that holds `sessions` sessions, with so many plugins that know all of them.
-pub(crate) async fn holding(
-    mut builder: Builder,
-    sessions: usize,
-    plugins: usize,
-) -> SessionSupervisor {
+pub(crate) async fn holding(mut builder: Builder, sessions: usize, plugins: usize) -> Holding {
+    let told = Told::default();
     for n in 0..plugins {
-        builder = builder.plugin(PluginSpec::actor(format!("plugin-{n}"), || TakesAll));
+        let told = told.clone();
+        let plugin = PluginSpec::actor(format!("plugin-{n}"), move || TakesAll(told.clone()));
+        builder = builder.plugin(plugin);
     }
     let supervisor = builder.start().await.expect("it starts");
     start(&supervisor, sessions, STARTS_AT_ONCE).await;
     loop {
         let plugins = supervisor.plugins().await.expect("the bus runs");
         if plugins.iter().all(|plugin| plugin.owed == 0) {
-            return supervisor;
+            break;
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let ends = sessions * plugins;
+    Holding {
+        supervisor,
+        told,
+        ends,
     }
 }
 
@@ -79,30 +115,48 @@ pub(crate) async fn start(supervisor: &SessionSupervisor, sessions: usize, at_on
     }
 }
 
-/// How long the drain of `supervisor` takes, which has to tell of so many ends.
-pub(crate) async fn drain(supervisor: &SessionSupervisor, ends: usize) -> Duration {
-    let took = drain_unless_stalled(supervisor, ends).await;
-    took.expect("a ledger that does not stall")
+/// How long a drain took, from the request for the shutdown on.
+pub(crate) struct Drained {
+    /// Until the last plugin was told of the last end.
+    pub(crate) told: Duration,
+    /// Until there was a report, and nothing of the supervisor's was left.
+    pub(crate) reported: Duration,
 }
 
-/// The same. None where the ledger has completed no write for so long that the supervisor went on without
-/// it: what that took says nothing.
-pub(crate) async fn drain_unless_stalled(
-    supervisor: &SessionSupervisor,
-    ends: usize,
-) -> Option<Duration> {
-    let began = Instant::now();
-    let report = supervisor
-        .shutdown(Shutdown::now())
-        .await
-        .expect("a report");
-    let took = began.elapsed();
-    if report.outcome == Outcome::Lost {
-        return None;
+impl Holding {
+    /// Stops it. None where the ledger has completed no write for so long that the supervisor went on
+    /// without it: what that took says nothing.
+    pub(crate) async fn drain(self) -> Option<Drained> {
+        let began = Instant::now();
+        let report = self.supervisor.shutdown(Shutdown::now()).await;
+        let reported = began.elapsed();
+        let report = report.expect("a report");
+        if report.outcome == Outcome::Lost {
+            return None;
+        }
+        assert_eq!(report.outcome, Outcome::Clean);
+        assert_eq!(report.drain.delivered, self.ends as u64);
+        let told = self.told.last_of(self.ends) - began;
+        Some(Drained { told, reported })
     }
+}
+
+/// How long the drain of a supervisor takes that keeps `sessions` in memory, and has so many plugins.
+pub(crate) async fn drain(sessions: usize, plugins: usize) -> Drained {
+    let holding = holding(uncut(), sessions, plugins).await;
+    let drained = holding.drain().await;
+    drained.expect("a ledger in memory does not stall")
+}
+
+/// How long a supervisor takes to stop, which has to tell of so many ends.
+pub(crate) async fn stop(supervisor: &SessionSupervisor, ends: usize) -> Duration {
+    let began = Instant::now();
+    let report = supervisor.shutdown(Shutdown::now()).await;
+    let took = began.elapsed();
+    let report = report.expect("a report");
     assert_eq!(report.outcome, Outcome::Clean);
     assert_eq!(report.drain.delivered, ends as u64);
-    Some(took)
+    took
 }
 
 /// What bare channels and the peers are given in place of sessions.

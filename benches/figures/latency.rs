@@ -7,7 +7,7 @@ use tokio::runtime::Runtime;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::common::disk::{self, Percentiles};
-use crate::common::drain::{drain, id, start, uncut};
+use crate::common::drain::{id, start, stop, uncut};
 use crate::common::{is_full, is_smoke_test};
 use crate::table::row;
 
@@ -74,6 +74,6 @@ async fn offer(ledger: SqliteLedger, ticks: usize) -> Percentiles {
     for asked in asked {
         waits.push(asked.await.expect("no panic"));
     }
-    drain(&supervisor, 0).await;
+    stop(&supervisor, 0).await;
     Percentiles::of(waits)
 }

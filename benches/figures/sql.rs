@@ -7,7 +7,7 @@ use rusqlite::{Connection, named_params};
 use session_supervisor::{Hook, NewSession, PluginSpec, SessionId, SqlPlugin, SqlSettings};
 use tokio::runtime::Runtime;
 
-use crate::common::drain::{drain, uncut};
+use crate::common::drain::{stop, uncut};
 use crate::common::{CHUNK, sizes};
 use crate::table::{count, row};
 
@@ -62,7 +62,7 @@ fn through_plugin(sessions: usize) -> Duration {
             let started = supervisor.started(NewSession::new(id(n))).await;
             started.expect("it starts");
         }
-        drain(&supervisor, sessions).await
+        stop(&supervisor, sessions).await
     });
     let count = "SELECT count(*) FROM sessions WHERE status = 'ended'";
     let ended = database.query_row(count, [], |row| row.get::<_, i64>(0));

@@ -26,7 +26,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
-use self::common::drain::{bare_channels, drain, holding, items, uncut};
+use self::common::drain::{bare_channels, drain, items};
 use self::common::{PLUGINS, bench, group, sizes};
 
 /// What stands for a session whose end is told.
@@ -119,8 +119,7 @@ fn benches(criterion: &mut Criterion) {
     let mut group = group(criterion, "peers");
     for size in sizes(&quick, &full) {
         bench(&mut group, "supervisor", size, || {
-            let supervisor = runtime.block_on(holding(uncut(), size, PLUGINS));
-            runtime.block_on(drain(&supervisor, size * PLUGINS))
+            runtime.block_on(drain(size, PLUGINS)).told
         });
         let items = items(size);
         bench(&mut group, "channels", size, || {

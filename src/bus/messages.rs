@@ -48,6 +48,20 @@ pub struct SessionEnd {
     pub(crate) until: Option<Instant>,
 }
 
+/// Starts and ends of single sessions, each recorded in a step of its own, all at once. What one comes
+/// to is its answer, in the same order: the place of the last event that was recorded for it in the log,
+/// or 0 if there was none.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Vec<Result<Seq, Error>>")]
+pub(crate) struct RecordEach(pub(crate) Vec<ToRecord>);
+
+/// What is to be recorded in one step.
+#[derive(Debug, Clone)]
+pub(crate) enum ToRecord {
+    Start(SessionStart),
+    End(OpenSession, Arc<End>),
+}
+
 /// The places of recorded ends in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]

@@ -16,6 +16,7 @@ mod reload;
 mod runner;
 mod status;
 mod unrecorded;
+mod watermarks;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -33,7 +34,7 @@ pub(crate) use self::lane::LaneTally;
 use self::lane::{Lane, Now};
 pub(crate) use self::messages::{
     ActiveIds, AskForActive, ClosePlugins, CutAt, DeliveryStates, Drain, PluginStatuses,
-    TellLifecycle, WaitUntilTold,
+    RecordEach, TellLifecycle, ToRecord, WaitUntilTold,
 };
 pub use self::messages::{RecordedEnds, SessionEnd, SessionStart};
 pub(crate) use self::operations::{
@@ -45,9 +46,11 @@ pub(crate) use self::reload::{Listeners, PluginChanges, Reconfigure};
 use self::runner::{Command, LaneRunner, Ties};
 pub use self::status::{DeliveryState, PluginState, PluginStatus};
 pub(crate) use self::unrecorded::ToldUnrecorded;
+pub(crate) use self::watermarks::Watermarks;
+use self::watermarks::{Told, Watermark};
 use crate::clock::WallClock;
 use crate::error::Error;
-use crate::event::{Deadline, Event, Hook, InstanceId, Seq};
+use crate::event::{Deadline, Ending, Event, Hook, InstanceId, Seq};
 use crate::ledger::{Ledger, LedgerError, LedgerHealth, Position};
 use crate::monitor::{Monitor, Ping};
 use crate::plugin::PluginSpec;
@@ -61,6 +64,8 @@ pub(crate) struct BusSettings {
     pub(crate) own_threads: bool,
     /// Where the bus says who hears of ends.
     pub(crate) listeners: Listeners,
+    /// Where bus and lanes say how far the plugins were told.
+    pub(crate) watermarks: Watermarks,
     /// Where the bus announces how long the log is: at first, as long as it found it.
     pub(crate) head: watch::Sender<Seq>,
     pub(crate) monitor: Monitor,
@@ -73,6 +78,7 @@ struct LaneHandle {
     host: Rc<PluginHost>,
     /// The plugin is told of nothing up to here: it was not there yet.
     since: Seq,
+    up_to: Watermark,
     commands: mpsc::UnboundedSender<Command>,
     status: watch::Receiver<PluginStatus>,
 }
@@ -96,6 +102,16 @@ pub struct PluginBus {
 impl LaneHandle {
     fn name(&self) -> Arc<str> {
         self.host.spec().shared_name()
+    }
+
+    fn told(&self) -> Told {
+        let spec = self.host.spec();
+        Told {
+            name: spec.shared_name(),
+            hooks: spec.hooks(),
+            since: self.since,
+            up_to: self.up_to.clone(),
+        }
     }
 
     /// How the plugin is as of `now`, with what only the lane and the ledger can tell.
@@ -181,6 +197,11 @@ impl PluginBus {
         host.map(Rc::new).map_err(failed)
     }
 
+    fn show_watermarks(&self) {
+        let lanes = self.lanes.iter();
+        self.settings.watermarks.set(lanes.map(LaneHandle::told));
+    }
+
     fn open_lane(&self, host: Rc<PluginHost>, position: Position) -> LaneHandle {
         let plugin = host.spec();
         let now = Now {
@@ -207,6 +228,7 @@ impl PluginBus {
         if plugin.opens() {
             lane.open_first();
         }
+        let up_to = Watermark::default();
         let (commands, command_receiver) = mpsc::unbounded_channel();
         let (status_sender, status) = watch::channel(status);
         let ties = Ties {
@@ -215,6 +237,7 @@ impl PluginBus {
             head: self.settings.head.subscribe(),
             commands: command_receiver,
             status: status_sender,
+            up_to: up_to.clone(),
             monitor: self.settings.monitor.lane(name),
             instance: self.settings.instance,
             registry: self.registry.subscribe(),
@@ -224,6 +247,7 @@ impl PluginBus {
         LaneHandle {
             host,
             since,
+            up_to,
             commands,
             status,
         }
@@ -241,7 +265,10 @@ impl Actor for PluginBus {
             .into_iter()
             .map(|(plugin, position)| Ok(self.open_lane(self.host(plugin, None)?, position)));
         match opened.collect::<Result<_, Error>>() {
-            Ok(lanes) => self.lanes = lanes,
+            Ok(lanes) => {
+                self.lanes = lanes;
+                self.show_watermarks();
+            }
             Err(error) => {
                 // Whoever starts the supervisor finds the bus gone.
                 error!(%error, "the bus can't start");
@@ -334,10 +361,8 @@ impl Handler<Drain> for PluginBus {
         let ends = message.ends.map(|ends| ends.first..=ends.last);
         let (sessions, end) = message.unrecorded;
         let instance = self.settings.instance;
-        let unrecorded: Arc<[Event]> = sessions
-            .iter()
-            .map(|open| Event::end(open.clone(), Arc::clone(&end), instance))
-            .collect();
+        let count = sessions.len();
+        let unrecorded = Ending::new(sessions, end, instance).events(0..count);
         let tallies = self.lanes.iter().map(|lane| {
             let (reply, tally) = oneshot::channel();
             let command = Command::Drain {

@@ -9,7 +9,6 @@ use tokio::sync::oneshot;
 use super::messages::{DeliveryStates, PluginStatuses, WaitUntilTold};
 use super::runner::Command;
 use super::{DeliveryState, PluginBus, PluginStatus};
-use crate::event::Hook;
 
 impl Handler<PluginStatuses> for PluginBus {
     type Result = ResponseFuture<Vec<PluginStatus>>;
@@ -28,14 +27,7 @@ impl Handler<DeliveryStates> for PluginBus {
     fn handle(&mut self, message: DeliveryStates, _: &mut Context<Self>) -> Self::Result {
         let DeliveryStates(record) = message;
         let states = self.lanes.iter().filter_map(|lane| {
-            let (hooks, name) = (lane.host.spec().hooks(), lane.host.spec().shared_name());
-            let end = record.end.as_ref().map(|(_, seq)| *seq);
-            let end = end.filter(|_| hooks.contains(Hook::SessionEnd));
-            let start = hooks.contains(Hook::SessionStart);
-            let last = end.or(start.then_some(record.start_seq))?;
-            if last <= lane.since {
-                return None;
-            }
+            let (name, last) = (lane.name(), lane.told().last_event_of(&record)?);
             let (reply, state) = oneshot::channel();
             let _ = lane.commands.send(Command::StateOf(last, reply));
             Some(async move { Some((name, state.await.ok()?)) })

@@ -9,10 +9,12 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::PluginBus;
-use super::messages::{RecordedEnds, SessionEnd, SessionStart};
+use super::messages::{RecordEach, RecordedEnds, SessionEnd, SessionStart, ToRecord};
 use crate::error::Error;
-use crate::event::{Event, OpenSession, Seq};
-use crate::ledger::{Append, Ledger, LedgerError, LedgerFuture, LedgerHealth, answer_within};
+use crate::event::{Ending, Event, InstanceId, OpenSession, Seq};
+use crate::ledger::{
+    Append, Appended, Ledger, LedgerError, LedgerFuture, LedgerHealth, answer_within,
+};
 use crate::monitor::Monitor;
 
 /// How many ends are recorded in one step: a drain's first deliveries leave while the rest is
@@ -45,19 +47,28 @@ impl Recorder {
         }
     }
 
+    /// Places each of `appends` in the log, in this order, in steps of their own.
+    fn append_each(&self, appends: Vec<Append>) -> LedgerFuture<Vec<Appended>> {
+        match self.health.lost() {
+            Some(error) => Box::pin(std::future::ready(Err(error.clone()))),
+            None => self.ledger.append_each(appends),
+        }
+    }
+
     /// Waits until an append is recorded, and has it counted.
-    async fn counted(
-        &self,
-        appended: impl Future<Output = Result<Arc<[Event]>, LedgerError>>,
-    ) -> Result<Arc<[Event]>, LedgerError> {
+    async fn counted(&self, appended: impl Future<Output = Appended>) -> Appended {
         let began = Instant::now();
-        let outcome = appended.await;
+        self.count(appended.await, began.elapsed())
+    }
+
+    /// What an append came to that took so long.
+    fn count(&self, outcome: Appended, took: Duration) -> Appended {
         // What was being recorded when the files were found gone may not be in them.
         let outcome = outcome.and_then(|events| match self.health.lost() {
             Some(error) => Err(error.clone()),
             None => Ok(events),
         });
-        self.monitor.appended(began.elapsed(), &outcome);
+        self.monitor.appended(took, &outcome);
         if let Err(error) = &outcome {
             self.health.append_failed(error);
         }
@@ -95,37 +106,66 @@ impl PluginBus {
     }
 }
 
-impl Handler<SessionStart> for PluginBus {
-    type Result = ResponseFuture<Result<Seq, Error>>;
+impl Handler<RecordEach> for PluginBus {
+    type Result = ResponseFuture<Vec<Result<Seq, Error>>>;
 
-    fn handle(&mut self, message: SessionStart, _: &mut Context<Self>) -> Self::Result {
+    fn handle(&mut self, RecordEach(to_record): RecordEach, _: &mut Context<Self>) -> Self::Result {
         let instance = self.settings.instance;
-        let SessionStart {
-            session,
-            amends,
-            displaced,
-            timestamp,
-        } = message;
-        let mut append = Append::default();
-        if let Some((displaced, end)) = displaced {
-            append.events.push(Event::end(displaced, end, instance));
-        }
-        match amends {
-            Some(start_seq) => append.amended = Some(OpenSession::new(session, start_seq)),
-            None => append
-                .events
-                .push(Event::start(session, timestamp, instance)),
-        }
+        let appends = to_record.into_iter();
+        let appends: Vec<_> = appends.map(|it| it.into_append(instance)).collect();
         let (recorder, head) = (self.recorder(), self.settings.head.clone());
         let turn = Arc::clone(&self.turn);
         Box::pin(async move {
+            let count = appends.len();
             let turn = turn.lock().await;
-            let appended = recorder.append(append);
+            let appended = recorder.append_each(appends);
             drop(turn);
-            let events = recorder.counted(appended).await?;
-            let last = events.last().map_or(0, Event::recorded_seq);
-            announce(&head, last);
-            Ok(if amends.is_none() { last } else { 0 })
+            let began = Instant::now();
+            let appended = appended.await;
+            let took = began.elapsed();
+            // One error is that of all.
+            let mut appended = appended.unwrap_or_else(|error| vec![Err(error); count]);
+            let too_few = || Err(LedgerError::new("it has answered less than it was asked"));
+            appended.resize_with(count, too_few);
+            let places = appended.into_iter().map(|outcome| {
+                let events = recorder.count(outcome, took)?;
+                Ok(events.last().map_or(0, Event::recorded_seq))
+            });
+            let places: Vec<Result<Seq, Error>> = places.collect();
+            let last = places.iter().flatten().max();
+            announce(&head, last.copied().unwrap_or(0));
+            places
+        })
+    }
+}
+
+impl ToRecord {
+    fn into_append(self, instance: InstanceId) -> Append {
+        let start = match self {
+            Self::End(open, end) => return Append::from([Event::end(open, end, instance)]),
+            Self::Start(start) => start,
+        };
+        let (session, at) = (start.session, start.timestamp);
+        let displaced = start.displaced;
+        let displaced = displaced.map(|(open, end)| Event::end(open, end, instance));
+        let (begun, amended) = match start.amends {
+            Some(start_seq) => (None, Some(OpenSession::new(session, start_seq))),
+            None => (Some(Event::start(session, at, instance)), None),
+        };
+        let events = displaced.into_iter().chain(begun).collect();
+        Append { events, amended }
+    }
+}
+
+impl Handler<SessionStart> for PluginBus {
+    type Result = ResponseFuture<Result<Seq, Error>>;
+
+    fn handle(&mut self, message: SessionStart, ctx: &mut Context<Self>) -> Self::Result {
+        let is_new = message.amends.is_none();
+        let recorded = self.handle(RecordEach(vec![ToRecord::Start(message)]), ctx);
+        Box::pin(async move {
+            let recorded = recorded.await.pop().unwrap_or(Err(Error::Stopped))?;
+            Ok(if is_new { recorded } else { 0 })
         })
     }
 }
@@ -141,17 +181,13 @@ impl Handler<SessionEnd> for PluginBus {
             let mut turn = Some(turn.lock().await);
             let mut placed = 0;
             let mut recorded = RecordedEnds::default();
-            for sessions in message.sessions.chunks(MAX_ENDS_AT_ONCE) {
-                let ends = sessions
-                    .iter()
-                    .map(|open| Event::end(open.clone(), Arc::clone(&message.end), instance));
-                let append = Append {
-                    events: ends.collect(),
-                    amended: None,
-                };
-                let appended = recorder.append(append);
-                placed += sessions.len();
-                if placed == message.sessions.len() {
+            let count = message.sessions.len();
+            let ending = Ending::new(message.sessions, message.end, instance);
+            while placed < count {
+                let step = placed..count.min(placed + MAX_ENDS_AT_ONCE);
+                placed = step.end;
+                let appended = recorder.append(ending.events(step).into());
+                if placed == count {
                     turn = None;
                 }
                 let appended = within(&*recorder.ledger, message.patience, message.until, appended);
@@ -159,7 +195,7 @@ impl Handler<SessionEnd> for PluginBus {
                     Ok(events) => events,
                     Err(error) if recorded.count == 0 => return Err(error.into()),
                     Err(error) => {
-                        let left = message.sessions.len() - recorded.count;
+                        let left = count - recorded.count;
                         warn!(left, %error, "only a part of the ends is recorded");
                         return Ok(recorded);
                     }

@@ -183,6 +183,7 @@ impl PluginBus {
         let retiring = retiring.collect();
         let plugins = self.lanes.iter().map(|lane| lane.host.spec());
         self.settings.listeners.set(plugins);
+        self.show_watermarks();
         Ok((changes, retiring))
     }
 

@@ -21,6 +21,7 @@ pub(super) use self::operations::{LettersChange, LettersChanged, LettersJob, Ope
 use self::operations::{LettersDone, Operations};
 use super::host::PluginHost;
 use super::lane::{Flight, Lane, LaneTally, Now, Outcome, Step};
+use super::watermarks::Watermark;
 use super::{ActiveIds, DeliveryState, PluginState, PluginStatus};
 use crate::clock::WallClock;
 use crate::event::{Deadline, Event, InstanceId, Seq};
@@ -100,6 +101,7 @@ pub(super) struct Ties {
     pub(super) head: watch::Receiver<Seq>,
     pub(super) commands: mpsc::UnboundedReceiver<Command>,
     pub(super) status: watch::Sender<PluginStatus>,
+    pub(super) up_to: Watermark,
     pub(super) monitor: LaneMonitor,
     pub(super) instance: InstanceId,
     pub(super) registry: watch::Receiver<Option<WeakRecipient<ActiveIds>>>,
@@ -114,6 +116,7 @@ pub(super) struct LaneRunner {
     head: watch::Receiver<Seq>,
     commands: mpsc::UnboundedReceiver<Command>,
     status: watch::Sender<PluginStatus>,
+    up_to: Watermark,
     pub(super) monitor: LaneMonitor,
     tasks: FuturesUnordered<LocalBoxFuture<'static, Done>>,
     flying: Vec<Flying>,
@@ -147,6 +150,7 @@ impl LaneRunner {
             head: ties.head,
             commands: ties.commands,
             status: ties.status,
+            up_to: ties.up_to,
             monitor: ties.monitor,
             tasks: FuturesUnordered::new(),
             flying: Vec::new(),
@@ -502,6 +506,7 @@ impl LaneRunner {
 
     /// Makes the lane's state visible.
     fn publish(&mut self) {
+        self.up_to.set(self.lane.told_up_to());
         let (state, owed) = (self.state(), self.lane.owed());
         self.owed_since = match owed {
             0 => None,

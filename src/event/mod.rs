@@ -4,6 +4,7 @@ mod delivery;
 mod wire;
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -228,6 +229,45 @@ impl OpenSession {
     }
 }
 
+/// Sessions that end together, all in the same way. Their events share them: what is a session's alone
+/// would cost a drain of a million a look into each.
+#[derive(Debug)]
+pub(crate) struct Ending {
+    sessions: Arc<[OpenSession]>,
+    end: Arc<End>,
+    instance: InstanceId,
+}
+
+impl Ending {
+    pub(crate) fn new(
+        sessions: Arc<[OpenSession]>,
+        end: Arc<End>,
+        instance: InstanceId,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            sessions,
+            end,
+            instance,
+        })
+    }
+
+    /// The events of the ends of those sessions that are in `range`.
+    pub(crate) fn events(self: &Arc<Self>, range: Range<usize>) -> Arc<[Event]> {
+        if self.end.ended_at == self.end.detected_at {
+            let which = range.map(|index| Content::OfMany(Arc::clone(self), index as u32));
+            return which.map(|content| Event { seq: 0, content }).collect();
+        }
+        // No session ends before it began, and these may.
+        let sessions = self.sessions[range].iter().cloned();
+        let ends = sessions.map(|open| Event::end(open, Arc::clone(&self.end), self.instance));
+        ends.collect()
+    }
+
+    fn of(&self, index: u32) -> &OpenSession {
+        &self.sessions[index as usize]
+    }
+}
+
 /// What the supervisor itself goes through.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -245,33 +285,44 @@ pub struct Lifecycle {
 /// What an event tells.
 #[derive(Debug, Clone)]
 enum Content {
-    Start(Arc<Session>),
-    /// With the place of the session's start in the log.
-    End(Arc<Session>, Arc<End>, Seq),
-    Lifecycle(Arc<Lifecycle>, Uuid),
+    One(Arc<One>),
+    /// The end of one of many that ended together: which.
+    OfMany(Arc<Ending>, u32),
 }
 
-/// One thing that plugins are told. Cheap to clone: what it tells is shared.
+#[derive(Debug, Clone)]
+struct One {
+    timestamp: Timestamp,
+    instance: InstanceId,
+    is_synthetic: bool,
+    what: What,
+}
+
+#[derive(Debug, Clone)]
+enum What {
+    Start(Arc<Session>),
+    End(OpenSession, Arc<End>),
+    Lifecycle(Lifecycle, Uuid),
+}
+
+/// One thing that plugins are told. Cheap to clone: what it tells is shared, so a clone that is kept
+/// keeps the sessions in memory that ended in the same step, up to 4,096 or, in a stop, all.
 #[derive(Debug, Clone)]
 pub struct Event {
     /// 0 until the ledger gives it a place, and for what bypasses the ledger.
     seq: Seq,
-    timestamp: Timestamp,
-    instance: InstanceId,
-    synthetic: bool,
     content: Content,
 }
 
 impl Event {
     pub(crate) fn start(session: Arc<Session>, timestamp: Timestamp, instance: InstanceId) -> Self {
-        Self::new(Content::Start(session), timestamp, instance)
+        Self::new(What::Start(session), timestamp, instance)
     }
 
     pub(crate) fn end(open: OpenSession, end: Arc<End>, instance: InstanceId) -> Self {
         let end = End::within_life(end, open.session.started_at);
         let detected_at = end.detected_at;
-        let content = Content::End(open.session, end, open.start_seq);
-        Self::new(content, detected_at, instance)
+        Self::new(What::End(open, end), detected_at, instance)
     }
 
     pub(crate) fn of_lifecycle(
@@ -279,54 +330,100 @@ impl Event {
         timestamp: Timestamp,
         instance: InstanceId,
     ) -> Self {
-        let content = Content::Lifecycle(Arc::new(lifecycle), Uuid::now_v7());
-        Self::new(content, timestamp, instance)
+        let what = What::Lifecycle(lifecycle, Uuid::now_v7());
+        Self::new(what, timestamp, instance)
     }
 
-    fn new(content: Content, timestamp: Timestamp, instance: InstanceId) -> Self {
-        Self {
-            seq: 0,
+    fn new(what: What, timestamp: Timestamp, instance: InstanceId) -> Self {
+        let one = One {
             timestamp,
             instance,
-            synthetic: false,
-            content,
+            is_synthetic: false,
+            what,
+        };
+        Self {
+            seq: 0,
+            content: Content::One(Arc::new(one)),
         }
     }
 
     /// Marks it as a test that tells of no real session.
     pub(crate) fn synthetic(self) -> Self {
-        Self {
-            synthetic: true,
-            ..self
+        let mut alone = self.by_itself();
+        if let Content::One(one) = &mut alone.content {
+            Arc::make_mut(one).is_synthetic = true;
         }
+        alone
+    }
+
+    /// The same without those that ended together with it, which it would keep in memory.
+    pub(crate) fn by_itself(self) -> Self {
+        let Content::OfMany(ending, index) = &self.content else {
+            return self;
+        };
+        let (open, end) = (ending.of(*index).clone(), Arc::clone(&ending.end));
+        Self::end(open, end, ending.instance).with_seq(self.seq)
     }
 
     pub(crate) fn with_seq(mut self, seq: Seq) -> Self {
-        self.seq = seq;
+        self.set_seq(seq);
         self
+    }
+
+    /// Gives it its place in the log.
+    pub(crate) fn set_seq(&mut self, seq: Seq) {
+        self.seq = seq;
+    }
+
+    fn what(&self) -> Option<&What> {
+        match &self.content {
+            Content::One(one) => Some(&one.what),
+            Content::OfMany(..) => None,
+        }
+    }
+
+    /// The hook of all `events`, where that can be told from the first and the last: those of a drain are
+    /// ends, all of them, and there may be a million.
+    pub(crate) fn hook_of_all(events: &[Self]) -> Option<Hook> {
+        let (Content::OfMany(first, from), Content::OfMany(last, to)) =
+            (&events.first()?.content, &events.last()?.content)
+        else {
+            return None;
+        };
+        // What lies side by side in the log as in the ending has nothing else between.
+        let are_all = |count: u64| count == events.len() as u64;
+        let is_whole = Arc::ptr_eq(first, last)
+            && are_all(u64::from(*to).saturating_sub(u64::from(*from)) + 1)
+            && are_all(events[events.len() - 1].seq.saturating_sub(events[0].seq) + 1);
+        let is_end = |event: &Self| event.hook() == Hook::SessionEnd;
+        debug_assert!(!is_whole || events.iter().all(is_end));
+        is_whole.then_some(Hook::SessionEnd)
     }
 
     /// What kind of event this is.
     pub fn hook(&self) -> Hook {
-        match &self.content {
-            Content::Start(_) => Hook::SessionStart,
-            Content::End(..) => Hook::SessionEnd,
-            Content::Lifecycle(lifecycle, _) => lifecycle.hook,
+        match self.what() {
+            Some(What::Start(_)) => Hook::SessionStart,
+            Some(What::End(..)) | None => Hook::SessionEnd,
+            Some(What::Lifecycle(lifecycle, _)) => lifecycle.hook,
         }
     }
 
     /// The event's idempotency key.
     pub fn id(&self) -> EventId {
         let hook = self.hook();
-        match &self.content {
-            Content::Start(session) | Content::End(session, ..) => {
-                EventId::of_session(session.incarnation, hook)
-            }
-            Content::Lifecycle(_, subject) => EventId {
-                subject: *subject,
-                hook,
+        let session = match &self.content {
+            Content::OfMany(ending, index) => &ending.of(*index).session,
+            Content::One(one) => match &one.what {
+                What::Start(session) => session,
+                What::End(open, _) => &open.session,
+                What::Lifecycle(_, subject) => {
+                    let subject = *subject;
+                    return EventId { subject, hook };
+                }
             },
-        }
+        };
+        EventId::of_session(session.incarnation, hook)
     }
 
     /// The event's place in the ledger's log; none for events that bypass the ledger.
@@ -343,49 +440,70 @@ impl Event {
     /// The place of the session's start: the event's own, or that before its end. 0 for a start that
     /// has no place yet, and for lifecycle events.
     pub(crate) fn start_seq(&self) -> Seq {
+        match self.open() {
+            Some(open) => open.start_seq,
+            None if self.hook() == Hook::SessionStart => self.seq,
+            None => 0,
+        }
+    }
+
+    /// The session that ended; only for [`Hook::SessionEnd`].
+    fn open(&self) -> Option<&OpenSession> {
         match &self.content {
-            Content::Start(_) => self.seq,
-            Content::End(_, _, start_seq) => *start_seq,
-            Content::Lifecycle(..) => 0,
+            Content::OfMany(ending, index) => Some(ending.of(*index)),
+            Content::One(one) => match &one.what {
+                What::End(open, _) => Some(open),
+                What::Start(_) | What::Lifecycle(..) => None,
+            },
         }
     }
 
     /// When the event was recorded.
     pub fn timestamp(&self) -> Timestamp {
-        self.timestamp
+        match &self.content {
+            Content::One(one) => one.timestamp,
+            Content::OfMany(ending, _) => ending.end.detected_at,
+        }
     }
 
     /// The run of the supervisor that recorded the event.
     pub fn instance(&self) -> InstanceId {
-        self.instance
+        match &self.content {
+            Content::One(one) => one.instance,
+            Content::OfMany(ending, _) => ending.instance,
+        }
     }
 
     /// Whether this is a test event, sent on an operator's request: it tells of no real session.
     pub fn is_synthetic(&self) -> bool {
-        self.synthetic
+        matches!(&self.content, Content::One(one) if one.is_synthetic)
     }
 
     /// The session that started or ended; none for lifecycle events.
     pub fn session(&self) -> Option<&Arc<Session>> {
-        match &self.content {
-            Content::Start(session) | Content::End(session, ..) => Some(session),
-            Content::Lifecycle(..) => None,
+        match self.what() {
+            Some(What::Start(session)) => Some(session),
+            Some(What::End(..)) | None => self.open().map(|open| &open.session),
+            Some(What::Lifecycle(..)) => None,
         }
     }
 
     /// How the session ended; only for [`Hook::SessionEnd`].
     pub fn how_ended(&self) -> Option<&Arc<End>> {
         match &self.content {
-            Content::End(_, end, _) => Some(end),
-            Content::Start(_) | Content::Lifecycle(..) => None,
+            Content::OfMany(ending, _) => Some(&ending.end),
+            Content::One(one) => match &one.what {
+                What::End(_, end) => Some(end),
+                What::Start(_) | What::Lifecycle(..) => None,
+            },
         }
     }
 
     /// What the supervisor goes through; only for the `gateway_…` hooks.
     pub fn lifecycle(&self) -> Option<&Lifecycle> {
-        match &self.content {
-            Content::Lifecycle(lifecycle, _) => Some(lifecycle),
-            Content::Start(_) | Content::End(..) => None,
+        match self.what() {
+            Some(What::Lifecycle(lifecycle, _)) => Some(lifecycle),
+            Some(What::Start(_) | What::End(..)) | None => None,
         }
     }
 
@@ -399,5 +517,86 @@ impl Event {
     /// The event as JSON shows it, in an attempt number `attempt` that has `remaining` left.
     pub fn wire(&self, attempt: u32, remaining: std::time::Duration) -> WireEvent<'_> {
         WireEvent::new(self, attempt, remaining)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::{EndDetails, NewSession, SessionId};
+
+    fn open_sessions(count: u64) -> Arc<[OpenSession]> {
+        let open = |seq| {
+            let new = NewSession::new(SessionId::generate());
+            let incarnation = Incarnation::generate();
+            let session = Session::begin(new, incarnation, None, Timestamp::UNIX_EPOCH);
+            OpenSession::new(Arc::new(session), seq)
+        };
+        (1..=count).map(open).collect()
+    }
+
+    fn closed() -> Arc<End> {
+        let now = Timestamp::UNIX_EPOCH;
+        Arc::new(End::now(EndReason::Closed, EndDetails::default(), now))
+    }
+
+    /// The ends of those in `range`, with places in the log from 101 on.
+    fn ends(ending: &Arc<Ending>, range: Range<usize>) -> Vec<Event> {
+        let first = range.start as u64 + 101;
+        let ends = ending.events(range);
+        let ends = ends.iter().cloned().zip(first..);
+        ends.map(|(event, seq)| event.with_seq(seq)).collect()
+    }
+
+    #[test]
+    fn an_end_of_many_tells_what_one_by_itself_does() {
+        let (open, instance) = (open_sessions(3), InstanceId::generate());
+        let shared = &ends(&Ending::new(open.clone(), closed(), instance), 0..3)[1];
+        let alone = Event::end(open[1].clone(), closed(), instance).with_seq(102);
+        for event in [shared.clone().by_itself(), alone] {
+            assert_eq!(event.id(), shared.id());
+            assert_eq!((event.seq(), event.hook()), (shared.seq(), shared.hook()));
+            assert_eq!(event.start_seq(), shared.start_seq());
+            assert_eq!(event.timestamp(), shared.timestamp());
+            assert_eq!(event.instance(), shared.instance());
+            assert_eq!(event.session(), shared.session());
+            assert_eq!(event.how_ended(), shared.how_ended());
+            assert!(event.lifecycle().is_none() && !event.is_synthetic());
+        }
+    }
+
+    #[test]
+    fn an_end_that_is_taken_by_itself_does_not_keep_the_sessions_that_ended_with_it() {
+        let open = open_sessions(3);
+        let other = Arc::downgrade(&open[2].session);
+        let ending = Ending::new(open, closed(), InstanceId::generate());
+        let event = ends(&ending, 0..3).swap_remove(0);
+        drop(ending);
+        assert!(other.upgrade().is_some());
+        let event = event.by_itself();
+        assert!(other.upgrade().is_none());
+        assert!(event.synthetic().is_synthetic());
+    }
+
+    #[test]
+    fn all_are_ends_if_first_and_last_show_that_nothing_else_is_between() {
+        let instance = InstanceId::generate();
+        let [one, other] = [5, 5].map(|count| {
+            let open = open_sessions(count);
+            Ending::new(open, closed(), instance)
+        });
+        let all = ends(&one, 0..5);
+        assert_eq!(Event::hook_of_all(&all), Some(Hook::SessionEnd));
+        assert_eq!(Event::hook_of_all(&all[1..4]), Some(Hook::SessionEnd));
+        assert_eq!(Event::hook_of_all(&all[2..3]), Some(Hook::SessionEnd));
+        assert_eq!(Event::hook_of_all(&[]), None);
+        let holed = [all[0].clone(), all[2].clone()];
+        assert_eq!(Event::hook_of_all(&holed), None);
+        let mixed = [all[0].clone(), ends(&other, 1..2).remove(0)];
+        assert_eq!(Event::hook_of_all(&mixed), None);
+        let unplaced = one.events(0..2);
+        assert_eq!(Event::hook_of_all(&unplaced), None);
+        let alone = all[0].clone().by_itself();
+        assert_eq!(Event::hook_of_all(&[alone]), None);
     }
 }

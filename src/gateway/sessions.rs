@@ -70,7 +70,7 @@ impl StartRequest {
         let missing = || Problem::invalid_field("#/id", "is missing: every session needs an id");
         Ok(NewSession {
             key: self.key,
-            agent_id: self.agent_id,
+            agent_id: self.agent_id.map(Into::into),
             store_path: self.store_path,
             session_file: self.session_file,
             resumed_from: self.resumed_from,

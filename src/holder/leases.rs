@@ -39,6 +39,7 @@ struct Connection {
 
 /// What is kept of a holder for a later process.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct HolderRecord {
     /// Its name.
     pub holder: HolderId,
@@ -293,7 +294,7 @@ impl Holders {
         let Some(holder) = unknown else { return };
         let gone = self.gone.get(holder);
         let past_runs = gone.map(|gone| gone.past_runs.clone()).unwrap_or_default();
-        let run_id = session.run_id.clone();
+        let run_id = session.run_id().cloned();
         let run_id = run_id.filter(|run_id| !past_runs.contains(run_id));
         let last_run = gone.and_then(|gone| gone.last_run.clone());
         let entry = Holder {
@@ -511,9 +512,9 @@ impl Holders {
     pub(crate) fn due(&self, session: &Session, now: Instant) -> Option<(Due, Timestamp)> {
         let entry = self.holders.get(session.holder.as_ref()?)?;
         // The first run has what was started before it.
-        let is_of_run = match &session.run_id {
+        let is_of_run = match session.run_id() {
             None => entry.is_first_run,
-            run_id => *run_id == entry.run_id,
+            run_id => run_id == entry.run_id.as_ref(),
         };
         if let Some(reason) = entry.closed {
             Some((Due::Closed(reason), entry.seen_at))

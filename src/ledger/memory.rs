@@ -9,11 +9,12 @@ use jiff::Timestamp;
 use super::tail::{Tail, place};
 use super::weight::{of_end, of_session};
 use super::{
-    Append, Ledger, LedgerError, LedgerFuture, Page, Parked, Position, Progress, SessionRecord,
+    Append, Appended, Intent, Ledger, LedgerError, LedgerFuture, Page, Parked, Position, Progress,
+    SessionRecord,
 };
-use crate::event::{Event, Seq};
+use crate::event::{Event, Hook, Seq};
 use crate::filter::SessionFilter;
-use crate::session::SessionId;
+use crate::session::{Incarnation, SessionId};
 
 /// How many events are kept for plugins that lag, at the most. Past it the oldest are given up:
 /// a ledger that can't spill to disk must not grow for as long as a plugin hangs.
@@ -56,9 +57,66 @@ struct EndedSessions {
     /// Their ids, the places of their ends, and about how many bytes their details take.
     order: VecDeque<(SessionId, Seq, usize)>,
     bytes: usize,
+    /// What has ended in a stop since anybody last asked, in the batches in which it was recorded: to
+    /// sort in a million sessions would be most of what their drain costs, and hardly anybody asks.
+    unsorted: VecDeque<Batch>,
+    /// How many sessions those are.
+    unsorted_len: usize,
+    is_stopping: bool,
+}
+
+/// Events, and how many ends there are among them.
+#[derive(Debug)]
+struct Batch {
+    events: Arc<[Event]>,
+    ends: usize,
 }
 
 impl EndedSessions {
+    /// Takes in the ends among `events`.
+    fn note(&mut self, events: &Arc<[Event]>) {
+        let is_end = |event: &&Event| event.how_ended().is_some();
+        let ends = match Event::hook_of_all(events) {
+            Some(Hook::SessionEnd) => events.len(),
+            _ => events.iter().filter(is_end).count(),
+        };
+        if ends == 0 {
+            return;
+        }
+        let events = Arc::clone(events);
+        self.unsorted.push_back(Batch { events, ends });
+        if !self.is_stopping {
+            self.by_id();
+            return;
+        }
+        self.unsorted_len += ends;
+        // The oldest would be forgotten as soon as they were sorted in.
+        while let Some(oldest) = self.unsorted.front()
+            && self.unsorted_len - oldest.ends >= MAX_ENDED
+        {
+            self.unsorted_len -= oldest.ends;
+            self.unsorted.pop_front();
+        }
+    }
+
+    fn by_id(&mut self) -> &HashMap<SessionId, SessionRecord> {
+        self.unsorted_len = 0;
+        for Batch { events, .. } in std::mem::take(&mut self.unsorted) {
+            for event in events.iter() {
+                if let (Some(session), Some(end)) = (event.session(), event.how_ended()) {
+                    let seq = event.recorded_seq();
+                    let record = SessionRecord {
+                        session: Arc::clone(session),
+                        start_seq: event.start_seq(),
+                        end: Some((Arc::clone(end), seq)),
+                    };
+                    self.insert(record, seq);
+                }
+            }
+        }
+        &self.by_id
+    }
+
     fn insert(&mut self, record: SessionRecord, end_seq: Seq) {
         let id = record.session.id.clone();
         let end = record.end.as_ref();
@@ -89,24 +147,18 @@ fn weigh(events: &[Event]) -> usize {
         (None, Some(session)) => of_session(session),
         (None, None) => 0,
     };
+    if let (Some(_), Some(first)) = (Event::hook_of_all(events), events.first()) {
+        // They share one end.
+        return weight(first);
+    }
     events.iter().map(weight).sum()
 }
 
 impl State {
-    fn append(&mut self, events: Vec<Event>) -> Arc<[Event]> {
+    fn append(&mut self, events: Arc<[Event]>) -> Arc<[Event]> {
         let chunk = place(events, self.log.head() + 1);
         self.log.push(Arc::clone(&chunk), weigh(&chunk));
-        for event in chunk.iter() {
-            if let (Some(session), Some(end)) = (event.session(), event.how_ended()) {
-                let seq = event.recorded_seq();
-                let record = SessionRecord {
-                    session: Arc::clone(session),
-                    start_seq: event.start_seq(),
-                    end: Some((Arc::clone(end), seq)),
-                };
-                self.ended.insert(record, seq);
-            }
-        }
+        self.ended.note(&chunk);
         self.trim();
         chunk
     }
@@ -186,6 +238,17 @@ impl Ledger for MemoryLedger {
         answer(Ok(self.state().append(append.events)))
     }
 
+    fn append_each(&self, appends: Vec<Append>) -> LedgerFuture<Vec<Appended>> {
+        let mut state = self.state();
+        let appended = appends.into_iter().map(|it| Ok(state.append(it.events)));
+        answer(Ok(appended.collect()))
+    }
+
+    fn intend(&self, _: Intent) -> LedgerFuture<()> {
+        self.state().ended.is_stopping = true;
+        answer(Ok(()))
+    }
+
     fn head(&self) -> Seq {
         self.state().log.head()
     }
@@ -195,7 +258,15 @@ impl Ledger for MemoryLedger {
     }
 
     fn last_ended(&self, id: &SessionId) -> LedgerFuture<Option<SessionRecord>> {
-        answer(Ok(self.state().ended.by_id.get(id).cloned()))
+        answer(Ok(self.state().ended.by_id().get(id).cloned()))
+    }
+
+    fn last_incarnations(&self, ids: Vec<SessionId>) -> LedgerFuture<Vec<Option<Incarnation>>> {
+        let mut state = self.state();
+        let ended = state.ended.by_id();
+        let found = ids.iter().map(|id| ended.get(id));
+        let incarnations = found.map(|record| record.map(|it| it.session.incarnation));
+        answer(Ok(incarnations.collect()))
     }
 
     fn ended(
@@ -205,8 +276,8 @@ impl Ledger for MemoryLedger {
         after: Seq,
         limit: usize,
     ) -> LedgerFuture<Vec<SessionRecord>> {
-        let state = self.state();
-        let ended = state.ended.by_id.values();
+        let mut state = self.state();
+        let ended = state.ended.by_id().values();
         let matching = ended.filter(|record| filter.matches(&record.session, None, now));
         answer(Ok(page_by_start(matching.cloned(), after, limit)))
     }

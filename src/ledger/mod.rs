@@ -22,7 +22,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, join_all, try_join_all};
 use jiff::Timestamp;
 
 pub(crate) use self::health::LedgerHealth;
@@ -92,6 +93,7 @@ impl SessionRecord {
 
 /// An event that one plugin did not take and that its lane went past.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Parked {
     /// The event itself, with its place in the log.
     pub event: Event,
@@ -107,6 +109,7 @@ pub struct Parked {
 
 /// Where a plugin stands in the log.
 #[derive(Debug, Clone, Default)]
+#[non_exhaustive]
 pub struct Position {
     /// The head of the log when the plugin was first attached: it is told of nothing before.
     pub since: Seq,
@@ -125,6 +128,7 @@ pub struct Position {
 
 /// What changed in where a plugin stands. Recorded in one step.
 #[derive(Debug, Clone, Default)]
+#[non_exhaustive]
 pub struct Progress {
     /// The new cursor, if it moved.
     pub cursor: Option<Seq>,
@@ -144,6 +148,7 @@ impl Progress {
 /// Why a run of the supervisor stops, recorded before anybody is told: a process that is killed
 /// in the middle of its stop has its sessions ended for this reason by the next one.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Intent {
     /// Why the sessions end.
     pub reason: EndReason,
@@ -159,6 +164,7 @@ pub struct Intent {
 
 /// The run of a supervisor before this one.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Predecessor {
     /// Which.
     pub instance: InstanceId,
@@ -175,8 +181,23 @@ pub struct Predecessor {
     pub stopped: bool,
 }
 
+impl Predecessor {
+    /// A run that was last known to be alive at `alive_at`, and had begun no stop.
+    pub fn new(instance: InstanceId, started_at: Timestamp, alive_at: Timestamp) -> Self {
+        Self {
+            instance,
+            started_at,
+            alive_at,
+            intent: None,
+            ends_held: false,
+            stopped: false,
+        }
+    }
+}
+
 /// What a ledger found of the run before, and did about it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub struct Recovery {
     /// The run before this one, if there was one.
     pub predecessor: Option<Predecessor>,
@@ -188,6 +209,7 @@ pub struct Recovery {
 
 /// What the run before has left to this one, since other programs hold it.
 #[derive(Debug, Clone, Default)]
+#[non_exhaustive]
 pub struct Held {
     /// The sessions that are active still, in the order of their starts.
     pub sessions: Vec<OpenSession>,
@@ -197,6 +219,7 @@ pub struct Held {
 
 /// What was let go of in one step.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub struct Reclaimed {
     /// Whether there is more to let go of at once.
     pub more: bool,
@@ -204,17 +227,32 @@ pub struct Reclaimed {
     pub dropped: Vec<(String, u64)>,
 }
 
+/// What an [`Append`] came to: its events, with their places in the log.
+pub type Appended = Result<Arc<[Event]>, LedgerError>;
+
 /// What is recorded in one step.
 #[derive(Debug, Clone, Default)]
+#[non_exhaustive]
 pub struct Append {
     /// Starts and ends, in this order.
-    pub events: Vec<Event>,
+    pub events: Arc<[Event]>,
     /// A session that is active and whose details are these from now on.
     pub amended: Option<OpenSession>,
 }
 
+impl<E: Into<Arc<[Event]>>> From<E> for Append {
+    /// Nothing but these events.
+    fn from(events: E) -> Self {
+        Self {
+            events: events.into(),
+            amended: None,
+        }
+    }
+}
+
 /// A part of the log.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Page {
     /// Events in log order.
     pub events: Arc<[Event]>,
@@ -222,7 +260,15 @@ pub struct Page {
     pub gap: u64,
 }
 
-/// A ledger.
+impl Page {
+    /// These events, which follow those that were asked about but for so many that are kept no longer.
+    pub fn new(events: Arc<[Event]>, gap: u64) -> Self {
+        Self { events, gap }
+    }
+}
+
+/// A ledger: one of this crate's, or what wraps one, such as a test that has it fail. Another can't be
+/// made elsewhere for now, since only this crate can give an [`Event`] its place in the log.
 ///
 /// Implementations answer in the order of the calls, but what tells of the run itself
 /// ([`keep_alive`](Self::keep_alive), [`intend`](Self::intend), [`stop`](Self::stop)) and
@@ -236,6 +282,14 @@ pub trait Ledger: Send + Sync + fmt::Debug + 'static {
     /// Records all of `append` in one step and gives each event its place in the log. The future
     /// answers the events once they are recorded as durably as this ledger does.
     fn append(&self, append: Append) -> LedgerFuture<Arc<[Event]>>;
+
+    /// Records each of `appends`, in this order, as [`append`](Self::append) does: one that can't be
+    /// recorded leaves the others alone. The answer comes when all are done, and has one for each, in
+    /// their order. For ledgers to which many in one call cost less.
+    fn append_each(&self, appends: Vec<Append>) -> LedgerFuture<Vec<Appended>> {
+        let appended: Vec<_> = appends.into_iter().map(|it| self.append(it)).collect();
+        Box::pin(join_all(appended).map(Ok))
+    }
 
     /// The place of the last recorded event; 0 while there is none.
     fn head(&self) -> Seq;
@@ -251,6 +305,18 @@ pub trait Ledger: Send + Sync + fmt::Debug + 'static {
 
     /// The newest incarnation of `id` that has ended and is still kept, if any.
     fn last_ended(&self, id: &SessionId) -> LedgerFuture<Option<SessionRecord>>;
+
+    /// Which incarnation of each of `ids` has [ended last](Self::last_ended): an answer for each, in
+    /// the same order. For ledgers to which many in one call cost less. What fails is asked again, one by
+    /// one.
+    fn last_incarnations(&self, ids: Vec<SessionId>) -> LedgerFuture<Vec<Option<Incarnation>>> {
+        let found: Vec<_> = ids.iter().map(|id| self.last_ended(id)).collect();
+        Box::pin(async move {
+            let found = try_join_all(found).await?.into_iter();
+            let incarnations = found.map(|record| record.map(|it| it.session.incarnation));
+            Ok(incarnations.collect())
+        })
+    }
 
     /// At most `limit` sessions that have ended, are still kept and meet `filter` at `now`: those
     /// that started after the place `after` in the log, in the order of their starts.

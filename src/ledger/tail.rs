@@ -11,9 +11,16 @@ use crate::event::{Event, Seq};
 const KEPT: usize = 8192;
 
 /// Gives `events` the places from `first` on.
-pub(super) fn place(events: Vec<Event>, first: Seq) -> Arc<[Event]> {
-    let placed = events.into_iter().zip(first..);
-    placed.map(|(event, seq)| event.with_seq(seq)).collect()
+pub(super) fn place(mut events: Arc<[Event]>, first: Seq) -> Arc<[Event]> {
+    let places = first..;
+    let Some(own) = Arc::get_mut(&mut events) else {
+        let events = events.iter().cloned().zip(places);
+        return events.map(|(event, seq)| event.with_seq(seq)).collect();
+    };
+    for (event, seq) in own.iter_mut().zip(places) {
+        event.set_seq(seq);
+    }
+    events
 }
 
 #[derive(Debug)]

@@ -160,6 +160,11 @@ impl Counters {
     /// Counts what was recorded in one step.
     pub(super) fn recorded(&self, events: &[Event], took: Duration) {
         let reason = |event: &Event| event.how_ended().map(|end| end.reason);
+        let alike = Event::hook_of_all(events).and_then(|_| reason(events.first()?));
+        if let Some(reason) = alike {
+            self.ended.add(reason as usize, events.len() as u64);
+            return self.commits.add(took);
+        }
         for run in events.chunk_by(|a, b| reason(a) == reason(b)) {
             let count = run.len() as u64;
             match reason(&run[0]) {
@@ -214,8 +219,17 @@ impl PluginCounters {
     pub(super) fn count(&self, attempt: &Attempt<'_>) {
         // Added up first: a drain's deliveries have thousands of events of one type.
         let mut counts = [0; Hook::ALL.len() * DeliveryOutcome::ALL.len()];
-        for (event, outcome) in attempt.outcomes() {
-            counts[Self::index(event.hook(), outcome)] += 1;
+        let hook = Event::hook_of_all(attempt.events);
+        match (hook, attempt.verdicts, attempt.failure) {
+            (Some(hook), [], failure) => {
+                let outcome = failure.unwrap_or(DeliveryOutcome::Ok);
+                counts[Self::index(hook, outcome)] += attempt.events.len() as u64;
+            }
+            _ => {
+                for (event, outcome) in attempt.outcomes() {
+                    counts[Self::index(event.hook(), outcome)] += 1;
+                }
+            }
         }
         let counts = counts.into_iter().enumerate();
         for (index, count) in counts.filter(|(_, count)| *count > 0) {

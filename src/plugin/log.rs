@@ -240,7 +240,7 @@ mod tests {
     use super::*;
     use crate::event::{Deadline, Event, Verdict};
     use crate::plugin::sample;
-    use crate::session::{NewSession, SessionId};
+    use crate::session::{Metadata, NewSession, SessionId};
 
     fn delivery(events: Vec<Event>) -> Deliver {
         Deliver::new(events, Deadline::after(Duration::from_secs(5)))
@@ -287,7 +287,7 @@ mod tests {
         assert!(!path.exists(), "opened before the first delivery");
 
         let mut new = NewSession::new(SessionId::new("sess-\"A\"").unwrap());
-        new.metadata.insert("note".into(), "two\nlines".into());
+        new.metadata = Metadata::from_iter([("note", "two\nlines".into())]);
         let start = sample::start_of(new);
         let end = sample::end_of(&start);
         let first = delivery(vec![start, end]);

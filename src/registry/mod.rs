@@ -6,6 +6,7 @@
 
 mod active;
 mod actor;
+mod common;
 mod guard;
 mod holding;
 mod waiting;
@@ -18,7 +19,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::active::Expiry;
+pub(crate) use self::active::{Expiry, SharedSessions};
 pub use self::actor::SessionRegistry;
 pub use self::guard::SessionGuard;
 pub(crate) use self::guard::StartGuarded;
@@ -306,6 +307,8 @@ impl Door {
 pub(crate) struct RegistrySettings {
     pub(crate) clock: WallClock,
     pub(crate) door: Door,
+    /// The table, which the registry fills.
+    pub(crate) active: SharedSessions,
     pub(crate) limits: Limits,
     pub(crate) monitor: Monitor,
     /// What the run before has left to this one, and when that was last known alive.

@@ -1,6 +1,6 @@
 //! Requests that wait for an id or a key, of which one transition at a time is recorded.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 
 use crate::session::{SessionId, SessionKey};
 
@@ -11,10 +11,13 @@ pub(super) enum Name {
     Key(SessionKey),
 }
 
+/// The names that a request touches.
+pub(super) type Names = Vec<Name>;
+
 /// The ids and keys of `sessions`.
 pub(super) fn names_of<'a>(
     sessions: impl IntoIterator<Item = (&'a SessionId, &'a Option<SessionKey>)>,
-) -> HashSet<Name> {
+) -> Names {
     sessions
         .into_iter()
         .flat_map(|(id, key)| [Some(Name::Id(id.clone())), key.clone().map(Name::Key)])
@@ -26,7 +29,7 @@ pub(super) fn names_of<'a>(
 /// crowd that waits for one name costs the others nothing, and a name that becomes free one look.
 #[derive(Debug)]
 pub(super) struct Waiting<R> {
-    requests: HashMap<u64, (R, HashSet<Name>)>,
+    requests: HashMap<u64, (R, Names)>,
     queues: HashMap<Name, BTreeSet<u64>>,
     arrived: u64,
 }
@@ -48,7 +51,7 @@ impl<R> Waiting<R> {
         self.arrived
     }
 
-    pub(super) fn insert(&mut self, number: u64, request: R, names: HashSet<Name>) {
+    pub(super) fn insert(&mut self, number: u64, request: R, names: Names) {
         for name in &names {
             let queue = self.queues.entry(name.clone()).or_default();
             queue.insert(number);
@@ -56,7 +59,7 @@ impl<R> Waiting<R> {
         self.requests.insert(number, (request, names));
     }
 
-    pub(super) fn remove(&mut self, number: u64) -> Option<(R, HashSet<Name>)> {
+    pub(super) fn remove(&mut self, number: u64) -> Option<(R, Names)> {
         let (request, names) = self.requests.remove(&number)?;
         for name in &names {
             if let Some(queue) = self.queues.get_mut(name) {
@@ -70,8 +73,10 @@ impl<R> Waiting<R> {
     }
 
     /// The names that a request waits for.
-    pub(super) fn names(&self, number: u64) -> Option<&HashSet<Name>> {
-        self.requests.get(&number).map(|(_, names)| names)
+    pub(super) fn names(&self, number: u64) -> Option<&[Name]> {
+        self.requests
+            .get(&number)
+            .map(|(_, names)| names.as_slice())
     }
 
     /// What has waited longest for `name`.
@@ -80,7 +85,7 @@ impl<R> Waiting<R> {
     }
 
     /// Whether something that arrived before `number` waits for one of `names`.
-    pub(super) fn is_behind(&self, number: u64, names: &HashSet<Name>) -> bool {
+    pub(super) fn is_behind(&self, number: u64, names: &[Name]) -> bool {
         let mut firsts = names.iter().filter_map(|name| self.first(name));
         firsts.any(|first| first < number)
     }

@@ -12,7 +12,7 @@ use crate::clock::serialize_wire_time;
 use crate::event::{InstanceId, OpenSession};
 use crate::ledger::Predecessor;
 use crate::monitor::DrainStanding;
-use crate::session::EndReason;
+use crate::session::{EndReason, SessionId};
 
 /// What a process exits with that was killed, which is what a run that just ceased stands for.
 const KILLED: u8 = 128 + 9;
@@ -142,7 +142,7 @@ pub struct PluginReport {
     #[serde(default)]
     pub hung_threads: u64,
     /// The ids of sessions whose end it was not told, at most 1,000.
-    pub unfinished: Vec<String>,
+    pub unfinished: Vec<SessionId>,
 }
 
 /// What the next start found of a run that did not come to the end of its stop.
@@ -219,7 +219,7 @@ impl PluginReport {
             owed: sessions.len() as u64,
             timed_out: true,
             last_error: Some("its lane did not answer".into()),
-            unfinished: unfinished.map(|open| open.session.id.to_string()).collect(),
+            unfinished: unfinished.map(|open| open.session.id.clone()).collect(),
             ..Self::default()
         }
     }
@@ -269,7 +269,7 @@ impl PluginReport {
         let room = MAX_UNFINISHED.saturating_sub(self.unfinished.len());
         let named = untold.into_iter().take(room);
         self.unfinished
-            .extend(named.map(|open| open.session.id.to_string()));
+            .extend(named.map(|open| open.session.id.clone()));
         if let Some(error) = told.and_then(|told| told.last_error.as_deref()) {
             self.last_error = Some(error.into());
         }
@@ -286,7 +286,7 @@ impl PluginReport {
         let first = ends.map_or(0, |ends| ends.first);
         let unfinished = tally.unfinished.iter().filter_map(|seq| {
             let index = usize::try_from(seq - first).ok()?;
-            Some(sessions.get(index)?.session.id.to_string())
+            Some(sessions.get(index)?.session.id.clone())
         });
         Self {
             name: name.into(),

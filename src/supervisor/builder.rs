@@ -14,7 +14,7 @@ use tracing::{info, warn};
 
 use super::reload::{ReadSettings, Reloader};
 use super::{LiveSettings, SessionSupervisor};
-use crate::bus::{AskForActive, BusSettings, Listeners, PluginBus, TellLifecycle};
+use crate::bus::{AskForActive, BusSettings, Listeners, PluginBus, TellLifecycle, Watermarks};
 use crate::clock::WallClock;
 use crate::error::Error;
 use crate::event::{Hook, InstanceId, Lifecycle};
@@ -22,7 +22,7 @@ use crate::ledger::{Ledger, LedgerHealth, MemoryLedger, Recovery, Upkeep};
 use crate::monitor::{Monitor, Ping, Watching};
 use crate::place::Place;
 use crate::plugin::PluginSpec;
-use crate::registry::{Door, RegistrySettings, SessionRegistry};
+use crate::registry::{Door, RegistrySettings, SessionRegistry, SharedSessions};
 use crate::shutdown::{
     CoordinatorSettings, Deferral, HeldAtStop, ReportArchive, ReportSlot, ShutdownCoordinator,
     TeardownSteps, Watchdog,
@@ -315,6 +315,7 @@ impl Builder {
         let owns_system = self.threads == Threads::Own;
         let ledger = self.ledger;
         let listeners = Listeners::new(&self.live.plugins);
+        let watermarks = Watermarks::default();
 
         // A new plugin hears of what happens from its coming on: the ends of what a run before left
         // open are part of that. They are recorded before any other event.
@@ -356,6 +357,7 @@ impl Builder {
             clock: self.clock.clone(),
             own_threads: owns_system,
             listeners: listeners.clone(),
+            watermarks: watermarks.clone(),
             head,
             monitor: monitor.clone(),
             health: health.clone(),
@@ -376,9 +378,11 @@ impl Builder {
             };
             bus_place.spawn(upkeep.run());
         }
+        let active = SharedSessions::default();
         let registry_settings = RegistrySettings {
             clock: self.clock.clone(),
             door: door.clone(),
+            active: active.clone(),
             limits,
             monitor: monitor.clone(),
             held,
@@ -437,6 +441,8 @@ impl Builder {
         let supervisor = SessionSupervisor {
             instance,
             door,
+            active,
+            watermarks,
             registry,
             bus,
             coordinator,

@@ -17,7 +17,7 @@ use session_supervisor::{
 };
 use tokio::time::{Instant, sleep};
 
-use crate::support::{Shorthand, builder, in_virtual_time};
+use crate::support::{Shorthand, builder, id, in_virtual_time};
 
 const MILLIS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -321,7 +321,7 @@ fn a_plugin_that_stays_down_neither_holds_the_stop_nor_times_it_out() {
         assert!(!plugin.timed_out && !report.drain.timed_out);
         assert_eq!((plugin.lost, plugin.failed, plugin.owed_before), (1, 0, 1));
         assert_eq!(plugin.last_error.as_deref(), Some("connection refused"));
-        assert_eq!(plugin.unfinished, ["A"]);
+        assert_eq!(plugin.unfinished, [id("A")]);
     });
 }
 

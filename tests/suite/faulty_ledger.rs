@@ -221,13 +221,10 @@ impl Ledger for FaultyLedger {
     fn held(&self) -> LedgerFuture<Held> {
         let kept = self.kept.lock().unwrap();
         let open = kept.open.values();
-        let held = Held {
-            sessions: open
-                .filter(|open| open.session.holder.is_some())
-                .cloned()
-                .collect(),
-            holders: kept.holders.values().cloned().collect(),
-        };
+        let mut held = Held::default();
+        let sessions = open.filter(|open| open.session.holder.is_some());
+        held.sessions = sessions.cloned().collect();
+        held.holders = kept.holders.values().cloned().collect();
         Box::pin(std::future::ready(Ok(held)))
     }
 

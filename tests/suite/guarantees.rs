@@ -67,7 +67,10 @@ fn g1_an_id_that_starts_again_after_its_end_is_a_new_incarnation() {
         let second = supervisor.started(session("A")).await.unwrap();
         assert!(second.is_new);
         assert_ne!(second.session.incarnation, first.incarnation);
-        assert_eq!(second.session.previous_incarnation, Some(first.incarnation));
+        assert_eq!(
+            second.session.previous_incarnation(),
+            Some(first.incarnation)
+        );
         supervisor.shutdown(Shutdown::now()).await.unwrap();
         assert_eq!(told.ends(), ["A completed", "A shutdown"]);
         let ids: BTreeSet<_> = told
@@ -335,7 +338,7 @@ fn g9_the_report_names_the_plugin_the_sessions_and_the_error() {
         let plugin = &report.plugins[0];
         assert_eq!(plugin.name, "picky");
         assert_eq!((plugin.delivered, plugin.lost, plugin.failed), (1, 1, 1));
-        assert_eq!(plugin.unfinished, ["bad"]);
+        assert_eq!(plugin.unfinished, [id("bad")]);
         assert_eq!(plugin.last_error.as_deref(), Some("no such customer"));
         // It waits for an attempt after the cut, which holds nothing up.
         assert!(!plugin.timed_out);

@@ -230,7 +230,7 @@ fn g11_another_run_ends_the_sessions_of_the_one_before_which_can_change_nothing_
             .await
             .unwrap();
         assert!(started.is_new);
-        assert_eq!(started.session.run_id, Some(run("run-2")));
+        assert_eq!(started.session.run_id(), Some(&run("run-2")));
         first.replaced().await;
         told.wait_for(6).await;
         assert_eq!(told.ends(), ["A crash", "B crash"]);

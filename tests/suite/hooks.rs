@@ -4,7 +4,8 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use session_supervisor::testing::{Harness, Recording, recorder};
 use session_supervisor::{
-    EndDetails, EndReason, Ended, Incarnation, SessionId, SessionKey, SessionSupervisor, Shutdown,
+    EndDetails, EndReason, Ended, Incarnation, Metadata, SessionId, SessionKey, SessionSupervisor,
+    Shutdown,
 };
 
 use crate::support::{builder, id, in_virtual_time, session};
@@ -37,7 +38,7 @@ async fn start_a_full_session(supervisor: &SessionSupervisor) -> Incarnation {
     new.session_file = Some("/data/sess-A.jsonl".into());
     new.resumed_from = Some(SessionId::new("sess-0").unwrap());
     new.started_at = Some(at("2026-11-22T11:00:00Z"));
-    new.metadata.insert("channel".into(), "web".into());
+    new.metadata = Metadata::from_iter([("channel", "web".into())]);
     supervisor.started(new).await.unwrap().session.incarnation
 }
 

@@ -99,7 +99,7 @@ proptest! {
                         assert_eq!(answer.is_new, !was_active);
                         let all: &mut Vec<_> = incarnations.entry(index).or_default();
                         if answer.is_new {
-                            assert_eq!(answer.session.previous_incarnation, all.last().copied());
+                            assert_eq!(answer.session.previous_incarnation(), all.last().copied());
                             all.push(answer.session.incarnation);
                         }
                     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use session_supervisor::testing::{Harness, Recording, recorder, recorder_with};
 use session_supervisor::{
-    EndReason, Ended, Error, Hook, Hooks, Outcome, Shutdown, ShutdownReport, Started,
+    EndReason, Ended, Error, Hook, Hooks, Ledger as _, Outcome, Shutdown, ShutdownReport, Started,
 };
 use tokio::time::{Instant, sleep};
 
@@ -142,7 +142,7 @@ fn ends_that_are_not_recorded_are_told_once_and_none_before_its_start() {
         assert_eq!(told.ends(), ["B shutdown", "C shutdown"]);
         let plugin = &report.plugins[0];
         assert_eq!((plugin.delivered, plugin.lost), (1, 2));
-        assert_eq!(plugin.unfinished, ["A", "B"]);
+        assert_eq!(plugin.unfinished, [id("A"), id("B")]);
         assert_eq!(plugin.last_error.as_deref(), Some("no end of B"));
         assert_eq!((report.outcome, report.exit_code), (Outcome::Lost, 3));
     });
@@ -423,8 +423,16 @@ fn the_log_may_be_ahead_of_what_lanes_are_told() {
         let supervisor = harness
             .start(builder().plugin(plugin).ledger(ledger.clone()))
             .await;
-        ledger.breaks(Call::Append, 1, Fault::Hangs);
-        let (_, _, ()) = tokio::join!(supervisor.begin("A"), supervisor.begin("B"), async {
+        // Lanes are told of the first when the second is in the log.
+        ledger.breaks(Call::Append, 0, Fault::Slow(10));
+        let behind = async {
+            while ledger.head() == 0 {
+                tokio::task::yield_now().await;
+            }
+            ledger.breaks(Call::Append, 0, Fault::Hangs);
+            supervisor.begin("B").await;
+        };
+        let (_, _, ()) = tokio::join!(supervisor.begin("A"), behind, async {
             told.wait_for(2).await;
             sleep(Duration::from_millis(1)).await;
             assert_eq!(supervisor.plugins().await.unwrap()[0].owed, 0);

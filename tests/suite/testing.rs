@@ -14,7 +14,7 @@ use session_supervisor::{
 };
 use tokio::time::{Instant, sleep};
 
-use crate::support::{Shorthand, builder, in_virtual_time};
+use crate::support::{Shorthand, builder, id, in_virtual_time};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -228,7 +228,7 @@ async fn stopped_beside(
         assert!(bad.duration_ms >= 200, "{}", bad.duration_ms);
     } else {
         assert_eq!((bad.delivered, bad.lost), (0, 1), "{misbehaviour}");
-        assert_eq!(bad.unfinished, ["A"], "{misbehaviour}");
+        assert_eq!(bad.unfinished, [id("A")], "{misbehaviour}");
     }
     report
 }

@@ -24,10 +24,7 @@ fn t2_starting_again_with_another_session_file_replaces_the_entry() {
 
         let sessions = supervisor.snapshot().await.unwrap();
         assert_eq!(sessions.len(), 1);
-        assert_eq!(
-            sessions[0].session_file.as_deref(),
-            Some("/data/other.jsonl")
-        );
+        assert_eq!(sessions[0].session_file(), Some("/data/other.jsonl"));
     });
 }
 

@@ -182,9 +182,11 @@ impl Lane {
         }
         tally.dead = self.parked.dead().count_in(&ends) as u64;
         if !ends.is_empty() {
-            for seq in (self.read_to + 1).max(*ends.start())..=*ends.end() {
-                count_owed(&mut tally, seq, false);
-            }
+            let unread = (self.read_to + 1).max(*ends.start())..=*ends.end();
+            // Counted at once: there may be a million, and this is asked for again and again.
+            tally.owed += (unread.end() + 1).saturating_sub(*unread.start());
+            let room = MAX_UNFINISHED - tally.unfinished.len();
+            tally.unfinished.extend(unread.take(room));
             let total = ends.end() - ends.start() + 1;
             tally.lost = drain.lost;
             tally.delivered = total.saturating_sub(tally.owed + tally.dead + tally.lost);

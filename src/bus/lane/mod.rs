@@ -454,7 +454,12 @@ impl Lane {
         let is_careful = self.is_in_window();
         let parks = is_careful || !self.parked.is_empty() || self.given_up_to > self.read_to;
         let all_fly = blocked.is_empty() && !parks;
-        if all_fly && events.iter().all(|event| self.hooks.contains(event.hook())) {
+        let is_heard = |event: &Event| self.hooks.contains(event.hook());
+        let all_are_heard = || match Event::hook_of_all(events) {
+            Some(hook) => self.hooks.contains(hook),
+            None => events.iter().all(is_heard),
+        };
+        if all_fly && all_are_heard() {
             // The common case, and the one that a drain's speed depends on.
             self.read_to = events.last().map_or(self.read_to, Event::recorded_seq);
             return Arc::clone(events);
@@ -509,6 +514,15 @@ impl Lane {
             .chain(self.pending.iter().map(|(seq, _)| seq))
             .min();
         first.map_or(self.read_to, |first| first - 1)
+    }
+
+    /// The place up to which the plugin acknowledged all that is for it; 0 while something is parked or
+    /// dead.
+    pub(super) fn told_up_to(&self) -> Seq {
+        match self.parked.is_empty() {
+            true => self.reached(),
+            false => 0,
+        }
     }
 
     /// Whether the plugin was told of all that it is to be told of up to here, but for what it did not

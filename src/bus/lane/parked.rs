@@ -223,7 +223,7 @@ impl ParkedEvents {
         let seq = event.recorded_seq();
         let before = self.detach(seq);
         let entry = Entry {
-            event,
+            event: event.by_itself(),
             attempts: parking.attempts,
             due: now.mono + parking.wait,
             error: parking.error,

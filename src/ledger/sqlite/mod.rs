@@ -33,15 +33,15 @@ use self::shared::Shared;
 pub use self::survey::{Survey, SurveyedPlugin};
 use self::writer::{Writer, size_on_disk};
 use super::{
-    Append, Held, Intent, Ledger, LedgerError, LedgerFuture, Page, Parked, Position, Progress,
-    Reclaimed, Recovery, SessionRecord,
+    Append, Appended, Held, Intent, Ledger, LedgerError, LedgerFuture, Page, Parked, Position,
+    Progress, Reclaimed, Recovery, SessionRecord,
 };
 use crate::durability::Durability;
 use crate::event::{Event, InstanceId, Seq};
 use crate::file_id::FileInUse;
 use crate::filter::SessionFilter;
 use crate::holder::HolderRecord;
-use crate::session::{HolderId, SessionId};
+use crate::session::{HolderId, Incarnation, SessionId};
 use crate::state_dir::StateDir;
 
 /// The place of the last event, or 0.
@@ -162,6 +162,15 @@ impl Ledger for SqliteLedger {
             .ask(append.events.len(), |records| records.append(append))
     }
 
+    fn append_each(&self, appends: Vec<Append>) -> LedgerFuture<Vec<Appended>> {
+        let path = self.files[0].path().to_owned();
+        let rows = appends.iter();
+        let rows = rows.map(|it| it.events.len() + usize::from(it.amended.is_some()));
+        let rows = rows.sum();
+        self.writer
+            .ask(rows, move |records| records.append_each(appends, &path))
+    }
+
     fn head(&self) -> Seq {
         self.shared.head()
     }
@@ -178,6 +187,11 @@ impl Ledger for SqliteLedger {
         let id = id.clone();
         self.lookups
             .ask(move |connection| reader::last_ended(connection, &id))
+    }
+
+    fn last_incarnations(&self, ids: Vec<SessionId>) -> LedgerFuture<Vec<Option<Incarnation>>> {
+        self.lookups
+            .ask(move |connection| reader::last_incarnations(connection, &ids))
     }
 
     fn ended(

@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension as _, Result, named_params, params};
 use tokio::sync::oneshot;
+use uuid::Uuid;
 
 use super::fault::describe;
 use super::rows::{EventReader, ended_query, events_query};
@@ -17,7 +18,7 @@ use super::writer::submit;
 use crate::event::Seq;
 use crate::filter::SessionFilter;
 use crate::ledger::{LedgerError, LedgerFuture, Page, Parked, SessionRecord};
-use crate::session::SessionId;
+use crate::session::{Incarnation, SessionId};
 
 /// How many requests may wait: see the writer's.
 const MAX_WAITING: usize = 16_384;
@@ -121,6 +122,22 @@ pub(super) fn last_ended(connection: &Connection, id: &SessionId) -> Result<Opti
         .prepare_cached(QUERY)?
         .query_row([id.as_str()], |row| EventReader::default().ended(row))
         .optional()
+}
+
+/// The newest incarnation of each of `ids` that has ended.
+pub(super) fn last_incarnations(
+    connection: &Connection,
+    ids: &[SessionId],
+) -> Result<Vec<Option<Incarnation>>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT begun.incarnation FROM starts AS begun JOIN ends ON ends.start_seq = begun.seq
+         WHERE begun.id = ?1 ORDER BY begun.seq DESC LIMIT 1",
+    )?;
+    let found = ids.iter().map(|id| {
+        let found = statement.query_row([id.as_str()], |row| row.get::<_, Uuid>(0));
+        Ok(found.optional()?.map(Incarnation::from_uuid))
+    });
+    found.collect()
 }
 
 /// At most `limit` sessions that have ended and meet `filter`, in the order of their starts.

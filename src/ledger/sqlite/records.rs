@@ -1,5 +1,6 @@
 //! What is written in a transaction: events, and how far plugins are.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -12,8 +13,11 @@ use super::shared::Effect;
 use crate::event::{Event, InstanceId, OpenSession, Seq};
 use crate::ledger::tail::place;
 use crate::ledger::weight::weigh;
-use crate::ledger::{Append, Parked, Position, Progress};
-use crate::session::{EndDetails, Incarnation};
+use crate::ledger::{Append, Appended, Parked, Position, Progress};
+use crate::session::{End, EndDetails, Incarnation};
+
+/// From how many ends on it is worth a look whether they are of all that is open side by side.
+const MANY: usize = 32;
 
 /// What the writer remembers from one transaction to the next.
 #[derive(Debug, Clone, Copy)]
@@ -90,21 +94,116 @@ impl<'a> Records<'a> {
         self.connection.prepare_cached(sql)
     }
 
-    /// Records starts and ends, and new details of a session.
-    pub(super) fn append(&mut self, append: Append) -> Result<Arc<[Event]>, Fault> {
-        let chunk = place(append.events, self.state.head + 1);
+    /// Records each of `appends`. Where one can't be recorded the others are.
+    pub(super) fn append_each(
+        &mut self,
+        mut appends: Vec<Append>,
+        path: &Path,
+    ) -> Result<Vec<Appended>, Fault> {
         let mut inserts = Inserts::new(self.connection)?;
-        for event in chunk.iter() {
-            let run = self.run_of(event)?;
-            inserts.insert(event, run)?;
+        // All in one step, which is cheaper, and which hardly ever fails.
+        let all = self.step(|records| {
+            let appends = appends.iter_mut();
+            let mut appended = appends.map(|it| records.insert(it, &mut inserts));
+            appended.try_for_each(|done| done.map(drop))
+        });
+        match all {
+            Ok(()) => return Ok(appends.into_iter().map(|it| Ok(it.events)).collect()),
+            Err(fault) if !fault.is_of_the_request() => return Err(fault),
+            Err(_) => {}
         }
-        if let Some(amended) = append.amended {
-            self.amend(&amended)?;
+        let each = appends.iter_mut().map(|append| {
+            match self.step(|records| records.insert(append, &mut inserts)) {
+                Err(fault) if fault.is_of_the_request() => Ok(Err(fault.explain(path))),
+                done => done.map(Ok),
+            }
+        });
+        each.collect()
+    }
+
+    /// Records starts and ends, and new details of a session.
+    pub(super) fn append(&mut self, mut append: Append) -> Result<Arc<[Event]>, Fault> {
+        let mut inserts = Inserts::new(self.connection)?;
+        self.insert(&mut append, &mut inserts)
+    }
+
+    /// The same, which gives the events their places in `append` itself.
+    fn insert(
+        &mut self,
+        append: &mut Append,
+        inserts: &mut Inserts<'a>,
+    ) -> Result<Arc<[Event]>, Fault> {
+        append.events = place(std::mem::take(&mut append.events), self.state.head + 1);
+        let chunk = &append.events;
+        if !self.end_side_by_side(chunk)? {
+            for event in chunk.iter() {
+                let run = self.run_of(event)?;
+                inserts.insert(event, run)?;
+            }
+        }
+        if let Some(amended) = &append.amended {
+            self.amend(amended)?;
         }
         self.state.head += chunk.len() as Seq;
         self.effects
-            .push(Effect::Appended(Arc::clone(&chunk), weigh(&chunk)));
-        Ok(chunk)
+            .push(Effect::Appended(Arc::clone(chunk), weigh(chunk)));
+        Ok(Arc::clone(chunk))
+    }
+
+    /// Records `events` with one statement, if they are the ends of all that is open from one start to
+    /// another, and all in the same way: a drain's are. False where they are not.
+    fn end_side_by_side(&mut self, events: &[Event]) -> Result<bool, Fault> {
+        let (Some(first), Some(last)) = (events.first(), events.last()) else {
+            return Ok(false);
+        };
+        let Some(end) = first.how_ended().filter(|_| events.len() >= MANY) else {
+            return Ok(false);
+        };
+        let is_alike = |event: &Event| {
+            let is_same = event.how_ended().is_some_and(|it| Arc::ptr_eq(it, end));
+            is_same && event.instance() == first.instance()
+        };
+        let (from, to) = (first.start_seq(), last.start_seq());
+        let are_alike = Event::hook_of_all(events).is_some() || events.iter().all(is_alike);
+        if !are_alike || !self.are_open(events, from, to)? {
+            return Ok(false);
+        }
+        let run = self.run_of(first)?;
+        // The first is told its place, and the others follow it.
+        let mut insert = self.prepare(
+            "INSERT INTO ends (seq, start_seq, detected_at, ended_at, instance, reason, details)
+             SELECT CASE start_seq WHEN :from THEN :seq END,
+                 start_seq, :detected_at, :ended_at, :run, :reason, :details
+             FROM open WHERE start_seq BETWEEN :from AND :to ORDER BY start_seq",
+        )?;
+        insert.execute(named_params! {
+            ":from": from,
+            ":to": to,
+            ":seq": first.recorded_seq(),
+            ":detected_at": Millis(end.detected_at),
+            ":ended_at": (end.ended_at != end.detected_at).then_some(Millis(end.ended_at)),
+            ":run": run,
+            ":reason": end.reason,
+            ":details": details_of(end)?,
+        })?;
+        self.prepare("DELETE FROM open WHERE start_seq BETWEEN ?1 AND ?2")?
+            .execute([from, to])?;
+        Ok(true)
+    }
+
+    /// Whether `events` are of all that is open from the start at `from` to that at `to`, in this order.
+    fn are_open(&self, events: &[Event], from: Seq, to: Seq) -> Result<bool, Fault> {
+        let mut open = self.prepare(
+            "SELECT start_seq FROM open WHERE start_seq BETWEEN ?1 AND ?2 ORDER BY start_seq",
+        )?;
+        let mut open = open.query([from, to])?;
+        for event in events {
+            match open.next()? {
+                Some(row) if row.get::<_, Seq>(0)? == event.start_seq() => {}
+                _ => return Ok(false),
+            }
+        }
+        Ok(open.next()?.is_none())
     }
 
     /// The row of the run that recorded `event`. Events of a run that has not begun here (an
@@ -286,6 +385,12 @@ fn execute(connection: &Connection, sql: &str) -> Result<(), rusqlite::Error> {
     connection.prepare_cached(sql)?.execute([]).map(drop)
 }
 
+/// The details of `end` as JSON; none where there are none.
+fn details_of(end: &End) -> Result<Option<String>, Fault> {
+    let is_plain = end.details == EndDetails::default();
+    Ok((!is_plain).then(|| to_json(&end.details)).transpose()?)
+}
+
 fn not_active(id: &str) -> Fault {
     Fault::Refused(format!("session `{id}` is not active in it"))
 }
@@ -336,8 +441,6 @@ impl<'a> Inserts<'a> {
         if self.close.execute([event.start_seq()])? == 0 {
             return Err(not_active(session.id.as_str()));
         }
-        let is_plain = end.details == EndDetails::default();
-        let details = (!is_plain).then(|| to_json(&end.details)).transpose()?;
         self.end.execute(params![
             seq,
             event.start_seq(),
@@ -345,7 +448,7 @@ impl<'a> Inserts<'a> {
             (end.ended_at != end.detected_at).then_some(Millis(end.ended_at)),
             run,
             end.reason,
-            details
+            details_of(end)?
         ])?;
         Ok(())
     }

@@ -19,18 +19,17 @@ use crate::session::{EndReason, HolderId, RunId};
 
 /// Ends what is open, in the order of the starts, after the place `:head`: the first end is told its
 /// place, and each further one gets the next from SQLite, which costs half as much as counting them.
-/// What began after `:ended_at`, or does so by a clock that jumped, ended when it began, but by a clock
-/// that jumped back no later than now.
+/// None ends before it began: for that [`events_query`](super::rows::events_query) sees when it reads
+/// them, since to look into each start here would cost more than all the rest.
 ///
 /// What other programs hold goes on, unless `:ends_held`.
 const END_OPEN: &str = "
     INSERT INTO ends (seq, start_seq, detected_at, ended_at, instance, reason)
-    SELECT CASE open.start_seq
+    SELECT CASE start_seq
             WHEN (SELECT min(start_seq) FROM open WHERE :ends_held OR NOT held) THEN :head + 1 END,
-        open.start_seq, :now, nullif(min(max(:ended_at, begun.at), :now), :now), :run, :reason
-    FROM open JOIN starts AS begun ON begun.seq = open.start_seq
-    WHERE :ends_held OR NOT open.held
-    ORDER BY open.start_seq";
+        start_seq, :now, nullif(min(:ended_at, :now), :now), :run, :reason
+    FROM open WHERE :ends_held OR NOT held
+    ORDER BY start_seq";
 
 /// What is open, after [`END_OPEN`]: what other programs hold.
 const HELD: &str = "
@@ -76,8 +75,15 @@ impl Records<'_> {
             ":reason": reason,
         })? as Seq;
         if found > 0 {
-            self.prepare("DELETE FROM open WHERE ?1 OR NOT held")?
-                .execute([ends_held])?;
+            let open: Seq = self
+                .prepare("SELECT count(*) FROM open")?
+                .query_row([], |row| row.get(0))?;
+            // SQLite empties a table in no time, but only if it need not look at the rows.
+            let delete = match open == found {
+                true => "DELETE FROM open",
+                false => "DELETE FROM open WHERE NOT held",
+            };
+            self.prepare(delete)?.execute([])?;
             self.state.head += found;
             self.effects.push(Effect::Grew(self.state.head));
         }

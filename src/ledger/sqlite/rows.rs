@@ -81,7 +81,8 @@ macro_rules! events_query {
             $condition,
             " UNION ALL ",
             "SELECT log.seq, log.start_seq, log.detected_at, run.id, ",
-            "coalesce(amended.session, begun.session), log.reason, log.ended_at, log.details",
+            "coalesce(amended.session, begun.session), log.reason, ",
+            "max(log.ended_at, begun.at), log.details",
             $extra,
             " FROM ",
             $from,
@@ -172,7 +173,8 @@ impl EventReader {
 macro_rules! ended_query {
     ($rest:literal) => {
         concat!(
-            "SELECT over.seq, over.start_seq, over.detected_at, over.ended_at, over.reason, over.details, ",
+            "SELECT over.seq, over.start_seq, over.detected_at, max(over.ended_at, begun.at) AS ended_at, ",
+            "over.reason, over.details, ",
             "coalesce(amended.session, begun.session) AS session ",
             "FROM starts AS begun JOIN ends AS over ON over.start_seq = begun.seq ",
             "LEFT JOIN amendments AS amended ON amended.start_seq = begun.seq ",

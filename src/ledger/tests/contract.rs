@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::support::*;
-use crate::event::Event;
+use crate::event::{Ending, Event, OpenSession};
 use crate::filter::SessionFilter;
 use crate::ledger::{Append, Ledger, MemoryLedger, Progress, SessionRecord};
 use crate::session::{End, EndDetails, EndReason, NewSession};
@@ -37,11 +37,8 @@ fn events_get_ascending_places_in_the_order_of_the_calls() {
         assert_eq!(ledger.head(), 0);
         let event = |name: &str| run.start_event(NewSession::new(id(name)), at(0));
         let answers = [&["a", "b"][..], &[], &["c"]].map(|names| {
-            let events = names.iter().map(|name| event(name)).collect();
-            ledger.append(Append {
-                events,
-                amended: None,
-            })
+            let events: Vec<_> = names.iter().map(|name| event(name)).collect();
+            ledger.append(Append::from(events))
         });
         let places: Vec<Vec<_>> = answers
             .into_iter()
@@ -98,7 +95,7 @@ fn the_last_incarnation_that_ended_is_known_with_its_last_details() {
         let mut amended = second.clone();
         amended.session = Arc::new(second.session.replace_details(new));
         get(ledger.append(Append {
-            events: Vec::new(),
+            events: Arc::default(),
             amended: Some(amended.clone()),
         }));
         let end = run.end(ledger, &amended, EndReason::Closed, at(3));
@@ -313,5 +310,122 @@ fn a_plugin_that_lags_gets_every_event_however_many_there_are() {
         get(ledger.advance("slow", cursor(20_000)));
         let page = get(ledger.read(19_000, 4096));
         assert_eq!((page.events.len(), page.gap), (1000, 0));
+    });
+}
+
+/// Sessions that were just started.
+fn begun(ledger: &dyn Ledger, run: &Run, count: usize) -> Vec<OpenSession> {
+    let starts = (0..count).map(|n| run.start_event(NewSession::new(id(&format!("s{n}"))), at(0)));
+    let started = append(ledger, starts.collect());
+    started.iter().map(open).collect()
+}
+
+fn shutdown_at(seconds: i64) -> Arc<End> {
+    let end = End::now(EndReason::Shutdown, EndDetails::default(), at(seconds));
+    Arc::new(end)
+}
+
+#[test]
+fn appends_in_one_call_are_steps_of_their_own_in_their_order() {
+    each(|ledger| {
+        let run = Run::new();
+        let open = begun(ledger, &run, 2);
+        let end = |n: usize| Event::end(open[n].clone(), shutdown_at(1), run.instance);
+        let renamed = NewSession::new(id("s1")).with_agent_id("other");
+        let renamed = Arc::new(open[1].session.replace_details(renamed));
+        let amend = Append {
+            events: Arc::default(),
+            amended: Some(OpenSession::new(Arc::clone(&renamed), open[1].start_seq)),
+        };
+        let replace = [end(0), run.start_event(NewSession::new(id("new")), at(1))];
+        let appends = vec![Append::from(replace), amend, Append::from([end(1)])];
+        let answers = get(ledger.append_each(appends));
+        let places: Vec<Vec<_>> = answers
+            .into_iter()
+            .map(|answer| answer.unwrap().iter().filter_map(Event::seq).collect())
+            .collect();
+        assert_eq!(places, [vec![3, 4], vec![], vec![5]]);
+        assert_eq!(ledger.head(), 5);
+        assert!(get(ledger.append_each(Vec::new())).is_empty());
+    });
+}
+
+#[test]
+fn an_append_that_is_refused_leaves_the_others_of_its_call_alone() {
+    each(|ledger| {
+        if !ledger.is_durable() {
+            // It believes what it is told.
+            return;
+        }
+        let run = Run::new();
+        let open = begun(ledger, &run, 3);
+        let end = |n: usize| Event::end(open[n].clone(), shutdown_at(1), run.instance);
+        append(ledger, vec![end(0)]);
+        let start = |name: &str| run.start_event(NewSession::new(id(name)), at(2));
+        let appends = vec![
+            Append::from([end(1)]),
+            // It has ended already, and what comes with it is not recorded either.
+            Append::from([end(0), start("not")]),
+            Append::from([end(2), start("a")]),
+            Append::from([end(0)]),
+        ];
+        let answers = get(ledger.append_each(appends));
+        let places = answers.iter().map(|answer| {
+            let events = answer.as_ref().ok()?;
+            Some(events.iter().filter_map(Event::seq).collect::<Vec<_>>())
+        });
+        let places: Vec<_> = places.collect();
+        assert_eq!(places, [Some(vec![5]), None, Some(vec![6, 7]), None]);
+        assert_eq!(ledger.head(), 7);
+        let (log, gaps) = read_all(ledger, 100);
+        assert_eq!((log.len(), gaps), (7, 0));
+        assert_eq!(log[6].session.id, id("a"));
+    });
+}
+
+#[test]
+fn the_last_lives_of_many_ids_are_those_of_each() {
+    each(|ledger| {
+        let run = Run::new();
+        let open = begun(ledger, &run, 3);
+        run.end(ledger, &open[0], EndReason::Closed, at(1));
+        let again = run.start(ledger, "s0", at(2));
+        run.end(ledger, &again, EndReason::Closed, at(3));
+        run.end(ledger, &open[1], EndReason::Closed, at(4));
+        let ids: Vec<_> = ["s1", "nobody", "s0", "s2", "s1"].map(id).into();
+        let last = |id| get(ledger.last_ended(id)).map(|record| record.session.incarnation);
+        let singly: Vec<_> = ids.iter().map(last).collect();
+        assert_eq!(get(ledger.last_incarnations(ids)), singly);
+        assert_eq!(singly[2], Some(again.session.incarnation));
+        assert_eq!((singly[1], singly[3]), (None, None));
+    });
+}
+
+#[test]
+fn ends_that_share_what_they_tell_are_recorded_like_others() {
+    const COUNT: usize = 100;
+    each(|ledger| {
+        let run = Run::new();
+        let mut open = begun(ledger, &run, COUNT);
+        // One in the middle goes on, and another has ended before.
+        let stays = open.remove(60);
+        let before = open.remove(30);
+        run.end(ledger, &before, EndReason::Closed, at(1));
+        let end = shutdown_at(2);
+        let expected: Vec<_> = open
+            .iter()
+            .map(|it| (it.session.id.clone(), it.start_seq))
+            .collect();
+        let ending = Ending::new(open.into(), Arc::clone(&end), run.instance);
+        for range in [0..31, 31..65, 65..expected.len()] {
+            get(ledger.append(ending.events(range).into()));
+        }
+        let (log, gaps) = read_all(ledger, 7);
+        assert_eq!(gaps, 0);
+        let ends = &log[COUNT + 1..];
+        let recorded = ends.iter().map(|it| (it.session.id.clone(), it.start_seq));
+        assert!(recorded.eq(expected));
+        assert!(ends.iter().all(|it| it.end.as_ref() == Some(&end)));
+        assert!(get(ledger.last_ended(&stays.session.id)).is_none());
     });
 }

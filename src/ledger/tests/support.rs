@@ -109,10 +109,7 @@ impl Run {
 }
 
 pub(in crate::ledger) fn append(ledger: &dyn Ledger, events: Vec<Event>) -> Arc<[Event]> {
-    get(ledger.append(Append {
-        events,
-        amended: None,
-    }))
+    get(ledger.append(Append::from(events)))
 }
 
 /// The session that `event` starts.

@@ -62,12 +62,12 @@ parameters! {
     active_sessions: |facts| integer(facts.lifecycle(|of| of.active_sessions)),
     session_id: |facts| text(facts.session(|of| of.id.as_str())),
     incarnation: |facts| displayed(facts.session(|of| of.incarnation)),
-    previous_incarnation: |facts| displayed(facts.session(|of| of.previous_incarnation).flatten()),
+    previous_incarnation: |facts| displayed(facts.session(Session::previous_incarnation).flatten()),
     key: |facts| text(facts.session(|of| of.key.as_ref()).flatten()),
     agent_id: |facts| text(facts.session(|of| of.agent_id.as_ref()).flatten()),
-    store_path: |facts| text(facts.session(|of| of.store_path.as_ref()).flatten()),
-    session_file: |facts| text(facts.session(|of| of.session_file.as_ref()).flatten()),
-    resumed_from: |facts| text(facts.session(|of| of.resumed_from.as_ref()).flatten()),
+    store_path: |facts| text(facts.session(Session::store_path).flatten()),
+    session_file: |facts| text(facts.session(Session::session_file).flatten()),
+    resumed_from: |facts| text(facts.session(Session::resumed_from).flatten()),
     holder: |facts| text(facts.session(|of| of.holder.as_ref()).flatten()),
     started_at: |facts| time(facts.session(|of| of.started_at)),
     reason: |facts| text(reason(facts)),
@@ -82,7 +82,7 @@ parameters! {
     next_key: |facts| text(facts.end(|of| of.details.next_key.as_ref()).flatten()),
     instance: |facts| displayed(Some(facts.event.instance())),
     attempt: |facts| integer(facts.session(|_| facts.attempt.into())),
-    metadata: |facts| displayed(facts.session(|of| serde_json::to_string(&of.metadata).ok()).flatten()),
+    metadata: |facts| text(facts.session(|of| of.metadata.as_str())),
 }
 
 fn reason(facts: &Facts<'_>) -> Option<&'static str> {

@@ -6,11 +6,10 @@ use actix::prelude::*;
 use futures_util::TryStreamExt as _;
 use futures_util::future::try_join_all;
 use futures_util::stream;
-use tokio::sync::oneshot;
-use tokio::time::Instant;
 
 use super::super::{EndMatching, Ended, EndedMatching, EndedSession};
-use super::handlers::{awaited, check_reason, refused};
+use super::handlers::{check_reason, refused};
+use super::reply::Reply;
 use super::{Closing, Request, SessionRegistry};
 use crate::bus::MAX_ENDS_AT_ONCE;
 use crate::error::Error;
@@ -32,8 +31,9 @@ impl Handler<EndMatching> for SessionRegistry {
             return refused(invalid);
         }
         let wall = self.settings.clock.now();
-        let matching = self.active.matching(&filter, Instant::now(), wall, 0);
+        let matching = self.active.list(&filter, wall, 0, usize::MAX);
         let matching: Vec<_> = matching
+            .into_iter()
             .map(|record| OpenSession::new(record.session, record.start_seq))
             .collect();
         let matched = matching.len();
@@ -90,9 +90,9 @@ impl Handler<EndPart> for SessionRegistry {
         let now = self.settings.clock.now();
         let end = Arc::new(End::now(reason, EndDetails::default(), now));
         let free: Arc<[OpenSession]> = free.into();
-        let (reply, recorded) = oneshot::channel();
+        let (reply, recorded) = Reply::pair();
         if free.is_empty() {
-            super::answer(reply, Ok(0));
+            reply.give(Ok(0));
         } else {
             self.end_many(Arc::clone(&free), end, Some(reply), ctx);
         }
@@ -100,10 +100,10 @@ impl Handler<EndPart> for SessionRegistry {
         for OpenSession { session, .. } in busy {
             let mut ended = Ended::new(session.id.clone(), reason);
             ended.incarnation = Some(session.incarnation);
-            let (reply, answer) = oneshot::channel();
+            let (reply, answer) = Reply::pair();
             self.submit(Request::End(ended, reply), ctx);
             singly.push(async move {
-                let ended = awaited(answer).await?;
+                let ended = answer.wait().await?;
                 Ok::<_, Error>(match ended {
                     EndedSession::Now(record) => Some(record.session.id.clone()),
                     EndedSession::Unchanged(_) | EndedSession::Unknown => None,
@@ -111,7 +111,7 @@ impl Handler<EndPart> for SessionRegistry {
             });
         }
         Box::pin(async move {
-            let recorded = awaited(recorded).await?;
+            let recorded = recorded.wait().await?;
             let free = free.iter().take(recorded);
             let mut ended: Vec<_> = free.map(|open| open.session.id.clone()).collect();
             ended.extend(try_join_all(singly).await?.into_iter().flatten());

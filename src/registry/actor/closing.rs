@@ -6,7 +6,7 @@ use actix::prelude::*;
 use tokio::sync::oneshot;
 use tracing::{error, info};
 
-use super::super::active::ActiveSessions;
+use super::super::active::TakenSessions;
 use super::super::{CloseDoor, ClosedDoor};
 use super::SessionRegistry;
 use super::handlers::refused;
@@ -24,7 +24,7 @@ pub(super) enum Closing {
     },
     /// All these sessions have ended, in this way.
     Closed {
-        sessions: ActiveSessions,
+        sessions: Box<TakenSessions>,
         end: Arc<End>,
     },
 }
@@ -52,12 +52,15 @@ impl SessionRegistry {
             );
         }
         let closed = ClosedDoor {
-            // In this order, since a ledger finds starts that stand side by side faster.
-            sessions: sessions.by_start().collect(),
+            // In the order of their starts: a ledger finds those that stand side by side faster.
+            sessions: Arc::clone(sessions.all()),
             end: Arc::clone(&end),
             unsettled: self.recording,
         };
-        self.closing = Some(Closing::Closed { sessions, end });
+        self.closing = Some(Closing::Closed {
+            sessions: Box::new(sessions),
+            end,
+        });
         let ended = Arc::clone(&closed.sessions);
         if reply.send(closed).is_err() {
             error!("the shutdown went on without the registry's snapshot");

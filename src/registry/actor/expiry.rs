@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use actix::prelude::*;
-use tokio::time::Instant;
 use tracing::info;
 
 use super::super::Limits;
@@ -24,9 +23,7 @@ impl SessionRegistry {
     }
 
     fn sweep(&mut self, ctx: &mut Context<Self>) {
-        let expired = self
-            .active
-            .expired(self.settings.limits.expiry, Instant::now());
+        let expired = self.active.expired(self.settings.limits.expiry);
         for reason in [EndReason::Expired, EndReason::Idle] {
             let of_reason = expired.iter().filter(|(_, why)| *why == reason);
             let sessions: Vec<_> = of_reason

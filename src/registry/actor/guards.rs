@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use actix::prelude::*;
-use tokio::sync::oneshot;
 use tokio::time::sleep;
 use tracing::warn;
 
+use super::super::Ended;
 use super::super::guard::{EndReply, LetGo, SessionGuard, StartGuarded, WatchEnd};
-use super::super::{Ended, EndedSession};
+use super::reply::Reply;
 use super::{Request, SessionRegistry};
 use crate::error::Error;
 use crate::event::OpenSession;
@@ -25,7 +25,7 @@ impl Handler<StartGuarded> for SessionRegistry {
         let registry = ctx.address();
         let started = self.take_start(new, false, ctx);
         Box::pin(async move {
-            let guard = SessionGuard::new(started.await?, registry.clone());
+            let guard = SessionGuard::new(started.wait().await?, registry.clone());
             registry.do_send(guard.watch());
             Ok(guard)
         })
@@ -66,13 +66,11 @@ impl SessionRegistry {
 
     /// Ends a session whose guard is gone, now or as soon as the ledger can.
     fn let_go(&mut self, ended: Ended, reply: Option<EndReply>, ctx: &mut Context<Self>) {
-        let (sender, outcome) = oneshot::channel::<Result<EndedSession, Error>>();
-        self.submit(Request::End(ended.clone(), sender), ctx);
+        let (answer, outcome) = Reply::pair();
+        self.submit(Request::End(ended.clone(), answer), ctx);
         let registry = ctx.address().downgrade();
         actix_rt::spawn(async move {
-            let Ok(outcome) = outcome.await else {
-                return;
-            };
+            let outcome = outcome.wait().await;
             if let Err(Error::Ledger(error)) = &outcome
                 && let Some(registry) = registry.upgrade()
             {

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use actix::prelude::*;
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::super::{
     CountActive, CountMatching, Ended, EndedSession, Find, ListSessions, SessionState, Snapshot,
     Started, StartedSession, Touch,
 };
+use super::reply::{Answer, Reply};
 use super::{Request, SessionRegistry};
 use crate::bus::ActiveIds;
 use crate::error::Error;
@@ -18,7 +18,7 @@ use crate::monitor::Ping;
 use crate::session::{EndReason, InvalidField, NewSession, Session};
 
 impl Handler<Started> for SessionRegistry {
-    type Result = ResponseFuture<Result<StartedSession, Error>>;
+    type Result = Answer<StartedSession>;
 
     fn handle(&mut self, Started(new): Started, ctx: &mut Context<Self>) -> Self::Result {
         self.take_start(new, false, ctx)
@@ -32,8 +32,8 @@ impl SessionRegistry {
         new: NewSession,
         by_holder: bool,
         ctx: &mut Context<Self>,
-    ) -> ResponseFuture<Result<StartedSession, Error>> {
-        let (reply, answer) = oneshot::channel();
+    ) -> Answer<StartedSession> {
+        let (reply, answer) = Reply::pair();
         match new.validate() {
             Ok(()) => {
                 let request = Request::Start {
@@ -43,29 +43,33 @@ impl SessionRegistry {
                 };
                 self.submit(request, ctx);
             }
-            Err(invalid) => super::answer(reply, Err(invalid.into())),
+            Err(invalid) => self.answer_start(reply, Err(invalid.into())),
         }
-        let (answer, monitor) = (awaited(answer), self.settings.monitor.clone());
-        Box::pin(async move {
-            let answer = answer.await;
-            if let Err(error) = &answer {
-                monitor.refused(error);
-            }
-            answer
-        })
+        answer
+    }
+
+    pub(super) fn answer_start(
+        &self,
+        reply: Reply<StartedSession>,
+        answer: Result<StartedSession, Error>,
+    ) {
+        if let Err(error) = &answer {
+            self.settings.monitor.refused(error);
+        }
+        reply.give(answer);
     }
 }
 
 impl Handler<Ended> for SessionRegistry {
-    type Result = ResponseFuture<Result<EndedSession, Error>>;
+    type Result = Answer<EndedSession>;
 
     fn handle(&mut self, ended: Ended, ctx: &mut Context<Self>) -> Self::Result {
-        if let Err(invalid) = ended.validate() {
-            return refused(invalid);
+        let (reply, answer) = Reply::pair();
+        match ended.validate() {
+            Ok(()) => self.submit(Request::End(ended, reply), ctx),
+            Err(invalid) => reply.give(Err(invalid.into())),
         }
-        let (reply, answer) = oneshot::channel();
-        self.submit(Request::End(ended, reply), ctx);
-        awaited(answer)
+        answer
     }
 }
 
@@ -81,18 +85,12 @@ pub(super) fn refused<T: 'static>(error: impl Into<Error>) -> ResponseFuture<Res
     Box::pin(std::future::ready(Err(error.into())))
 }
 
-pub(super) fn awaited<T: 'static>(
-    answer: oneshot::Receiver<Result<T, Error>>,
-) -> ResponseFuture<Result<T, Error>> {
-    Box::pin(async move { answer.await.unwrap_or(Err(Error::Stopped)) })
-}
-
 impl Handler<Touch> for SessionRegistry {
     type Result = Result<(), Error>;
 
     fn handle(&mut self, touch: Touch, _: &mut Context<Self>) -> Self::Result {
-        let now = Instant::now();
-        if self.active.touch(&touch.id, touch.incarnation, now) {
+        let Touch { id, incarnation } = &touch;
+        if self.active.touch(id, *incarnation, Instant::now()) {
             Ok(())
         } else {
             Err(Error::NotActive(touch.id))
@@ -110,7 +108,7 @@ impl Handler<Snapshot> for SessionRegistry {
     type Result = Vec<Arc<Session>>;
 
     fn handle(&mut self, _: Snapshot, _: &mut Context<Self>) -> Self::Result {
-        self.active.not_ending().map(|open| open.session).collect()
+        self.active.not_ending(|open| open.session)
     }
 }
 
@@ -118,8 +116,8 @@ impl Handler<ActiveIds> for SessionRegistry {
     type Result = MessageResult<ActiveIds>;
 
     fn handle(&mut self, _: ActiveIds, _: &mut Context<Self>) -> Self::Result {
-        let open = self.active.not_ending();
-        MessageResult(open.map(|open| open.session.id.clone()).collect())
+        let ids = self.active.not_ending(|open| open.session.id.clone());
+        MessageResult(ids.into())
     }
 }
 
@@ -136,8 +134,7 @@ impl Handler<CountMatching> for SessionRegistry {
 
     fn handle(&mut self, CountMatching(filter): CountMatching, _: &mut Context<Self>) -> usize {
         let wall = self.settings.clock.now();
-        let matching = self.active.matching(&filter, Instant::now(), wall, 0);
-        matching.count()
+        self.active.count_matching(&filter, wall)
     }
 }
 
@@ -148,9 +145,7 @@ impl Handler<ListSessions> for SessionRegistry {
         let (filter, wall) = (&query.filter, self.settings.clock.now());
         match query.state {
             SessionState::Active => {
-                let now = Instant::now();
-                let matching = self.active.matching(filter, now, wall, query.after);
-                let page = matching.take(query.limit).collect();
+                let page = self.active.list(filter, wall, query.after, query.limit);
                 Box::pin(std::future::ready(Ok(page)))
             }
             SessionState::Ended => {

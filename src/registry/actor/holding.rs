@@ -13,6 +13,7 @@ use super::super::{
 use super::SessionRegistry;
 use super::bulk::end_in_parts;
 use super::handlers::refused;
+use super::reply::Answer;
 use crate::error::Error;
 use crate::holder::{HolderStatus, SignsOfLife};
 use crate::session::{EndReason, HolderId, InvalidField, SessionId};
@@ -39,7 +40,7 @@ impl Handler<Leave> for SessionRegistry {
 }
 
 impl Handler<StartedByHolder> for SessionRegistry {
-    type Result = ResponseFuture<Result<StartedSession, Error>>;
+    type Result = Answer<StartedSession>;
 
     fn handle(&mut self, message: StartedByHolder, ctx: &mut Context<Self>) -> Self::Result {
         self.take_start(message.0, true, ctx)
@@ -135,6 +136,7 @@ impl Handler<Reconcile> for SessionRegistry {
         let (has, others): (Vec<_>, Vec<_>) = self
             .active
             .held_by(&holder)
+            .into_iter()
             .partition(|open| listed.contains(&open.session.id));
         let has: HashSet<SessionId> = has
             .into_iter()
@@ -171,7 +173,7 @@ impl Handler<EndHolder> for SessionRegistry {
         if is_final {
             self.holders.close(&holder, reason);
         }
-        let sessions = self.active.held_by(&holder).collect();
+        let sessions = self.active.held_by(&holder);
         let (registry, ledger) = (ctx.address(), Arc::clone(&self.ledger));
         let ended = end_in_parts(registry.clone(), sessions, reason);
         Box::pin(async move {

@@ -8,6 +8,8 @@ mod handlers;
 mod holders;
 mod holding;
 mod recorded;
+mod recording;
+mod reply;
 mod requests;
 
 use std::collections::{BTreeSet, HashSet};
@@ -16,13 +18,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use self::closing::Closing;
 pub(super) use self::handlers::check_reason;
-use self::recorded::Recorded;
-use super::active::ActiveSessions;
+use self::recording::Unsent;
+use self::reply::Reply;
+use super::active::SharedSessions;
+use super::common::CommonTexts;
 use super::guard::WatchedEnds;
 use super::waiting::{Name, Waiting, names_of};
 use super::{Ended, EndedSession, RegistrySettings, StartedSession};
@@ -36,13 +39,6 @@ use crate::session::{End, HolderId, NewSession, Session, SessionId};
 /// How many messages may wait in the registry's mailbox before their senders have to: enough that
 /// a burst does not put its senders to sleep one by one.
 const MAILBOX: usize = 4096;
-
-type Reply<T> = oneshot::Sender<Result<T, Error>>;
-
-fn answer<T>(reply: Reply<T>, result: Result<T, Error>) {
-    // Nobody may be waiting any more: what was recorded counts all the same.
-    let _ = reply.send(result);
-}
 
 /// A message that starts or ends a session.
 enum Request {
@@ -93,11 +89,16 @@ pub struct SessionRegistry {
     settings: RegistrySettings,
     bus: Addr<PluginBus>,
     ledger: Arc<dyn Ledger>,
-    active: ActiveSessions,
+    active: SharedSessions,
+    agents: CommonTexts,
     /// The names of the transitions that are being recorded.
     busy: HashSet<Name>,
     /// What waits for one of those names, or behind what does.
     waiting: Waiting<Request>,
+    /// Those that have yet to be sent to the bus.
+    unsent: Vec<Unsent>,
+    /// How many batches of them are being recorded.
+    batches: usize,
     /// How many transitions are being recorded.
     recording: usize,
     /// How many sessions those will add, not counting successors, which take a place over.
@@ -134,12 +135,15 @@ impl SessionRegistry {
         ledger: Arc<dyn Ledger>,
     ) -> Self {
         let mut registry = Self {
+            active: settings.active.clone(),
             settings,
+            agents: CommonTexts::default(),
             bus,
             ledger,
-            active: ActiveSessions::default(),
             busy: HashSet::new(),
             waiting: Waiting::default(),
+            unsent: Vec::new(),
+            batches: 0,
             recording: 0,
             starting: 0,
             closing: None,
@@ -162,7 +166,7 @@ impl SessionRegistry {
     }
 
     /// Carries out what waited for one of `names`, which are free by now, and what waited behind it.
-    fn submit_waiting(&mut self, names: &HashSet<Name>, ctx: &mut Context<Self>) {
+    fn submit_waiting(&mut self, names: &[Name], ctx: &mut Context<Self>) {
         let firsts = names.iter().filter_map(|name| self.waiting.first(name));
         let mut numbers: BTreeSet<u64> = firsts.collect();
         while let Some(number) = numbers.pop_first() {
@@ -191,35 +195,17 @@ impl SessionRegistry {
     }
 
     /// Whether the request of this number, which touches `names`, has to wait.
-    fn must_wait(&self, number: u64, names: &HashSet<Name>) -> bool {
-        !names.is_disjoint(&self.busy) || self.waiting.is_behind(number, names)
+    fn must_wait(&self, number: u64, names: &[Name]) -> bool {
+        self.is_any_busy(names) || self.waiting.is_behind(number, names)
     }
 
     /// Whether no transition of a session is under way, and none uses its key.
     fn is_free(&self, OpenSession { session, .. }: &OpenSession) -> bool {
-        names_of([(&session.id, &session.key)]).is_disjoint(&self.busy)
+        !self.is_any_busy(&names_of([(&session.id, &session.key)]))
     }
 
-    /// Keeps `names` busy until `recording` is done, and then applies `transition`.
-    fn record(
-        &mut self,
-        names: HashSet<Name>,
-        transition: Transition,
-        recording: impl Future<Output = Result<Outcome, Error>> + 'static,
-        ctx: &mut Context<Self>,
-    ) {
-        self.busy.extend(names.iter().cloned());
-        self.recording += 1;
-        // Not spawned on the context, which polls all its futures whenever one of them wakes.
-        let registry = ctx.address();
-        actix_rt::spawn(async move {
-            let outcome = recording.await;
-            registry.do_send(Recorded {
-                names,
-                transition,
-                outcome,
-            });
-        });
+    fn is_any_busy(&self, names: &[Name]) -> bool {
+        names.iter().any(|name| self.busy.contains(name))
     }
 
     /// What is known of `id`: the active session, or the one that ended last.

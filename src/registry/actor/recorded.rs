@@ -1,6 +1,5 @@
 //! Transitions that the bus has recorded, or failed to: what they change, and whom they answer.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,18 +7,24 @@ use actix::prelude::*;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::super::waiting::Name;
+use super::super::waiting::Names;
 use super::super::{EndedSession, StartedSession};
-use super::{Closing, Outcome, SessionRegistry, Transition, answer};
+use super::{Closing, Outcome, SessionRegistry, Transition};
 use crate::error::Error;
 use crate::event::{OpenSession, Seq};
 use crate::session::{EndReason, Session, SessionId};
 
-/// The bus has recorded a transition, or failed to.
+/// The bus has recorded these transitions, or failed to.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(super) struct Recorded {
-    pub(super) names: HashSet<Name>,
+    pub(super) transitions: Vec<Settled>,
+    pub(super) is_batch: bool,
+}
+
+/// What has become of a transition.
+pub(super) struct Settled {
+    pub(super) names: Names,
     pub(super) transition: Transition,
     pub(super) outcome: Result<Outcome, Error>,
 }
@@ -58,7 +63,7 @@ impl SessionRegistry {
                     Ok(Outcome { session: None, .. }) => Err(Error::Stopped),
                     Err(error) => Err(error),
                 };
-                answer(reply, result);
+                self.answer_start(reply, result);
             }
             Transition::End { open, end, reply } => {
                 let record = self.active.record(&open.session.id);
@@ -75,7 +80,7 @@ impl SessionRegistry {
                     (Ok(_), None) => Ok(EndedSession::Unknown),
                     (Err(error), _) => Err(error),
                 };
-                answer(reply, result);
+                reply.give(result);
             }
             Transition::EndMany {
                 sessions,
@@ -99,10 +104,29 @@ impl SessionRegistry {
                     self.end_late(left, ctx);
                 }
                 if let Some(reply) = reply {
-                    answer(reply, outcome);
+                    reply.give(outcome);
                 }
             }
         }
+    }
+
+    fn settle(&mut self, settled: Settled, ctx: &mut Context<Self>) {
+        self.recording -= 1;
+        for name in &settled.names {
+            self.busy.remove(name);
+        }
+        let holders = self.holders_of(&settled.transition);
+        if settled.outcome.is_err() {
+            // What was being recorded may have kept a session from ending that had to.
+            self.overdue.extend(holders.iter().cloned());
+        }
+        let outcome = settled.outcome.as_ref().ok();
+        let started = outcome.and_then(|outcome| outcome.session.clone());
+        self.apply(settled.transition, settled.outcome, ctx);
+        if !holders.is_empty() {
+            self.settle_holders(&holders, started.as_deref(), ctx);
+        }
+        self.submit_waiting(&settled.names, ctx);
     }
 
     fn settle_start(
@@ -139,19 +163,19 @@ impl SessionRegistry {
 
     /// Takes sessions out that have ended, or back in whose end could not be recorded.
     fn settle_ends(&mut self, sessions: &[OpenSession], reason: EndReason, recorded: bool) {
+        if !recorded {
+            self.active.set_ending(sessions, false);
+            // Not at once, and not for ever where the ledger can't write.
+            let holders = sessions
+                .iter()
+                .filter_map(|open| open.session.holder.clone());
+            return self.overdue.extend(holders);
+        }
         for OpenSession { session, .. } in sessions {
-            if recorded {
-                debug!(session = %session.id, incarnation = %session.incarnation, %reason, "session ended");
-                self.active.remove(&session.id);
-            } else {
-                self.active.set_ending(&session.id, false);
-                // Not at once, and not for ever where the ledger can't write.
-                self.overdue.extend(session.holder.clone());
-            }
+            debug!(session = %session.id, incarnation = %session.incarnation, %reason, "session ended");
         }
-        if recorded {
-            self.tell_guards(sessions, reason);
-        }
+        self.active.remove_all(sessions);
+        self.tell_guards(sessions, reason);
     }
 }
 
@@ -159,22 +183,12 @@ impl Handler<Recorded> for SessionRegistry {
     type Result = ();
 
     fn handle(&mut self, recorded: Recorded, ctx: &mut Context<Self>) {
-        self.recording -= 1;
-        for name in &recorded.names {
-            self.busy.remove(name);
+        for transition in recorded.transitions {
+            self.settle(transition, ctx);
         }
-        let holders = self.holders_of(&recorded.transition);
-        if recorded.outcome.is_err() {
-            // What was being recorded may have kept a session from ending that had to.
-            self.overdue.extend(holders.iter().cloned());
+        if recorded.is_batch {
+            self.end_batch(ctx);
         }
-        let outcome = recorded.outcome.as_ref().ok();
-        let started = outcome.and_then(|outcome| outcome.session.clone());
-        self.apply(recorded.transition, recorded.outcome, ctx);
-        if !holders.is_empty() {
-            self.settle_holders(&holders, started.as_deref(), ctx);
-        }
-        self.submit_waiting(&recorded.names, ctx);
         if self.recording == 0 {
             self.take_snapshot(ctx);
         }

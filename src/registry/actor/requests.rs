@@ -1,19 +1,19 @@
 //! Starts and ends: from a message to what the bus is asked to record.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
 
 use super::super::active::StartPlan;
-use super::super::waiting::{Name, names_of};
+use super::super::waiting::{Names, names_of};
 use super::super::{Ended, EndedSession, StartedSession};
-use super::{Closing, Outcome, Reply, Request, SessionRegistry, Transition, answer};
-use crate::bus::{SessionEnd, SessionStart};
+use super::recording::Asked;
+use super::reply::Reply;
+use super::{Closing, Request, SessionRegistry, Transition};
 use crate::error::Error;
 use crate::event::OpenSession;
-use crate::session::{End, EndDetails, EndReason, Incarnation, NewSession, Session, SessionId};
+use crate::session::{End, EndDetails, EndReason, NewSession, SessionId};
 
 impl SessionRegistry {
     pub(super) fn start(
@@ -25,10 +25,10 @@ impl SessionRegistry {
         ctx: &mut Context<Self>,
     ) {
         if self.is_closed() {
-            return answer(reply, Err(Error::ShuttingDown));
+            return self.answer_start(reply, Err(Error::ShuttingDown));
         }
         if let Err(error) = self.mention_holder(&mut new, ctx) {
-            return answer(reply, Err(error));
+            return self.answer_start(reply, Err(error));
         }
         let plan = self.active.plan_start(&new);
         let others = [&plan.known, &plan.displaced].into_iter().flatten();
@@ -42,13 +42,14 @@ impl SessionRegistry {
             };
             return self.waiting.insert(number, request, names);
         }
-        if let Err(error) = self.check_held(&new, &plan, by_holder) {
-            return answer(reply, Err(error));
+        let checked = self.check_held(&new, &plan, by_holder);
+        if let Err(error) = checked.and_then(|()| self.check_room()) {
+            return self.answer_start(reply, Err(error));
         }
         let max = self.settings.limits.max_active;
         let needs_a_place = plan.known.is_none() && plan.displaced.is_none();
         if needs_a_place && self.active.len() + self.starting >= max {
-            answer(reply, Err(Error::TooManySessions { max }));
+            self.answer_start(reply, Err(Error::TooManySessions { max }));
         } else {
             self.record_start(new, plan, names, reply, ctx);
         }
@@ -56,14 +57,17 @@ impl SessionRegistry {
 
     fn record_start(
         &mut self,
-        new: NewSession,
+        mut new: NewSession,
         plan: StartPlan,
-        names: HashSet<Name>,
+        names: Names,
         reply: Reply<StartedSession>,
         ctx: &mut Context<Self>,
     ) {
         let now = self.settings.clock.now();
         let StartPlan { known, displaced } = plan;
+        if let Some(agent) = &mut new.agent_id {
+            self.agents.share(agent);
+        }
         let displaced_end = displaced.clone().map(|open| {
             let details = EndDetails {
                 next_session_id: Some(new.id.clone()),
@@ -74,7 +78,7 @@ impl SessionRegistry {
             (open, Arc::new(end))
         });
         if let Some(open) = &displaced {
-            self.active.set_ending(&open.session.id, true);
+            self.active.set_ending(std::slice::from_ref(open), true);
         }
         let age_if_new = known.is_none().then(|| {
             let age = now.duration_since(new.started_at.unwrap_or(now));
@@ -88,31 +92,13 @@ impl SessionRegistry {
             reply,
         };
 
-        let (bus, ledger) = (self.bus.clone(), Arc::clone(&self.ledger));
-        let recording = async move {
-            let amends = known.as_ref().map(|known| known.start_seq);
-            let session = Arc::new(match known {
-                Some(known) => known.session.replace_details(new),
-                None => {
-                    let previous = ledger.last_ended(&new.id).await?;
-                    let previous = previous.map(|record| record.session.incarnation);
-                    Session::begin(new, Incarnation::generate(), previous, now)
-                }
-            });
-            let message = SessionStart {
-                session: Arc::clone(&session),
-                amends,
-                displaced: displaced_end,
-                timestamp: now,
-            };
-            let seq = bus.send(message).await??;
-            Ok(Outcome {
-                session: Some(session),
-                seq,
-                ends: 0,
-            })
+        let asked = Asked::Start {
+            new,
+            known,
+            displaced: displaced_end,
+            now,
         };
-        self.record(names, transition, recording, ctx);
+        self.record(names, transition, asked, ctx);
     }
 
     pub(super) fn end(
@@ -140,15 +126,18 @@ impl SessionRegistry {
         let Some(open) = open else {
             return self.answer_unchanged(ended.id, reply);
         };
+        if let Err(error) = self.check_room() {
+            return reply.give(Err(error));
+        }
         let now = self.settings.clock.now();
         let end = Arc::new(End::now(ended.reason, ended.details, now));
-        let sessions: Arc<[_]> = Arc::new([open.clone()]);
+        self.active.set_ending(std::slice::from_ref(&open), true);
         let transition = Transition::End {
-            open,
+            open: open.clone(),
             end: Arc::clone(&end),
             reply,
         };
-        self.record_ends(sessions, end, names, transition, ctx);
+        self.record(names, transition, Asked::End(open, end), ctx);
     }
 
     /// Answers a request to end that finds nothing to end.
@@ -159,7 +148,7 @@ impl SessionRegistry {
                 Some(record) => EndedSession::Unchanged(record),
                 None => EndedSession::Unknown,
             });
-            answer(reply, found);
+            reply.give(found);
         });
     }
 
@@ -178,35 +167,7 @@ impl SessionRegistry {
             end: Arc::clone(&end),
             reply,
         };
-        self.record_ends(sessions, end, names, transition, ctx);
-    }
-
-    fn record_ends(
-        &mut self,
-        sessions: Arc<[OpenSession]>,
-        end: Arc<End>,
-        names: HashSet<Name>,
-        transition: Transition,
-        ctx: &mut Context<Self>,
-    ) {
-        for open in sessions.iter() {
-            self.active.set_ending(&open.session.id, true);
-        }
-        let bus = self.bus.clone();
-        let recording = async move {
-            let message = SessionEnd {
-                sessions,
-                end,
-                patience: None,
-                until: None,
-            };
-            let recorded = bus.send(message).await??;
-            Ok(Outcome {
-                session: None,
-                seq: recorded.last,
-                ends: recorded.count,
-            })
-        };
-        self.record(names, transition, recording, ctx);
+        self.active.set_ending(&sessions, true);
+        self.record_many(names, transition, sessions, end, ctx);
     }
 }

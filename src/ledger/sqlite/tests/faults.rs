@@ -11,19 +11,16 @@ use crate::event::Event;
 use crate::ledger::sqlite::SqliteLedger;
 use crate::ledger::tests::support::*;
 use crate::ledger::{Append, Intent, Ledger, LedgerFuture, Progress, Reclaimed};
-use crate::session::{End, EndDetails, EndReason, NewSession};
+use crate::session::{End, EndDetails, EndReason, Metadata, NewSession};
 
 fn append_one(ledger: &SqliteLedger, event: Event) -> LedgerFuture<std::sync::Arc<[Event]>> {
-    ledger.append(Append {
-        events: vec![event],
-        amended: None,
-    })
+    ledger.append(Append::from([event]))
 }
 
 /// A session with some kilobytes of details.
 fn large(run: &Run, name: &str) -> Event {
     let mut new = NewSession::new(id(name));
-    new.metadata.insert("note".into(), "x".repeat(8000).into());
+    new.metadata = Metadata::from_iter([("note", "x".repeat(8000).into())]);
     run.start_event(new, at(0))
 }
 
@@ -54,10 +51,8 @@ fn a_request_that_can_not_be_met_fails_alone_and_leaves_no_hole() {
     let gate = hold(&ledger);
     let first = append_one(&ledger, end());
     // The same end again, behind a start that is of the same request.
-    let second = ledger.append(Append {
-        events: vec![run.start_event(NewSession::new(id("b")), at(2)), end()],
-        amended: None,
-    });
+    let second = [run.start_event(NewSession::new(id("b")), at(2)), end()];
+    let second = ledger.append(Append::from(second));
     let third = append_one(&ledger, run.start_event(NewSession::new(id("c")), at(3)));
     drop(gate);
     assert_eq!(get(first)[0].seq(), Some(2));

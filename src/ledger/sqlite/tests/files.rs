@@ -345,10 +345,7 @@ fn a_state_directory_is_not_let_go_of_while_its_ledger_has_something_to_write() 
         Ok(())
     }));
     let event = Run::new().start_event(NewSession::new(id("a")), at(0));
-    let recorded = ledger.append(Append {
-        events: vec![event],
-        amended: None,
-    });
+    let recorded = ledger.append(Append::from([event]));
     drop((ledger, state_dir));
     StateDir::open(home.directory()).unwrap_err();
 

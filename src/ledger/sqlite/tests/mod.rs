@@ -6,3 +6,4 @@ mod model;
 mod reclaim;
 mod recovery;
 mod support;
+mod together;

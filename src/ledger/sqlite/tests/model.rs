@@ -12,7 +12,7 @@ use crate::event::OpenSession;
 use crate::ledger::sqlite::SqliteLedger;
 use crate::ledger::tests::support::*;
 use crate::ledger::{Append, Ledger, Progress};
-use crate::session::{End, EndDetails, EndReason, NewSession};
+use crate::session::{End, EndDetails, EndReason, Metadata, NewSession};
 
 const PLUGINS: [&str; 3] = ["audit", "crm", "sink"];
 const RETENTION: Duration = Duration::from_secs(5);
@@ -184,7 +184,7 @@ impl World {
 
     fn start(&self, number: usize) -> crate::event::Event {
         let mut new = NewSession::new(id(&format!("s{number}")));
-        new.metadata.insert("at".into(), self.now.into());
+        new.metadata = Metadata::from_iter([("at", self.now.into())]);
         self.run.start_event(new, at(self.now))
     }
 
@@ -233,7 +233,7 @@ impl World {
                 open.session = Arc::new(open.session.replace_details(new));
                 let amended = Some(open.clone());
                 get(self.ledger().append(Append {
-                    events: Vec::new(),
+                    events: Arc::default(),
                     amended,
                 }));
             }
@@ -241,9 +241,8 @@ impl World {
                 let Some(open) = &self.model.last_ended else {
                     return;
                 };
-                let events = vec![self.start(*number), self.end(open)];
-                let amended = None;
-                ask(self.ledger().append(Append { events, amended })).unwrap_err();
+                let events = [self.start(*number), self.end(open)];
+                ask(self.ledger().append(Append::from(events))).unwrap_err();
             }
             Step::Attach(number) => {
                 let position = get(self.ledger().attach(PLUGINS[*number]));

@@ -171,6 +171,25 @@ fn a_session_that_starts_in_the_future_ends_when_that_is_noticed_and_is_let_go_o
 }
 
 #[test]
+fn no_session_ends_before_its_start_was_recorded_however_long_ago_it_says_that_was() {
+    let home = Home::new();
+    {
+        let ledger = home.open();
+        let (run, _) = begin(&ledger, at(0));
+        get(ledger.keep_alive(at(5)));
+        let new = NewSession::new(id("old")).with_started_at(at(-1000));
+        append(&ledger, vec![run.start_event(new, at(6))]);
+    }
+    let ledger = home.open();
+    let (_, recovery) = begin(&ledger, at(60));
+    assert_eq!(recovery.found, 1);
+    let (log, _) = read_all(&ledger, 10);
+    assert_eq!(log[1].end.as_ref().unwrap().ended_at, at(6));
+    let ended = get(ledger.last_ended(&id("old"))).unwrap().end.unwrap().0;
+    assert_eq!(Some(&ended), log[1].end.as_ref());
+}
+
+#[test]
 fn what_a_process_held_that_was_about_to_stop_ends_with_the_reason_of_the_stop() {
     for reason in [EndReason::Shutdown, EndReason::Restart] {
         let home = Home::new();
@@ -234,7 +253,7 @@ fn an_end_by_recovery_has_the_details_that_the_session_had_last_and_its_start_th
     let session = Arc::new(open.session.replace_details(new));
     let amended = OpenSession::new(Arc::clone(&session), open.start_seq);
     get(ledger.append(Append {
-        events: Vec::new(),
+        events: Arc::default(),
         amended: Some(amended),
     }));
     let next = home.killed();
@@ -385,7 +404,7 @@ fn with_held(bound: bool, intent: Option<Intent>) -> Home {
     let taken = run.start(&ledger, "taken", at(5));
     let session = Arc::new(taken.session.replace_details(held("taken", "h")));
     let amended = Some(OpenSession::new(session, taken.start_seq));
-    let events = Vec::new();
+    let events = Arc::default();
     get(ledger.append(Append { events, amended }));
     let record = HolderRecord {
         holder: "h".parse().unwrap(),

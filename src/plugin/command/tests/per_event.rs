@@ -1,7 +1,7 @@
 //! A program per event.
 
 use super::*;
-use crate::session::{NewSession, SessionId};
+use crate::session::{Metadata, NewSession, SessionId};
 
 #[actix::test]
 async fn a_program_is_given_the_event_and_nothing_else_but_what_is_listed() {
@@ -150,8 +150,7 @@ async fn megabytes_of_output_and_an_input_that_is_not_read_hold_nothing_up() {
         "{noise} 2>/dev/null; {noise} 2>/dev/null >&2; {noise} 2>/dev/null & exec 0<&-; {noise} 2>/dev/null; wait; echo done >&2; exit 4"
     );
     let mut new = NewSession::new(SessionId::new("large").unwrap());
-    new.metadata
-        .insert("large".into(), "x".repeat(200_000).into());
+    new.metadata = Metadata::from_iter([("large", "x".repeat(200_000).into())]);
     let event = sample::start_of(new);
     let outcome = deliver(&folder.per_event(&script), vec![event], PATIENCE).await;
     let rejection = outcome.rejection();

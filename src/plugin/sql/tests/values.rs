@@ -9,7 +9,7 @@ use super::super::parameters;
 use super::*;
 use crate::event::{InstanceId, Lifecycle, OpenSession};
 use crate::session::{
-    End, EndDetails, EndReason, Incarnation, NewSession, Session, SessionId, SessionKey,
+    End, EndDetails, EndReason, Incarnation, Metadata, NewSession, Session, SessionId, SessionKey,
 };
 
 /// Runs `event` through a statement that stores every parameter; returns name and value of each.
@@ -73,7 +73,7 @@ async fn every_parameter_of_an_end_has_its_value() {
     new.session_file = Some("/data/s-1.jsonl".into());
     new.resumed_from = Some(SessionId::new("s-0").unwrap());
     new.holder = Some("holder-1".parse().unwrap());
-    new.metadata.insert("n".into(), serde_json::json!([1, "ü"]));
+    new.metadata = Metadata::from_iter([("n", serde_json::json!([1, "ü"]))]);
     let (incarnation, previous) = (Incarnation::generate(), Incarnation::generate());
     let started_at = sample::time("2026-11-22T10:00:00.5Z");
     let session = Arc::new(Session::begin(new, incarnation, Some(previous), started_at));
