@@ -63,6 +63,23 @@ pub enum Error {
     Start(String),
 }
 
+impl Error {
+    /// The status with which a service may answer, over HTTP, a request that met this error.
+    pub fn http_status(&self) -> u16 {
+        match self {
+            Self::Invalid(_) | Self::Settings(_) => 422,
+            Self::NotActive(_) | Self::UnknownPlugin(_) => 404,
+            Self::HeldElsewhere { .. } | Self::RunIsOver { .. } => 409,
+            Self::TooManySessions { .. } => 429,
+            Self::ShuttingDown
+            | Self::Stopped
+            | Self::Ledger(_)
+            | Self::Busy(_)
+            | Self::Start(_) => 503,
+        }
+    }
+}
+
 impl From<Refused> for Error {
     fn from(refused: Refused) -> Self {
         match refused {

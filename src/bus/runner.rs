@@ -1,7 +1,9 @@
 //! The task that carries out a lane's decisions.
 
+mod finish;
 mod opening;
 mod operations;
+mod standing;
 
 use std::ops::RangeInclusive;
 use std::rc::Rc;
@@ -15,14 +17,14 @@ use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
-use tracing::{Instrument as _, debug, info, info_span, warn};
+use tracing::{Instrument as _, info_span, warn};
 
 pub(super) use self::operations::{LettersChange, LettersChanged, LettersJob, Operation};
 use self::operations::{LettersDone, Operations};
 use super::host::PluginHost;
 use super::lane::{Flight, Lane, LaneTally, Now, Outcome, Step};
 use super::watermarks::Watermark;
-use super::{ActiveIds, DeliveryState, PluginState, PluginStatus};
+use super::{ActiveIds, DeliveryState, PluginStatus};
 use crate::clock::WallClock;
 use crate::event::{Deadline, Event, InstanceId, Seq};
 use crate::ledger::{Ledger, LedgerError, Page, Progress};
@@ -30,15 +32,6 @@ use crate::monitor::LaneMonitor;
 
 /// How long to wait before asking a ledger again that failed.
 const LEDGER_RETRY: Duration = Duration::from_secs(1);
-
-/// How long the count of a backlog may take at the end of a drain.
-const COUNT_TIMEOUT: Duration = Duration::from_millis(20);
-
-/// How long a plugin that was cut off may take to notice it, before it counts as hanging.
-const NOTICE_PATIENCE: Duration = Duration::from_millis(5);
-
-/// How far a lane may be behind the log and still count as healthy, in deliveries.
-const LAG_DELIVERIES: u64 = 4;
 
 /// How much the last delivery counts in the mean latency.
 const LATENCY_WEIGHT: f64 = 0.2;
@@ -397,173 +390,6 @@ impl LaneRunner {
                 deadline.cancel();
             }
         }
-    }
-
-    /// Whether the drain is over for this lane: nothing is under way, and there is nothing to do
-    /// before the cut. Who waits for it, then.
-    fn take_finished(&mut self, wake_at: Option<Instant>) -> Option<Drained> {
-        let cut = self.lane.cut()?;
-        let at_cut = Instant::now() >= cut;
-        if at_cut && !self.lane.is_flying() {
-            if self.lane.has_work(Instant::now()) {
-                self.lane.set_timed_out();
-            }
-            return self.drained.take();
-        }
-        let waits_past_cut = wake_at.is_none_or(|at| at >= cut);
-        // A ledger that does not record the ends may not record acknowledgements either, and what
-        // it left unrecorded has to be told before the cut.
-        let is_stalled = |drained: &Drained| self.recording && !drained.unrecorded.is_empty();
-        let for_ledger = usize::from(self.drained.as_ref().is_some_and(is_stalled));
-        // Nor does a stop wait for what an operator wants with dead letters.
-        let for_letters = usize::from(self.operations.is_changing_letters());
-        let is_over = self.tasks.len() == for_ledger + for_letters && waits_past_cut;
-        is_over.then(|| self.drained.take()).flatten()
-    }
-
-    async fn finish(&mut self, count_by: Instant) -> LaneTally {
-        let unread = match self.lane.unread_before() {
-            Some(range) => self.count_for_plugin(range, count_by).await,
-            None => 0,
-        };
-        let mut tally = self.lane.tally(Instant::now(), unread);
-        tally.state = self.state();
-        let notice_by = count_by.min(Instant::now() + NOTICE_PATIENCE);
-        tally.hung_threads = self.host.hung_threads(notice_by).await as u64;
-        let first = self.lane.first_end();
-        self.monitor.progressed(|| tally.standing(first), true);
-        self.lane.close();
-        if tally.owed + tally.dead + tally.lost + tally.owed_before > 0 || tally.timed_out {
-            warn!(
-                delivered = tally.delivered,
-                owed = tally.owed,
-                failed = tally.failed,
-                dead = tally.dead,
-                lost = tally.lost,
-                owed_before = tally.owed_before,
-                timed_out = tally.timed_out,
-                hung_threads = tally.hung_threads,
-                last_error = tally.last_error.as_deref(),
-                "drained, but not everything was delivered"
-            );
-        } else {
-            info!(delivered = tally.delivered, "drained");
-        }
-        tally
-    }
-
-    /// How many events in `range` of the log are for this plugin; all of them where the ledger
-    /// does not tell soon, by `until` at the latest.
-    async fn count_for_plugin(&self, range: RangeInclusive<Seq>, until: Instant) -> u64 {
-        const PAGE: usize = 4096;
-        let until = until.min(Instant::now() + COUNT_TIMEOUT);
-        let count = async {
-            let (mut after, mut count) = (range.start() - 1, 0);
-            while after < *range.end() {
-                let page = self.ledger.read(after, PAGE).await.ok()?;
-                let last = page.events.last()?.recorded_seq();
-                let inside = page
-                    .events
-                    .iter()
-                    .take_while(|it| it.recorded_seq() <= *range.end());
-                count += inside.filter(|event| self.lane.listens_to(event)).count() as u64;
-                after = last;
-                // A ledger in memory never makes this wait, so the clock would not be looked at.
-                if Instant::now() >= until {
-                    return None;
-                }
-                tokio::task::yield_now().await;
-            }
-            Some(count)
-        };
-        let counted = tokio::time::timeout_at(until, count).await;
-        let all = range.end() - range.start() + 1;
-        counted.ok().flatten().unwrap_or(all)
-    }
-
-    fn state(&self) -> PluginState {
-        let lag = LAG_DELIVERIES * self.host.spec().policy().max_batch as u64;
-        if self.lane.is_disabled() {
-            PluginState::Disabled
-        } else if self.lane.is_quarantined() {
-            PluginState::Quarantined
-        } else if self.lane.is_retrying() {
-            PluginState::Retrying
-        } else if self.lane.owed() > lag {
-            PluginState::Lagging
-        } else {
-            PluginState::Healthy
-        }
-    }
-
-    /// Since when the oldest event has been owed. Of one that is not read yet only the earliest
-    /// moment is known.
-    fn owed_since(&self) -> Option<Timestamp> {
-        let owed_since = self.owed_since?;
-        let unread = self.read_up_to.map_or(owed_since, |at| at.max(owed_since));
-        Some(self.lane.oldest_in_hand().unwrap_or(unread))
-    }
-
-    /// Makes the lane's state visible.
-    fn publish(&mut self) {
-        self.up_to.set(self.lane.told_up_to());
-        let (state, owed) = (self.state(), self.lane.owed());
-        self.owed_since = match owed {
-            0 => None,
-            _ => self.owed_since.or_else(|| Some(self.clock.now())),
-        };
-        let dead = self.lane.dead() as u64;
-        let last_error = self.lane.last_error();
-        self.status.send_if_modified(|status| {
-            report_change(status.state, state, last_error);
-            let is_same = status.state == state
-                && (status.owed, status.dead) == (owed, dead)
-                && status.last_error.as_ref() == last_error;
-            status.state = state;
-            (status.owed, status.dead) = (owed, dead);
-            status.last_error = last_error.cloned();
-            // To the microsecond: more is noise.
-            let rounded = |mean: f64| (mean * 1000.0).round() / 1000.0;
-            status.latency_ms = self.latency_ms.map(rounded);
-            !is_same
-        });
-    }
-
-    /// Answers those who wait until the plugin is told of all up to a place, once it is.
-    fn say_when_told(&mut self) {
-        if self.awaited.is_empty() {
-            return;
-        }
-        // What it does not take is parked, and the lane goes on; not so where it takes nothing.
-        let takes_nothing = self.lane.is_disabled() || self.lane.is_quarantined();
-        let waits = takes_nothing || self.lane.waits_until().is_some();
-        let is_over = |up_to: Seq| waits || self.lane.is_past(up_to);
-        let (told, awaited): (Vec<_>, _) = std::mem::take(&mut self.awaited)
-            .into_iter()
-            .partition(|(up_to, reply)| reply.is_closed() || is_over(*up_to));
-        self.awaited = awaited;
-        for (_, reply) in told {
-            let _ = reply.send(());
-        }
-    }
-}
-
-/// Logs that a plugin is in another state now.
-fn report_change(from: PluginState, to: PluginState, error: Option<&Arc<str>>) {
-    let (was, is) = (from.as_str(), to.as_str());
-    if from == to {
-        return;
-    }
-    if to.is_given_up() {
-        let error = error.map_or("", |error| &**error);
-        warn!(
-            was,
-            is, error, "the plugin is told nothing for now: its events stay owed"
-        );
-    } else if from.is_given_up() {
-        info!(was, is, "the plugin is told again");
-    } else {
-        debug!(was, is, "plugin state changed");
     }
 }
 

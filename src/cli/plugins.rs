@@ -30,7 +30,9 @@ enum Command {
     List,
     /// Sends a plugin a start and an end of a session that does not exist
     ///
-    /// Both are marked `synthetic`. Exits with 1 if the plugin does not take them.
+    /// Both are marked `synthetic`, and their session is called so: a plugin that does not look at the
+    /// mark takes it for a real one, as an SQL statement without `:synthetic` does. Exits with 1 if the
+    /// plugin does not take them.
     Test(Plugin),
     /// Lists a plugin's dead letters: the events that it rejected for good
     Dead(Plugin),

@@ -144,8 +144,25 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     // Read once more from the text, since `Value` no longer shows a field that came twice.
     let mut deserializer = serde_json::Deserializer::from_slice(body);
     serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
-        Problem::invalid_field(pointer_to(error.path()), error.inner().to_string())
+        let detail = error.inner().to_string();
+        Problem::invalid_field(
+            pointer_to(error.path()),
+            without_position(&detail).to_owned(),
+        )
     })
+}
+
+/// Where in the text a field is at fault, which its pointer says better.
+fn without_position(detail: &str) -> &str {
+    let (problem, position) = detail.rsplit_once(" at line ").unwrap_or((detail, ""));
+    let is_position = |text: &str| {
+        text.chars()
+            .all(|it| it.is_ascii_digit() || " column".contains(it))
+    };
+    match is_position(position) {
+        true => problem,
+        false => detail,
+    }
 }
 
 fn pointer_to(path: &Path) -> String {
@@ -284,5 +301,19 @@ mod tests {
             .to_http_request();
         let refusal = Body::from_request(&request, &mut payload).await;
         assert!(refusal.unwrap_err().to_string().contains("within 10 s"));
+    }
+
+    #[test]
+    fn a_field_at_fault_is_not_told_where_in_the_text_it_is() {
+        let unknown = "unknown variant `x`, expected one of `a`, `b`";
+        assert_eq!(
+            without_position(&format!("{unknown} at line 3 column 1")),
+            unknown
+        );
+        assert_eq!(
+            without_position("stands at line noise"),
+            "stands at line noise"
+        );
+        assert_eq!(without_position(unknown), unknown);
     }
 }

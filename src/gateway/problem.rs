@@ -326,6 +326,7 @@ mod tests {
             ),
         ];
         for (error, name, status) in cases {
+            assert_eq!(error.http_status(), status, "{name}");
             let problem = Problem::from(error);
             assert_eq!(problem.kind.name(), name);
             assert_eq!(problem.status_code().as_u16(), status, "{name}");

@@ -207,6 +207,27 @@ pub struct Recovery {
     pub reason: Option<EndReason>,
 }
 
+impl fmt::Display for Recovery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.predecessor, self.reason) {
+            (None, _) => f.write_str("no run before this one is known"),
+            (Some(_), None) => f.write_str("the run before has left no session open"),
+            (Some(_), Some(reason)) => {
+                let sessions = if self.found == 1 {
+                    "session"
+                } else {
+                    "sessions"
+                };
+                let found = self.found;
+                write!(
+                    f,
+                    "the run before has left {found} {sessions} open: ended with `{reason}`"
+                )
+            }
+        }
+    }
+}
+
 /// What the run before has left to this one, since other programs hold it.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]

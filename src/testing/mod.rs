@@ -31,7 +31,7 @@
 //!     assert_eq!(told.lines(), ["session_start sess-1", "session_end sess-1 shutdown"]);
 //!     assert!(report.duration_ms <= 2_000);
 //!     assert_eq!(report.plugins[1].name, "crm");
-//!     assert_eq!(report.plugins[1].unfinished, ["sess-1"]);
+//!     assert_eq!(report.plugins[1].unfinished[0].as_str(), "sess-1");
 //! });
 //! ```
 //!

@@ -1,9 +1,10 @@
 //! What holds when the ledger fails or hangs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use session_supervisor::testing::{Harness, Recording, recorder, recorder_with};
 use session_supervisor::{
     EndReason, Ended, Error, Hook, Hooks, Ledger as _, Outcome, Shutdown, ShutdownReport, Started,
@@ -440,6 +441,51 @@ fn the_log_may_be_ahead_of_what_lanes_are_told() {
         });
         supervisor.shutdown(Shutdown::now()).await.unwrap();
         assert_eq!(told.ends(), ["A shutdown", "B shutdown"]);
+    });
+}
+
+#[test]
+fn one_of_thousands_of_starts_that_the_ledger_refuses_leaves_the_others_alone() {
+    in_virtual_time(async |harness| {
+        let ledger = FaultyLedger::new();
+        let supervisor = harness.start(builder().ledger(ledger.clone())).await;
+        let start_all = || {
+            let starts = (0..3_000).map(|n| format!("s{n}"));
+            join_all(starts.map(async |name| {
+                let started = supervisor.started(crate::support::session(&name)).await;
+                started.map(|_| ()).map_err(|_| name)
+            }))
+        };
+        ledger.breaks(Call::Append, 1_500, Fault::FailsOnce);
+        let refused: Vec<_> = start_all()
+            .await
+            .into_iter()
+            .filter_map(Result::err)
+            .collect();
+        assert_eq!(refused.len(), 1);
+        assert_eq!(supervisor.active_sessions().await.unwrap(), 2_999);
+        // Nothing of it is left behind: not its id, nor its place.
+        supervisor.begin(&refused[0]).await;
+        let ids = supervisor.snapshot().await.unwrap();
+        let ids: BTreeSet<_> = ids.iter().map(|session| session.id.clone()).collect();
+        assert_eq!(ids.len(), 3_000);
+    });
+}
+
+#[test]
+fn a_look_up_that_fails_for_one_of_thousands_of_starts_is_made_again_for_each() {
+    in_virtual_time(async |harness| {
+        let ledger = FaultyLedger::new();
+        let supervisor = harness.start(builder().ledger(ledger.clone())).await;
+        ledger.breaks(Call::LastEnded, 700, Fault::FailsOnce);
+        let starts = (0..1_000).map(|n| format!("s{n}"));
+        let started = join_all(starts.map(async |name| {
+            supervisor
+                .started(crate::support::session(&name))
+                .await
+                .is_ok()
+        }));
+        assert!(started.await.into_iter().all(|is_ok| is_ok));
     });
 }
 

@@ -133,9 +133,13 @@ impl Stop {
 
 fn under_way(asked: &Asked, now: Timestamp) -> String {
     let left = asked.deadline_at.duration_since(now);
-    let left = age(left.try_into().unwrap_or_default());
+    // Rounded up: a moment has passed since it was asked for.
+    let left = Duration::try_from(left).unwrap_or_default() + Duration::from_millis(999);
+    let left = age(Duration::from_secs(left.as_secs()));
     let reason = clean(&asked.reason);
-    format!("the gateway is stopping, reason {reason}, and is done in {left} at the latest")
+    format!(
+        "the gateway is stopping, reason {reason}: hooks and drain are over in {left} at the latest"
+    )
 }
 
 fn rehearsed(stop: &Rehearsed) -> String {
@@ -224,6 +228,6 @@ mod tests {
             "deadline_at": "2026-11-22T11:00:03.000Z"});
         let asked = serde_json::from_value(asked).unwrap();
         let now = "2026-11-22T11:00:00Z".parse().unwrap();
-        assert_snapshot!(under_way(&asked, now), @"the gateway is stopping, reason restart, and is done in 3s at the latest");
+        assert_snapshot!(under_way(&asked, now), @"the gateway is stopping, reason restart: hooks and drain are over in 3s at the latest");
     }
 }

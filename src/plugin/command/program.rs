@@ -53,7 +53,7 @@ pub(super) fn find(program: &OsStr, path: Option<&OsStr>) -> Result<PathBuf, Str
     }
     let Some(path) = path else {
         return Err(format!(
-            "`{shown}` is to be found in PATH, which the program is not given"
+            "`{shown}` is to be found in PATH, which the program is not given: add `PATH` to `pass_env`"
         ));
     };
     let files = env::split_paths(path).map(|directory| directory.join(program));

@@ -134,6 +134,8 @@ pub(crate) struct ActiveSessions {
     by_start: StartOrder,
     /// The places of the starts of each holder's.
     by_holder: HashMap<HolderId, BTreeSet<Seq>>,
+    /// How many there are whose end is being recorded.
+    ending: usize,
     /// What moments count from.
     epoch: Instant,
 }
@@ -146,6 +148,7 @@ impl Default for ActiveSessions {
             keys: Index::default(),
             by_start: StartOrder::default(),
             by_holder: HashMap::new(),
+            ending: 0,
             epoch: Instant::now(),
         }
     }
@@ -226,11 +229,15 @@ impl ActiveSessions {
             .map(Entry::open)
     }
 
-    /// Takes out every session whose end is not under way, but those that `stays` says stay.
-    pub(crate) fn take_not_ending(&mut self, stays: impl Fn(&Session) -> bool) -> Self {
+    /// Takes out every session whose end is not under way, but, if `keeps_held`, those of holders.
+    pub(crate) fn take_not_ending(&mut self, keeps_held: bool) -> Self {
+        let stays =
+            |entry: &Entry| entry.place.is_ending() || keeps_held && entry.session.holder.is_some();
         // Usually there is none, and a million sessions change hands in no time.
-        let staying = self.entries.iter();
-        let staying = staying.filter(|(_, entry)| entry.place.is_ending() || stays(&entry.session));
+        let some_stay = self.ending > 0 || keeps_held && !self.by_holder.is_empty();
+        let entries = some_stay.then(|| self.entries.iter());
+        let staying = entries.into_iter().flatten();
+        let staying = staying.filter(|(_, entry)| stays(entry));
         let staying: Vec<_> = staying.map(|(slot, _)| slot as Slot).collect();
         let staying = staying.into_iter().map(|slot| self.take_out(slot));
         let mut staying: Vec<_> = staying.collect();
@@ -294,6 +301,7 @@ impl ActiveSessions {
     }
 
     fn put_in(&mut self, entry: Entry) {
+        self.ending += usize::from(entry.place.is_ending());
         let slot = self.entries.insert(entry) as Slot;
         let (entries, id) = (&self.entries, &self.entries[slot as usize].session.id);
         self.ids
@@ -339,6 +347,7 @@ impl ActiveSessions {
         self.release(slot);
         let entry = self.entries.remove(slot as usize);
         self.ids.remove(&entry.session.id, slot);
+        self.ending -= usize::from(entry.place.is_ending());
         entry
     }
 
@@ -362,7 +371,9 @@ impl ActiveSessions {
 
     pub(crate) fn set_ending(&mut self, id: &SessionId, ending: bool) {
         if let Some(entry) = self.entry_mut(id) {
+            let was_ending = entry.place.is_ending();
             entry.place.set_ending(ending);
+            self.ending = self.ending + usize::from(ending) - usize::from(was_ending);
         }
     }
 
@@ -490,7 +501,7 @@ mod tests {
         active.set_ending(&sessions[3].id, true);
         assert_eq!(page(&active, 0), ["c", "b"]);
 
-        let taken = TakenSessions::new(active.take_not_ending(|_| false));
+        let taken = TakenSessions::new(active.take_not_ending(false));
         let snapshot = [(amended, 4), (Arc::clone(&sessions[2]), 6)];
         let snapshot = snapshot.map(|(session, seq)| OpenSession::new(session, seq));
         assert_eq!(**taken.all(), snapshot);
@@ -536,11 +547,17 @@ mod tests {
         for n in 21..=30 {
             active.insert(&session(&name(n), Some(&name(n))), n, now, Duration::ZERO);
         }
-        let is_even = |session: &Session| session.id.as_str().ends_with(['0', '2', '4', '6', '8']);
-        let taken = TakenSessions::new(active.take_not_ending(is_even));
+        for n in (12..=30).step_by(2) {
+            active.set_ending(&SessionId::new(name(n)).unwrap(), true);
+        }
+        let taken = TakenSessions::new(active.take_not_ending(false));
         let taken: Vec<_> = taken.all().iter().map(|open| open.start_seq).collect();
         let odd: Vec<_> = (11..=30).filter(|n| n % 2 == 1).collect();
         assert_eq!(taken, odd);
+        for n in (12..=30).step_by(2) {
+            active.set_ending(&SessionId::new(name(n)).unwrap(), false);
+        }
+        assert_eq!((active.len(), active.ending), (10, 0));
         let filter = SessionFilter::default();
         let left = active.matching(&filter, now, Timestamp::UNIX_EPOCH, 0);
         let left: Vec<_> = left.map(|record| record.start_seq).collect();

@@ -138,11 +138,8 @@ impl SharedSessions {
         }
     }
 
-    pub(in crate::registry) fn take_not_ending(
-        &self,
-        stays: impl Fn(&Session) -> bool,
-    ) -> TakenSessions {
-        let taken = self.write().take_not_ending(stays);
+    pub(in crate::registry) fn take_not_ending(&self, keeps_held: bool) -> TakenSessions {
+        let taken = self.write().take_not_ending(keeps_held);
         // Those who look meanwhile need not wait for this.
         TakenSessions::new(taken)
     }

@@ -12,7 +12,7 @@ use super::SessionRegistry;
 use super::handlers::refused;
 use crate::error::Error;
 use crate::event::OpenSession;
-use crate::session::{End, EndDetails, EndReason, Session};
+use crate::session::{End, EndDetails, EndReason};
 
 /// A door that was closed.
 pub(super) enum Closing {
@@ -43,8 +43,7 @@ impl SessionRegistry {
         };
         let now = self.settings.clock.now();
         let end = Arc::new(End::now(reason, EndDetails::default(), now));
-        let stays = |session: &Session| keeps_held && session.holder.is_some();
-        let sessions = self.active.take_not_ending(stays);
+        let sessions = self.active.take_not_ending(keeps_held);
         if self.active.len() > 0 {
             info!(
                 sessions = self.active.len(),
