@@ -110,7 +110,7 @@ name_type!(
 );
 name_type!(
     /// What a session is *for*, such as a conversation or a device. At most one active session has
-    /// a given key; starting another under it ends the first with [`EndReason::Replaced`].
+    /// a given key; starting another under it ends the first with [`Replaced`](super::EndReason::Replaced).
     SessionKey,
     "key"
 );
