@@ -125,8 +125,7 @@ impl Handler<RecordEach> for PluginBus {
             let took = began.elapsed();
             // One error is that of all.
             let mut appended = appended.unwrap_or_else(|error| vec![Err(error); count]);
-            let too_few = || Err(LedgerError::new("it has answered less than it was asked"));
-            appended.resize_with(count, too_few);
+            appended.resize_with(count, || Err(LedgerError::too_few_answers()));
             let places = appended.into_iter().map(|outcome| {
                 let events = recorder.count(outcome, took)?;
                 Ok(events.last().map_or(0, Event::recorded_seq))

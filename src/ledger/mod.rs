@@ -52,6 +52,16 @@ impl LedgerError {
         }
     }
 
+    /// As many requests wait for it as may.
+    pub(crate) fn full() -> Self {
+        Self::new("too many requests wait for it")
+    }
+
+    /// It has not answered all that it was asked.
+    pub(crate) fn too_few_answers() -> Self {
+        Self::new("it has answered less than it was asked")
+    }
+
     /// It has not answered for as long as it could be waited for.
     pub(crate) fn late() -> Self {
         Self::new("it did not answer in time")

@@ -174,7 +174,7 @@ pub(super) fn submit<J, T: Send + 'static>(
             let answer = answer.map(move |answer| answer.unwrap_or_else(|_| Err(stopped())));
             return answer.boxed();
         }
-        Err(TrySendError::Full(_)) => LedgerError::new("too many requests wait for it"),
+        Err(TrySendError::Full(_)) => LedgerError::full(),
         Err(TrySendError::Disconnected(_)) => stopped(),
     };
     std::future::ready(Err(refused)).boxed()

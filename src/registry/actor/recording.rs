@@ -69,7 +69,9 @@ impl SessionRegistry {
         if self.unsent.len() == 1 {
             ctx.address().do_send(SendUnsent);
         }
-        self.send_if_many(ctx);
+        if self.unsent.len() >= MAX_TOGETHER {
+            self.send_unsent(ctx);
+        }
     }
 
     /// Refuses what would wait for a ledger that so many wait for already.
@@ -77,13 +79,7 @@ impl SessionRegistry {
         if self.recording < MAX_RECORDING {
             return Ok(());
         }
-        Err(LedgerError::new("too many requests wait for it").into())
-    }
-
-    fn send_if_many(&mut self, ctx: &mut Context<Self>) {
-        if self.unsent.len() >= MAX_TOGETHER {
-            self.send_unsent(ctx);
-        }
+        Err(LedgerError::full().into())
     }
 
     fn send_if_may(&mut self, ctx: &mut Context<Self>) {
@@ -194,7 +190,9 @@ async fn record_together(
                 let session = match known {
                     Some(known) => Ok(known.session.replace_details(new)),
                     None => {
-                        let previous = previous.next().unwrap_or_else(|| Err(too_few()));
+                        let previous = previous
+                            .next()
+                            .unwrap_or_else(|| Err(LedgerError::too_few_answers()));
                         let incarnation = Incarnation::generate();
                         previous.map(|previous| Session::begin(new, incarnation, previous, now))
                     }
@@ -258,12 +256,8 @@ async fn lives_before(
             let singly = ids.into_iter().map(|id| ledger.last_incarnations(vec![id]));
             let found = join_all(singly).await.into_iter();
             found
-                .map(|found| found?.pop().ok_or_else(too_few))
+                .map(|found| found?.pop().ok_or_else(LedgerError::too_few_answers))
                 .collect()
         }
     }
-}
-
-fn too_few() -> LedgerError {
-    LedgerError::new("it has answered less than it was asked")
 }
