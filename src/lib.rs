@@ -43,6 +43,7 @@
 //! | `bus` | [`PluginBus`]: records events and has a lane per plugin |
 //! | `shutdown` | [`ShutdownCoordinator`]: phases, cap and report of a stop |
 //! | `supervisor` | [`SessionSupervisor`]: builder and handle |
+//! | `web` | what a service on actix-web needs besides |
 //! | `gateway` | the HTTP API over the handle |
 //! | [`testing`] | for tests of plugins: recorders, gates, misbehaving plugins, a harness |
 //! | `config`, `cli`, `telemetry` | the binary |
@@ -76,6 +77,8 @@ mod supervisor;
 #[cfg(feature = "cli")]
 mod telemetry;
 pub mod testing;
+#[cfg(feature = "actix-web")]
+mod web;
 
 pub use self::bus::{
     DeliveryState, PluginBus, PluginState, PluginStatus, PluginTest, RecordedEnds, Redelivered,
@@ -139,6 +142,6 @@ struct Readme;
 struct HooksGuide;
 
 /// Runs the examples of the guide for services as tests.
-#[cfg(all(doctest, feature = "sqlite"))]
+#[cfg(all(doctest, feature = "actix-web", feature = "sqlite"))]
 #[doc = include_str!("../docs/embedding.md")]
 struct EmbeddingGuide;

@@ -13,7 +13,6 @@ use std::net::TcpListener;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use actix_web::error::{ErrorBadRequest, ErrorServiceUnavailable};
 use actix_web::web::{Data, Path, Payload};
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, get};
 use actix_ws::{AggregatedMessage, AggregatedMessageStream, CloseCode, CloseReason, Session};
@@ -61,13 +60,7 @@ async fn main() -> anyhow::Result<ExitCode> {
     .run();
 
     // Until its sessions have had their ends the server goes on, and says that it is not ready.
-    let http = server.handle();
-    supervisor.add_teardown_step("http", move || async move {
-        http.stop(true).await;
-        Ok(())
-    });
-    server.await?;
-    let report = supervisor.stopped().await?;
+    let report = supervisor.serve(server).await?;
     Ok(ExitCode::from(report.exit_code))
 }
 
@@ -107,11 +100,10 @@ async fn join(
     room: Data<Room>,
 ) -> actix_web::Result<HttpResponse> {
     let name = name.into_inner();
-    let key = SessionKey::new(format!("chat:{name}")).map_err(ErrorBadRequest)?;
+    let key = SessionKey::new(format!("chat:{name}"))?;
     let new = NewSession::new(SessionId::generate()).with_key(key);
     let (response, socket, messages) = actix_ws::handle(&request, body)?;
-    let guard = supervisor.guard(new).await;
-    let guard = guard.map_err(ErrorServiceUnavailable)?;
+    let guard = supervisor.guard(new).await?;
     let messages = messages.aggregate_continuations();
     actix_web::rt::spawn(talk(name, guard, socket, messages, room));
     Ok(response)

@@ -179,7 +179,7 @@ fn columns(moments: &[Moment; 7]) -> [usize; 7] {
 
 fn plugins(plugins: &[PluginConfig]) -> String {
     if plugins.is_empty() {
-        return "no plugin is configured: starts and ends are told to nobody".into();
+        return "warning: no plugin is configured: starts and ends are told to nobody".into();
     }
     let mut table = Table::new(&[
         "PLUGIN",
@@ -321,6 +321,6 @@ mod tests {
 
     #[test]
     fn nobody_told_is_said() {
-        assert_snapshot!(plugins(&[]), @"no plugin is configured: starts and ends are told to nobody");
+        assert_snapshot!(plugins(&[]), @"warning: no plugin is configured: starts and ends are told to nobody");
     }
 }

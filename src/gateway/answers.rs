@@ -1,12 +1,20 @@
 //! How many requests are being answered.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 /// The requests that are being answered, on all threads.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Answers(Arc<watch::Sender<usize>>);
+pub(super) struct Answers(Arc<Count>);
+
+#[derive(Debug, Default)]
+struct Count {
+    under_way: AtomicUsize,
+    /// The last one that was under way is over.
+    is_over: Notify,
+}
 
 /// One of them. It is over when this is dropped.
 #[derive(Debug)]
@@ -16,20 +24,29 @@ pub(super) struct Answering(Answers);
 impl Answers {
     /// One more is being answered.
     pub(super) fn begin(&self) -> Answering {
-        self.0.send_modify(|count| *count += 1);
+        self.0.under_way.fetch_add(1, Ordering::Relaxed);
         Answering(self.clone())
     }
 
     /// Completes when none is.
     pub(super) async fn over(&self) {
-        // Its sender is here, so this does not fail.
-        let _ = self.0.subscribe().wait_for(|count| *count == 0).await;
+        loop {
+            // Told of what is over from here on, so before the look.
+            let is_over = self.0.is_over.notified();
+            if self.0.under_way.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            is_over.await;
+        }
     }
 }
 
 impl Drop for Answering {
     fn drop(&mut self) {
-        self.0.0.send_modify(|count| *count -= 1);
+        let Answers(count) = &self.0;
+        if count.under_way.fetch_sub(1, Ordering::Release) == 1 {
+            count.is_over.notify_waiters();
+        }
     }
 }
 

@@ -134,6 +134,16 @@ impl Body {
 }
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    // A struct may be read from an array too, which is no object.
+    let is_object = body.trim_ascii_start().starts_with(b"{");
+    match serde_json::from_slice(body) {
+        Ok(request) if is_object => Ok(request),
+        _ => explain(body),
+    }
+}
+
+/// What is wrong with a body that can't be read.
+fn explain<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     // First whether it is JSON at all, then what it says: a malformed body must not be taken for
     // one with an invalid field because that comes first.
     let document: Value = serde_json::from_slice(body)
@@ -141,7 +151,7 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     if !document.is_object() {
         return Err(Problem::invalid_field("#", "must be a JSON object"));
     }
-    // Read once more from the text, since `Value` no longer shows a field that came twice.
+    // From the text, since `Value` no longer shows a field that came twice.
     let mut deserializer = serde_json::Deserializer::from_slice(body);
     serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let detail = error.inner().to_string();

@@ -73,16 +73,14 @@ struct Served {
     last_shutdown: LastShutdown,
 }
 
-/// Every request that the gateway answers. [`openapi`] describes the same.
+/// Every request that the gateway answers, with those first that come most often, since the router tries
+/// one path after the other. [`openapi`] describes the same.
 fn endpoints() -> Vec<Endpoint> {
     vec![
-        get("/healthz", health::alive),
-        get("/readyz", health::ready),
-        get("/openapi.json", openapi::show),
         get("/v1/sessions", sessions::list).for_holders(),
         post("/v1/sessions", sessions::start).for_holders(),
-        get("/v1/sessions/{id}", sessions::show).for_holders(),
         post("/v1/sessions/{id}/touch", sessions::touch).for_holders(),
+        get("/v1/sessions/{id}", sessions::show).for_holders(),
         post("/v1/sessions/{id}/end", sessions::end).for_holders(),
         post("/v1/bulk-end", bulk::end).for_holders(),
         get("/v1/holders", holders::list).for_holders(),
@@ -98,6 +96,9 @@ fn endpoints() -> Vec<Endpoint> {
         delete("/v1/plugins/{name}/dead-letters", dead_letters::delete),
         post("/v1/plugins/{name}/redeliver", dead_letters::redeliver),
         get("/v1/events", events::follow).for_holders(),
+        get("/healthz", health::alive),
+        get("/readyz", health::ready),
+        get("/openapi.json", openapi::show),
         get("/metrics", metrics::scrape),
         post("/v1/shutdown", stop::shut_down),
         get("/v1/reports/last", stop::last_report),

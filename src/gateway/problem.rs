@@ -179,9 +179,13 @@ impl Problem {
         Self::new(Kind::ReservedReason, detail.clone()).at("#/reason", detail)
     }
 
-    /// A resource that has only the methods `allow`.
-    pub(super) fn method_not_allowed(allow: String) -> Self {
-        let detail = format!("use one of {allow}");
+    /// A resource that has only the methods `allow`, and may end by a request of its own.
+    pub(super) fn method_not_allowed(allow: String, can_end: bool) -> Self {
+        let hint = match can_end {
+            true => "; to end it, POST to it with `/end` behind",
+            false => "",
+        };
+        let detail = format!("use one of {allow}{hint}");
         Self {
             allow: Some(allow),
             ..Self::new(Kind::MethodNotAllowed, detail)

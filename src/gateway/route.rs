@@ -1,6 +1,6 @@
 //! Routes: what the router and the API's description are both held against.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use actix_web::body::BoxBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
@@ -131,22 +131,30 @@ where
     Endpoint::new(path, Method::DELETE, web::delete().to(handler))
 }
 
-/// Puts `endpoints` into the router: those at one path together, with a refusal of all other
-/// methods.
+/// Puts `endpoints` into the router, which tries their paths in this order: those at one path together,
+/// with a refusal of all other methods.
 pub(super) fn register(config: &mut ServiceConfig, endpoints: Vec<Endpoint>) {
-    let mut paths: BTreeMap<&str, Vec<Endpoint>> = BTreeMap::new();
+    let ends = endpoints
+        .iter()
+        .filter_map(|it| it.path.strip_suffix("/end"));
+    let can_end: BTreeSet<_> = ends.collect();
+    let mut paths: Vec<(&str, Vec<Endpoint>)> = Vec::new();
     for endpoint in endpoints {
-        paths.entry(endpoint.path).or_default().push(endpoint);
+        match paths.iter_mut().find(|(path, _)| *path == endpoint.path) {
+            Some((_, there)) => there.push(endpoint),
+            None => paths.push((endpoint.path, vec![endpoint])),
+        }
     }
     for (path, endpoints) in paths {
-        config.service(resource(path, endpoints));
+        config.service(resource(path, endpoints, can_end.contains(path)));
     }
 }
 
-fn resource(path: &str, endpoints: Vec<Endpoint>) -> Resource {
+/// What `can_end` has a path of its own for that, where those look who would delete it.
+fn resource(path: &str, endpoints: Vec<Endpoint>, can_end: bool) -> Resource {
     let allow = allow(&endpoints);
     let refuse = move || {
-        let refusal = Problem::method_not_allowed(allow.clone());
+        let refusal = Problem::method_not_allowed(allow.clone(), can_end);
         async move { Err::<&str, _>(refusal) }
     };
     let resource = web::resource(pattern(path)).default_service(web::to(refuse));

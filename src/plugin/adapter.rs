@@ -9,13 +9,27 @@ use std::rc::Rc;
 use actix::prelude::*;
 use futures_util::FutureExt as _;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use tracing::{Instrument as _, Span, info_span};
 
 use super::{Disabled, Down, OutOfTime, Plugin};
 use crate::event::{Deadline, Deliver, Event};
 use crate::session::SessionId;
 
 /// The actor around a [`Plugin`].
-pub(super) struct PluginActor<P>(pub(super) Rc<P>);
+pub(super) struct PluginActor<P> {
+    plugin: Rc<P>,
+    /// So that what the plugin logs names it.
+    span: Span,
+}
+
+impl<P: Plugin> PluginActor<P> {
+    /// The plugin that `make` makes.
+    pub(super) fn new(name: &str, make: impl FnOnce() -> P) -> Self {
+        let span = info_span!("plugin", plugin = name);
+        let plugin = Rc::new(span.in_scope(make));
+        Self { plugin, span }
+    }
+}
 
 impl<P: Plugin> Actor for PluginActor<P> {
     type Context = Context<Self>;
@@ -25,8 +39,8 @@ impl<P: Plugin> Handler<Deliver> for PluginActor<P> {
     type Result = ResponseFuture<anyhow::Result<()>>;
 
     fn handle(&mut self, delivery: Deliver, _: &mut Context<Self>) -> Self::Result {
-        let plugin = Rc::clone(&self.0);
-        Box::pin(async move {
+        let plugin = Rc::clone(&self.plugin);
+        let delivering = async move {
             // It waited behind something that blocked this thread.
             if delivery.deadline.is_over() {
                 return Err(OutOfTime("cut off").into());
@@ -38,7 +52,8 @@ impl<P: Plugin> Handler<Deliver> for PluginActor<P> {
                 // The lane has given up on it: what goes on would run beside the next attempt.
                 () = delivery.deadline.over() => Err(OutOfTime("cut off").into()),
             }
-        })
+        };
+        Box::pin(delivering.instrument(self.span.clone()))
     }
 }
 

@@ -13,7 +13,6 @@ mod webhook;
 
 use std::any::Any;
 use std::fmt;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -245,7 +244,9 @@ impl PluginSpec {
         name: impl Into<Arc<str>>,
         make: impl Fn() -> P + Send + Sync + 'static,
     ) -> Self {
-        Self::actor(name, move || PluginActor(Rc::new(make())))
+        let name = name.into();
+        let named = Arc::clone(&name);
+        Self::actor(name, move || PluginActor::new(&named, &make))
     }
 
     /// An actor. `make` is called on the plugin's own thread, and again when the actor has died:

@@ -27,4 +27,5 @@ mod testing;
 mod tracker;
 mod upkeep;
 mod watching;
+mod web;
 mod webhook;

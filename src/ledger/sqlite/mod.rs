@@ -6,6 +6,7 @@
 //! may take long. The newest part of the log is in memory, and plugins that keep up are served from
 //! there.
 
+mod checkpoints;
 mod fault;
 mod reader;
 mod reclaim;
@@ -26,6 +27,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use jiff::Timestamp;
 
+use self::checkpoints::Checkpoints;
 pub use self::fault::OpenError;
 use self::reader::Reader;
 use self::records::State;
@@ -108,7 +110,7 @@ impl SqliteLedger {
         let in_io = |error: std::io::Error| OpenError::io(path, &error);
         // SQLite takes some relative paths for something else, such as `:memory:`.
         let path = &std::path::absolute(path).map_err(in_io)?;
-        let connection = schema::open(path, durability, migrations)?;
+        let mut connection = schema::open(path, durability, migrations)?;
         let place = |sql| connection.query_row(sql, [], |row| row.get(0));
         let in_sql = |error: rusqlite::Error| OpenError::sql(path, &error);
         let head: Seq = place(HEAD).map_err(in_sql)?;
@@ -120,8 +122,17 @@ impl SqliteLedger {
             Reader::spawn(name, connection, path.clone()).map_err(in_io)
         };
         let (lookups, lists) = (reader("ledger-lookups")?, reader("ledger-lists")?);
+        let checkpoints = schema::connect(path).map_err(in_sql)?;
+        let checkpoints = Checkpoints::spawn(checkpoints, &mut connection).map_err(in_io)?;
         let state = State::new(head);
-        let writer = Writer::spawn(connection, path.clone(), state, Arc::clone(&shared), guard);
+        let writer = Writer::spawn(
+            connection,
+            checkpoints,
+            path.clone(),
+            state,
+            Arc::clone(&shared),
+            guard,
+        );
         let files = [path.clone(), schema::beside(path, "-wal")];
         let files = files.into_iter().map(FileInUse::at);
         Ok(Self {

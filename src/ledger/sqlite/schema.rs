@@ -68,7 +68,7 @@ pub(super) fn open_to_read(path: &Path) -> Result<Connection, OpenError> {
     connect().map_err(|error| OpenError::sql(path, &error))
 }
 
-fn connect(path: &Path) -> rusqlite::Result<Connection> {
+pub(super) fn connect(path: &Path) -> rusqlite::Result<Connection> {
     // Without `SQLITE_OPEN_CREATE` and `SQLITE_OPEN_URI`.
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
@@ -90,12 +90,10 @@ fn settle(connection: &Connection, durability: Durability) -> rusqlite::Result<(
         Durability::Power => "FULL",
         Durability::Process => "NORMAL",
     };
-    // The `-wal` file is worked off into the main one at 16 MiB, and shortened if a large
-    // transaction or a long reader made it grow beyond 64.
+    // The `-wal` file is shortened if a large transaction or a long reader made it grow beyond 64 MiB.
     connection.execute_batch(&format!(
         "PRAGMA journal_mode = WAL;
          PRAGMA synchronous = {synchronous};
-         PRAGMA wal_autocheckpoint = 4096;
          PRAGMA journal_size_limit = 67108864;"
     ))?;
     // It finds out whether the file may be written at all.

@@ -11,6 +11,7 @@ use futures_util::FutureExt as _;
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
+use super::checkpoints::Checkpoints;
 use super::fault::Fault;
 use super::records::{Records, State};
 use super::schema;
@@ -91,6 +92,7 @@ impl Writer {
     /// closed the file.
     pub(super) fn spawn(
         connection: Connection,
+        checkpoints: Checkpoints,
         path: PathBuf,
         state: State,
         shared: Arc<Shared>,
@@ -100,6 +102,7 @@ impl Writer {
         let (ahead, waiting_ahead) = sync_channel(MAX_AHEAD);
         let mut worker = Worker {
             connection,
+            checkpoints,
             path,
             state,
             shared,
@@ -182,6 +185,7 @@ pub(super) fn submit<J, T: Send + 'static>(
 
 struct Worker {
     connection: Connection,
+    checkpoints: Checkpoints,
     path: PathBuf,
     state: State,
     shared: Arc<Shared>,
@@ -233,6 +237,8 @@ impl Worker {
             };
             job.answer(outcome);
         }
+        let is_stopping = self.shared.is_stopping();
+        self.checkpoints.tend(&self.connection, is_stopping);
     }
 
     fn run(&mut self, group: &mut [Box<dyn Job>]) -> Result<Vec<Result<(), LedgerError>>, Fault> {

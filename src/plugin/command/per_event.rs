@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use futures_util::FutureExt as _;
 use tokio::io::AsyncWriteExt as _;
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{Instrument as _, info};
 
 use super::CommandSettings;
 use super::group::{Ending, Group, Pipes, beside};
@@ -62,7 +62,8 @@ async fn run(settings: &CommandSettings, input: Vec<u8>) -> anyhow::Result<()> {
         .map_err(Down::new)?;
     let given_up = CancellationToken::new();
     let _given_up_when_dropped = given_up.clone().drop_guard();
-    actix_rt::spawn(keep(group, pipes, input, given_up, settings.name()))
+    let keep = keep(group, pipes, input, given_up, settings.name());
+    actix_rt::spawn(keep.in_current_span())
         .await
         .context("its child's task failed")?
 }

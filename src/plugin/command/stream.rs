@@ -13,7 +13,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{Instrument as _, info};
 
 use super::CommandSettings;
 use super::answer::Unanswered;
@@ -128,7 +128,8 @@ impl Program {
         let (input, lines) = mpsc::channel(QUEUED_DELIVERIES);
         let life = Rc::new(Life::default());
         let group = group.with_last_grace();
-        let kept = actix_rt::spawn(keep(group, pipes, lines, Rc::clone(&life), name));
+        let keep = keep(group, pipes, lines, Rc::clone(&life), name);
+        let kept = actix_rt::spawn(keep.in_current_span());
         let gone = kept.map(|fate| fate.unwrap_or_else(|error| error.to_string().into()));
         Ok(Self {
             input,

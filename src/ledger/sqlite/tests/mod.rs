@@ -1,5 +1,6 @@
 //! The ledger and its file.
 
+mod checkpoints;
 mod faults;
 mod files;
 mod model;

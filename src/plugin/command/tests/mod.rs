@@ -5,7 +5,6 @@ mod stream;
 
 use std::fs;
 use std::path::PathBuf;
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
@@ -104,7 +103,7 @@ impl Folder {
 }
 
 fn start(settings: CommandSettings) -> Recipient<Deliver> {
-    let actor = PluginActor(Rc::new(CommandPlugin::new(settings)));
+    let actor = PluginActor::new("command", || CommandPlugin::new(settings));
     actor.start().recipient()
 }
 

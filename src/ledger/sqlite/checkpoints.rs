@@ -1,0 +1,131 @@
+//! Working the journal into the database, on a thread of its own: what waits to be recorded need not
+//! wait for that.
+//!
+//! SQLite begins its journal anew when a writer finds that all of it is in the database. A thread
+//! beside a writer that is busy never gets it so far, since there is always a little more by then. So
+//! the thread copies most of it, and the writer the few pages that are left, between two groups.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::thread::JoinHandle;
+
+use rusqlite::{Connection, Result};
+
+/// From how many pages on the journal is worked into the database, 2 MiB. The disk has a commit wait
+/// while it takes them, so they are to be few.
+const FROM: usize = 512;
+
+/// From how many on during a stop, 16 MiB, where nobody waits for a single commit, but for all of them.
+const FROM_AT_STOP: usize = 4096;
+
+/// How many pages the writer copies itself.
+const FEW: usize = 256;
+
+/// With so many, 64 MiB, the writer waits for the thread, and copies what is left however much it is:
+/// the disk takes less than it writes.
+const MOST: usize = 16_384;
+
+/// The thread, as the writer sees it. Dropping it waits for what is under way.
+#[derive(Debug)]
+pub(super) struct Checkpoints {
+    /// How many pages the journal has since the last commit.
+    pages: Arc<AtomicUsize>,
+    /// None once it is to end.
+    wanted: Option<SyncSender<()>>,
+    /// How many pages of the journal are in the database.
+    copied: Receiver<usize>,
+    is_under_way: bool,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Checkpoints {
+    /// Starts the thread, which copies over `connection` what `writer` commits.
+    pub(super) fn spawn(connection: Connection, writer: &mut Connection) -> io::Result<Self> {
+        let pages = Arc::new(AtomicUsize::new(0));
+        let seen = Arc::clone(&pages);
+        // It takes the place of SQLite's own, which copies within a commit.
+        let hook = move |_: &mut _, pages| {
+            seen.store(usize::try_from(pages).unwrap_or(0), Ordering::Relaxed);
+            Ok(())
+        };
+        writer.wal_hook(Some(hook)).map_err(io::Error::other)?;
+        let (wanted, wants) = sync_channel(1);
+        let (done, copied) = sync_channel(1);
+        let thread = std::thread::Builder::new()
+            .name("ledger-checkpoints".into())
+            .spawn(move || {
+                for () in wants {
+                    if done.send(checkpoint(&connection)).is_err() {
+                        return;
+                    }
+                }
+            })?;
+        Ok(Self {
+            pages,
+            wanted: Some(wanted),
+            copied,
+            is_under_way: false,
+            thread: Some(thread),
+        })
+    }
+
+    /// After a commit of `writer`: has the journal worked into the database if it is time, and does
+    /// its own part.
+    pub(super) fn tend(&mut self, writer: &Connection, is_stopping: bool) {
+        let from = if is_stopping { FROM_AT_STOP } else { FROM };
+        let pages = self.pages.load(Ordering::Relaxed);
+        if !self.is_under_way {
+            if pages >= from {
+                self.begin(writer);
+            }
+        } else if let Some(copied) = self.outcome(pages) {
+            self.is_under_way = false;
+            if pages.saturating_sub(copied) <= FEW || pages >= MOST {
+                checkpoint(writer);
+            } else {
+                self.begin(writer);
+            }
+        }
+    }
+
+    fn begin(&mut self, writer: &Connection) {
+        let asked = self.wanted.as_ref().map(|wanted| wanted.try_send(()));
+        self.is_under_way = matches!(asked, Some(Ok(())));
+        if !self.is_under_way {
+            // The thread has died of a panic.
+            checkpoint(writer);
+        }
+    }
+
+    /// How many pages the thread has found or brought into the database; none while it is at it.
+    fn outcome(&self, pages: usize) -> Option<usize> {
+        match self.copied.try_recv() {
+            Ok(copied) => Some(copied),
+            Err(TryRecvError::Empty) if pages < MOST => None,
+            Err(_) => Some(self.copied.recv().unwrap_or(0)),
+        }
+    }
+}
+
+impl Drop for Checkpoints {
+    fn drop(&mut self) {
+        self.wanted = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic has said so itself.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Copies what is in the journal into the database, as far as nobody reads what was there before;
+/// says how many pages of the journal are in it then.
+fn checkpoint(connection: &Connection) -> usize {
+    let sql = "PRAGMA wal_checkpoint(PASSIVE)";
+    let copied: Result<usize> = connection.query_row(sql, [], |row| row.get(2));
+    copied.unwrap_or_else(|error| {
+        tracing::debug!(%error, "the ledger's journal can't be worked into it yet");
+        0
+    })
+}

@@ -1,0 +1,136 @@
+//! Services on actix-web: a server over real connections, in real time, since the supervisor has
+//! threads of its own.
+
+use std::time::Duration;
+
+use actix_web::dev::{ServerHandle, Service as _};
+use actix_web::test::{TestRequest, call_service, init_service, read_body};
+use actix_web::web::{Data, get};
+use actix_web::{App, HttpResponse, HttpServer};
+use session_supervisor::testing::gated;
+use session_supervisor::{
+    EndReason, Error, Hook, LedgerError, Outcome, SessionKey, SessionSupervisor, Shutdown,
+    StepOutcome,
+};
+
+use crate::support::id;
+
+/// How long anything may take before a test fails instead of hanging.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+async fn in_time<T>(work: impl Future<Output = T>) -> T {
+    let answer = tokio::time::timeout(PATIENCE, work).await;
+    answer.expect("it is answered in time")
+}
+
+async fn ready(supervisor: Data<SessionSupervisor>) -> HttpResponse {
+    match supervisor.is_ready() {
+        true => HttpResponse::Ok().finish(),
+        false => HttpResponse::ServiceUnavailable().finish(),
+    }
+}
+
+/// A server with a health route, on a port of its own.
+fn server(supervisor: &SessionSupervisor) -> (actix_web::dev::Server, String) {
+    let handle = Data::new(supervisor.clone());
+    let server = HttpServer::new(move || {
+        let app = App::new().app_data(handle.clone());
+        app.route("/readyz", get().to(ready))
+    });
+    let server = server.workers(1).bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/readyz", server.addrs()[0]);
+    let server = server.disable_signals().shutdown_timeout(1).run();
+    (server, url)
+}
+
+/// The status that a fresh connection is answered with, if it is let in.
+async fn status(url: &str) -> Option<u16> {
+    let url = url.to_owned();
+    let asked = tokio::task::spawn_blocking(move || match ureq::get(&url).call() {
+        Ok(answer) => Some(answer.status().as_u16()),
+        Err(ureq::Error::StatusCode(status)) => Some(status),
+        Err(_) => None,
+    });
+    asked.await.unwrap()
+}
+
+#[actix_web::test]
+async fn an_error_that_a_handler_meets_is_its_answer_and_says_nothing_of_files() {
+    async fn answer(error: Error) -> (u16, String) {
+        let handler = move || {
+            let error = error.clone();
+            async move { Err::<HttpResponse, _>(error) }
+        };
+        let app = init_service(App::new().route("/", get().to(handler))).await;
+        let answer = call_service(&app, TestRequest::get().to_request()).await;
+        let status = answer.status().as_u16();
+        let text = read_body(answer).await;
+        (status, String::from_utf8(text.to_vec()).unwrap())
+    }
+    let text = Error::ShuttingDown.to_string();
+    assert_eq!(answer(Error::ShuttingDown).await, (503, text));
+    let (status, text) = answer(Error::NotActive(id("A"))).await;
+    assert_eq!((status, text.contains('A')), (404, true));
+    let ledger = LedgerError::new("can't write /srv/state/ledger.db");
+    let answer = answer(Error::Ledger(ledger)).await;
+    assert_eq!(answer, (503, "Service Unavailable".into()));
+}
+
+#[actix_web::test]
+async fn a_field_that_a_handler_refuses_is_named_in_its_answer() {
+    async fn handler() -> actix_web::Result<HttpResponse> {
+        SessionKey::new("")?;
+        Ok(HttpResponse::Ok().finish())
+    }
+    let app = init_service(App::new().route("/", get().to(handler))).await;
+    let answer = app.call(TestRequest::get().to_request()).await.unwrap();
+    assert_eq!(answer.status(), 422);
+    let problem = SessionKey::new("").unwrap_err().to_string();
+    assert_eq!(read_body(answer).await, problem);
+}
+
+#[actix_web::test]
+async fn a_server_answers_until_the_sessions_have_had_their_ends_and_is_stopped_then() {
+    let (plugin, told, gate) = gated("p", Hook::SessionEnd);
+    let builder = SessionSupervisor::builder().plugin(plugin);
+    let builder = builder.teardown(Duration::from_secs(20));
+    let supervisor = builder.cap(PATIENCE).start().await.unwrap();
+    let guard = supervisor.guard(id("A")).await.unwrap();
+    let (server, url) = server(&supervisor);
+    let served = {
+        let supervisor = supervisor.clone();
+        actix_web::rt::spawn(async move { supervisor.serve(server).await })
+    };
+    assert_eq!(status(&url).await, Some(200));
+
+    gate.close();
+    let asked = supervisor.begin_shutdown(Shutdown::now()).await;
+    asked.unwrap();
+    assert_eq!(in_time(guard.ended()).await.unwrap(), EndReason::Shutdown);
+    assert_eq!(status(&url).await, Some(503));
+    gate.open();
+
+    let report = in_time(served).await.unwrap().unwrap();
+    assert_eq!(report.outcome, Outcome::Clean);
+    let step = report.steps.iter().find(|step| step.name == "http-server");
+    assert_eq!(step.unwrap().outcome, StepOutcome::Ok);
+    assert_eq!(told.ends(), ["A shutdown"]);
+    assert_eq!(status(&url).await, None);
+}
+
+#[actix_web::test]
+async fn a_server_that_ends_by_itself_takes_the_sessions_with_it() {
+    let supervisor = SessionSupervisor::builder().start().await.unwrap();
+    let guard = supervisor.guard(id("A")).await.unwrap();
+    let (server, url) = server(&supervisor);
+    let handle: ServerHandle = server.handle();
+    let served = {
+        let supervisor = supervisor.clone();
+        actix_web::rt::spawn(async move { supervisor.serve(server).await })
+    };
+    assert_eq!(status(&url).await, Some(200));
+    handle.stop(true).await;
+    assert_eq!(in_time(guard.ended()).await.unwrap(), EndReason::Shutdown);
+    let report = in_time(served).await.unwrap().unwrap();
+    assert_eq!(report.drain.sessions, 1);
+}
