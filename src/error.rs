@@ -45,8 +45,9 @@ pub enum Error {
     /// No plugin has this name.
     #[error("no plugin is named `{0}`")]
     UnknownPlugin(String),
-    /// The ledger could not record it, for the reason that it gives. Nothing was changed; trying again
-    /// later may help.
+    /// The ledger could not record it, for the reason that it gives. Nothing was changed by what is about
+    /// one session; of what is about many a part may be done. Trying again later may help, and does the
+    /// rest.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     /// As many requests of this kind wait as may. Nothing was changed; trying again later may help.

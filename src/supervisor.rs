@@ -91,8 +91,9 @@ impl SessionSupervisor {
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`], [`Error::ShuttingDown`], [`Error::TooManySessions`],
-    /// [`Error::Ledger`]: nothing has started then. [`Error::Stopped`].
+    /// [`Error::Invalid`], [`Error::ShuttingDown`], [`Error::TooManySessions`], [`Error::Busy`] and, where it
+    /// names a holder, [`Error::HeldElsewhere`] and [`Error::RunIsOver`]; [`Error::Ledger`]: nothing has
+    /// started then. [`Error::Stopped`].
     pub async fn started(&self, new: impl Into<NewSession>) -> Result<StartedSession, Error> {
         self.registry.send(Started(new.into())).await?
     }

@@ -14,8 +14,8 @@ use crate::session::InvalidField;
 use crate::shutdown::{Shutdown, ShutdownReport};
 use crate::supervisor::SessionSupervisor;
 
-/// The name of the teardown step that stops the server.
-const STEP: &str = "http-server";
+/// The name of the teardown step that stops a server.
+pub(crate) const SERVER_STEP: &str = "http-server";
 
 /// Its [`http_status`](Error::http_status), and its text, unless that is not for clients: errors of
 /// the ledger name files.
@@ -61,8 +61,8 @@ impl SessionSupervisor {
     ///
     /// # Errors
     ///
-    /// What the server fails with. [`Error::Stopped`] when the supervisor was torn down without
-    /// a report.
+    /// What the server fails with, once the supervisor has shut down. [`Error::Stopped`], within an error of
+    /// the kind `Other`, when the supervisor was torn down without a report.
     ///
     /// # Examples
     ///
@@ -79,7 +79,7 @@ impl SessionSupervisor {
     /// ```
     pub async fn serve(&self, server: Server) -> io::Result<Arc<ShutdownReport>> {
         let handle = server.handle();
-        self.add_teardown_step(STEP, move || async move {
+        self.add_teardown_step(SERVER_STEP, move || async move {
             handle.stop(true).await;
             Ok(())
         });

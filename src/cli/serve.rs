@@ -15,6 +15,7 @@ use crate::ledger::SqliteLedger;
 use crate::shutdown::{Deferral, HeldAtStop};
 use crate::state_dir::{StateDir, StateDirError};
 use crate::supervisor::{self, LiveSettings, SessionSupervisor};
+use crate::web::SERVER_STEP;
 
 /// Runs the gateway until a signal
 ///
@@ -203,7 +204,7 @@ pub(super) fn start(
         tracing::info!(%address, "listening");
     }
     // It stays open until the drain is over, for refusals and for those who watch.
-    supervisor.add_teardown_step("http-server", move || async move {
+    supervisor.add_teardown_step(SERVER_STEP, move || async move {
         gateway.stop().await;
         Ok(())
     });
@@ -229,7 +230,8 @@ pub(super) fn supervisor_of(
             let opened = SqliteLedger::open_in(state_dir, ledger.durability)?;
             builder.ledger(opened)
         }
-        _ => builder,
+        LedgerKind::Memory => builder,
+        LedgerKind::Postgres => anyhow::bail!("there is no ledger in PostgreSQL yet"),
     })
 }
 

@@ -55,7 +55,8 @@ pub enum Hook {
     SessionStart,
     /// A session ended.
     SessionEnd,
-    /// The supervisor started. Best effort, once.
+    /// The supervisor started. Best effort: most plugins are told once, a plugin with an
+    /// [opening](crate::PluginSpec::with_opening) until it takes it.
     GatewayStart,
     /// The supervisor is stopping. Best effort, once.
     GatewayShutdown,
@@ -278,7 +279,7 @@ pub struct Lifecycle {
     pub reason: Option<EndReason>,
     /// How long it expects to be gone; only for a restart.
     pub restart_expected_ms: Option<u64>,
-    /// How many sessions are active.
+    /// How many sessions the stop ends; 0 at the start.
     pub active_sessions: u64,
 }
 

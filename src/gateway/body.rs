@@ -43,7 +43,7 @@ impl FromRequest for Body {
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let checked = check_head(request);
-        let may_change = check_scope(request);
+        let may_change = noted_permission(request);
         let payload = payload.take();
         Box::pin(async move {
             checked?;
@@ -74,7 +74,8 @@ fn check_head(request: &HttpRequest) -> Result<(), Problem> {
     Ok(())
 }
 
-fn check_scope(request: &HttpRequest) -> Result<(), Problem> {
+/// What the route has found of the caller's scope.
+fn noted_permission(request: &HttpRequest) -> Result<(), Problem> {
     let permission = request.extensions_mut().remove::<Permission>();
     permission.map_or_else(
         || {

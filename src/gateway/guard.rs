@@ -26,7 +26,7 @@ use super::caller::Caller;
 use super::problem::{Kind, Problem};
 
 /// What health checks ask, which know the machine by whatever name and have no token.
-const HEALTH: &[&str] = &["/healthz", "/readyz"];
+pub(super) const HEALTH: &[&str] = &["/healthz", "/readyz"];
 
 /// The middleware that refuses requests of other hosts and origins, and those without a token.
 ///

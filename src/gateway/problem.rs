@@ -284,7 +284,7 @@ mod tests {
 
     use super::*;
     use crate::ledger::LedgerError;
-    use crate::session::SessionId;
+    use crate::session::{HolderId, RunId, SessionId};
 
     async fn document(problem: &Problem) -> Value {
         let body = to_bytes(problem.error_response().into_body()).await;
@@ -316,7 +316,19 @@ mod tests {
     #[test]
     fn every_error_of_the_handle_has_its_type() {
         let id = SessionId::new("a").unwrap();
+        let holder = HolderId::new("h").unwrap();
+        let elsewhere = Error::HeldElsewhere {
+            id: id.clone(),
+            holder: None,
+        };
+        let run_id = RunId::new("1").unwrap();
+        let invalid = InvalidField::new("key", "must be text");
         let cases = [
+            (Error::Invalid(invalid), "invalid-field", 422),
+            (Error::Settings("no".into()), "invalid-field", 422),
+            (Error::UnknownPlugin("p".into()), "not-found", 404),
+            (elsewhere, "held-elsewhere", 409),
+            (Error::RunIsOver { holder, run_id }, "held-elsewhere", 409),
             (Error::NotActive(id), "not-active", 404),
             (Error::TooManySessions { max: 1 }, "too-many-sessions", 429),
             (Error::ShuttingDown, "shutting-down", 503),

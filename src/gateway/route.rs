@@ -2,18 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use actix_web::body::BoxBody;
-use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::guard::{Any, Get, Head};
+use actix_web::guard::{Any, Get, Head, fn_guard};
 use actix_web::http::Method;
-use actix_web::middleware::{Next, from_fn};
 use actix_web::web::{self, ServiceConfig};
-use actix_web::{
-    Error, FromRequest, Handler, HttpMessage as _, Resource, Responder, ResponseError as _, Route,
-};
+use actix_web::{FromRequest, Handler, HttpMessage as _, HttpRequest, Resource, Responder, Route};
 
 use super::caller::Caller;
-use super::problem::Problem;
+use super::guard::HEALTH;
+use super::problem::{Kind, Problem};
 
 /// A request that the gateway answers.
 pub(super) struct Endpoint {
@@ -26,7 +22,7 @@ pub(super) struct Endpoint {
     route: Route,
 }
 
-/// Whether the caller may make the request at all, for the handler of one that changes something:
+/// Whether the caller may make the request at all. For what changes something its handler looks, since
 /// faults of its head are told first.
 #[derive(Debug)]
 pub(super) struct Permission(pub(super) Result<(), Problem>);
@@ -49,41 +45,28 @@ impl Endpoint {
         }
     }
 
-    /// The route with its check of the caller's scope.
+    /// The route, with the check of the caller's scope. A read that it does not cover is not taken, and so
+    /// refused by the resource; of what changes something [`Body`](super::body::Body) refuses it, once
+    /// that is its turn.
     fn into_route(self) -> Route {
         let Self {
+            path,
             method,
             is_for_holders,
             route,
-            ..
         } = self;
-        let check = move |request: ServiceRequest, next: Next<BoxBody>| {
-            let caller = request.extensions().get::<Caller>().cloned();
-            // Health checks have none, and need none.
-            let check = |caller: Caller| caller.check_route(&method, is_for_holders);
-            check_scope(
-                caller.map_or(Ok(()), check),
-                method == Method::GET,
-                request,
-                next,
-            )
-        };
-        route.wrap(from_fn(check))
-    }
-}
-
-async fn check_scope(
-    permission: Result<(), Problem>,
-    is_read: bool,
-    request: ServiceRequest,
-    next: Next<BoxBody>,
-) -> Result<ServiceResponse<BoxBody>, Error> {
-    match permission {
-        Err(refusal) if is_read => Ok(request.into_response(refusal.error_response())),
-        permission => {
-            request.extensions_mut().insert(Permission(permission));
-            next.call(request).await
-        }
+        let is_health_check = HEALTH.contains(&path);
+        let is_read = method == Method::GET;
+        route.guard(fn_guard(move |request| {
+            let checked = match request.req_data().get::<Caller>() {
+                Some(caller) => caller.check_route(&method, is_for_holders),
+                None if is_health_check => Ok(()),
+                None => Err(Problem::new(Kind::Forbidden, "it is not known who asks")),
+            };
+            let is_taken = checked.is_ok() || !is_read;
+            request.req_data_mut().insert(Permission(checked));
+            is_taken
+        }))
     }
 }
 
@@ -134,6 +117,7 @@ where
 /// Puts `endpoints` into the router, which tries their paths in this order: those at one path together,
 /// with a refusal of all other methods.
 pub(super) fn register(config: &mut ServiceConfig, endpoints: Vec<Endpoint>) {
+    // Who would delete something that can only end is told so.
     let ends = endpoints
         .iter()
         .filter_map(|it| it.path.strip_suffix("/end"));
@@ -150,11 +134,13 @@ pub(super) fn register(config: &mut ServiceConfig, endpoints: Vec<Endpoint>) {
     }
 }
 
-/// What `can_end` has a path of its own for that, where those look who would delete it.
 fn resource(path: &str, endpoints: Vec<Endpoint>, can_end: bool) -> Resource {
     let allow = allow(&endpoints);
-    let refuse = move || {
-        let refusal = Problem::method_not_allowed(allow.clone(), can_end);
+    let refuse = move |request: HttpRequest| {
+        let refusal = match request.extensions_mut().remove::<Permission>() {
+            Some(Permission(Err(refusal))) => refusal,
+            _ => Problem::method_not_allowed(allow.clone(), can_end),
+        };
         async move { Err::<&str, _>(refusal) }
     };
     let resource = web::resource(pattern(path)).default_service(web::to(refuse));

@@ -3,14 +3,16 @@
 //! Plain data: the table of holders decides what a sign of life means, and when a lease is over. What
 //! then becomes of the sessions is the registry's business.
 
-mod leases;
+mod lease;
+mod table;
 
 use std::time::Duration;
 
 use serde::Serialize;
 
-pub use self::leases::HolderRecord;
-pub(crate) use self::leases::{Change, ConnectionId, Due, Holders, SignsOfLife};
+pub use self::lease::HolderRecord;
+pub(crate) use self::lease::{ConnectionId, SignsOfLife};
+pub(crate) use self::table::{Change, Due, Holders};
 use crate::session::{HolderId, InvalidField, RunId};
 
 /// How long a holder that a start mentions for the first time has to take a lease, and the least that

@@ -101,8 +101,8 @@ where
     F: Fn(Event, Deadline) -> R + 'static,
     R: Future<Output = anyhow::Result<()>>,
 {
-    /// A plugin that makes `call` for each event. An error that is [`Down`] or [`Disabled`] fails the plugin, any
-    /// other the event.
+    /// A plugin that makes `call` for each event. A panic and an error that is [`Down`] or [`Disabled`]
+    /// fail the plugin, any other error the event.
     pub fn new(call: F) -> Self {
         Self { call }
     }

@@ -12,7 +12,6 @@ pub const MAX_DETAIL_BYTES: usize = 1024;
 
 /// What a program says of a session when it ends it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct EndDetails {
     /// Free text on the reason, at most [`MAX_DETAIL_BYTES`].

@@ -114,7 +114,6 @@ struct Fields {
     holder: Option<HolderId>,
     /// The process of that program to which it belongs; none if it was started before the holder
     /// had a lease, and is its first process's. Left out of JSON then.
-    #[serde(default)]
     #[cfg_attr(feature = "gateway", schema(value_type = RunId, required = false))]
     run_id: Option<RunId>,
     /// When it started.

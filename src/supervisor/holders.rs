@@ -50,8 +50,8 @@ impl SessionSupervisor {
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`], [`Error::RunIsOver`], [`Error::ShuttingDown`], [`Error::Ledger`],
-    /// [`Error::Stopped`].
+    /// [`Error::Invalid`], [`Error::RunIsOver`], [`Error::ShuttingDown`], [`Error::Busy`],
+    /// [`Error::Ledger`], [`Error::Stopped`].
     pub async fn hold(
         &self,
         holder: HolderId,
@@ -96,8 +96,8 @@ impl SessionSupervisor {
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`], [`Error::RunIsOver`], [`Error::ShuttingDown`], [`Error::Ledger`],
-    /// [`Error::Stopped`].
+    /// [`Error::Invalid`], [`Error::RunIsOver`], [`Error::ShuttingDown`], [`Error::Busy`],
+    /// [`Error::Ledger`], [`Error::Stopped`].
     pub async fn heartbeat(
         &self,
         holder: HolderId,
@@ -119,7 +119,7 @@ impl SessionSupervisor {
     ///
     /// # Errors
     ///
-    /// [`Error::RunIsOver`], [`Error::ShuttingDown`], [`Error::Stopped`]; [`Error::Ledger`]: some may
+    /// [`Error::RunIsOver`], [`Error::ShuttingDown`], [`Error::Busy`], [`Error::Stopped`]; [`Error::Ledger`]: some may
     /// have ended, and asking again ends the others.
     pub async fn reconcile(
         &self,
@@ -205,7 +205,7 @@ impl SessionSupervisor {
     ///
     /// # Errors
     ///
-    /// Those of [`started`](Self::started); [`Error::HeldElsewhere`].
+    /// Those of [`started`](Self::started).
     #[cfg_attr(not(feature = "gateway"), expect(dead_code, reason = "the gateway's"))]
     pub(crate) async fn started_by_holder(&self, new: NewSession) -> Result<StartedSession, Error> {
         self.registry.send(StartedByHolder(new)).await?

@@ -17,10 +17,7 @@ use rusqlite::{Connection, Result};
 /// while it takes them, so they are to be few.
 const FROM: usize = 512;
 
-/// From how many on during a stop, 16 MiB, where nobody waits for a single commit, but for all of them.
-const FROM_AT_STOP: usize = 4096;
-
-/// How many pages the writer copies itself.
+/// No more than so many pages are left when the writer copies them itself.
 const FEW: usize = 256;
 
 /// With so many, 64 MiB, the writer waits for the thread, and copies what is left however much it is:
@@ -30,7 +27,7 @@ const MOST: usize = 16_384;
 /// The thread, as the writer sees it. Dropping it waits for what is under way.
 #[derive(Debug)]
 pub(super) struct Checkpoints {
-    /// How many pages the journal has since the last commit.
+    /// How many pages the journal had after the last commit.
     pages: Arc<AtomicUsize>,
     /// None once it is to end.
     wanted: Option<SyncSender<()>>,
@@ -73,14 +70,13 @@ impl Checkpoints {
 
     /// After a commit of `writer`: has the journal worked into the database if it is time, and does
     /// its own part.
-    pub(super) fn tend(&mut self, writer: &Connection, is_stopping: bool) {
-        let from = if is_stopping { FROM_AT_STOP } else { FROM };
+    pub(super) fn tend(&mut self, writer: &Connection) {
         let pages = self.pages.load(Ordering::Relaxed);
         if !self.is_under_way {
-            if pages >= from {
+            if pages >= FROM {
                 self.begin(writer);
             }
-        } else if let Some(copied) = self.outcome(pages) {
+        } else if let Some(copied) = self.copied_or_wait(pages) {
             self.is_under_way = false;
             if pages.saturating_sub(copied) <= FEW || pages >= MOST {
                 checkpoint(writer);
@@ -99,8 +95,9 @@ impl Checkpoints {
         }
     }
 
-    /// How many pages the thread has found or brought into the database; none while it is at it.
-    fn outcome(&self, pages: usize) -> Option<usize> {
+    /// How many pages of the journal are in the database by the thread's last look; none while it is at
+    /// it, unless the journal has become too long not to wait for that.
+    fn copied_or_wait(&self, pages: usize) -> Option<usize> {
         match self.copied.try_recv() {
             Ok(copied) => Some(copied),
             Err(TryRecvError::Empty) if pages < MOST => None,
@@ -128,4 +125,101 @@ fn checkpoint(connection: &Connection) -> usize {
         tracing::debug!(%error, "the ledger's journal can't be worked into it yet");
         0
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::ledger::sqlite::schema;
+
+    /// Nothing takes longer.
+    const TIMEOUT: Duration = Duration::from_secs(60);
+
+    struct Writer {
+        checkpoints: Checkpoints,
+        connection: Connection,
+        _directory: TempDir,
+    }
+
+    impl Writer {
+        fn new() -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("file.db");
+            let mut connection = Connection::open(&path).unwrap();
+            connection
+                .execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE t (bytes)")
+                .unwrap();
+            let beside = schema::connect(&path).unwrap();
+            let checkpoints = Checkpoints::spawn(beside, &mut connection).unwrap();
+            Self {
+                checkpoints,
+                connection,
+                _directory: directory,
+            }
+        }
+
+        /// Commits so many pages and some; says how many the journal has then.
+        fn commit(&self, pages: usize) -> usize {
+            let bytes = 4096 * pages;
+            let insert = "INSERT INTO t VALUES (zeroblob(?1))";
+            self.connection.execute(insert, [bytes]).unwrap();
+            self.checkpoints.pages.load(Ordering::Relaxed)
+        }
+
+        fn tend(&mut self) {
+            self.checkpoints.tend(&self.connection);
+        }
+    }
+
+    #[test]
+    fn the_thread_and_the_writer_together_have_the_journal_begin_anew() {
+        let mut writer = Writer::new();
+        assert!(writer.commit(FROM) >= FROM);
+        let until = Instant::now() + TIMEOUT;
+        while writer.commit(1) >= FROM {
+            writer.tend();
+            assert!(Instant::now() < until, "it goes on for ever");
+        }
+    }
+
+    #[test]
+    fn a_short_journal_is_left_alone() {
+        let mut writer = Writer::new();
+        writer.commit(FROM / 2);
+        writer.tend();
+        assert!(!writer.checkpoints.is_under_way);
+        writer.commit(FROM / 2);
+        writer.tend();
+        assert!(writer.checkpoints.is_under_way);
+    }
+
+    #[test]
+    fn the_writer_does_it_all_where_the_thread_has_died() {
+        for is_under_way in [false, true] {
+            let mut writer = Writer::new();
+            // As a panic would leave it.
+            (writer.checkpoints.wanted, writer.checkpoints.copied) =
+                (Some(sync_channel(1).0), sync_channel(1).1);
+            writer.checkpoints.is_under_way = is_under_way;
+            writer.commit(2 * FROM);
+            writer.tend();
+            assert!(writer.commit(1) < FROM, "{is_under_way}");
+        }
+    }
+
+    #[test]
+    fn a_journal_that_is_too_long_is_waited_for() {
+        let mut writer = Writer::new();
+        writer.commit(MOST);
+        writer.tend();
+        assert!(writer.checkpoints.is_under_way);
+        writer.commit(1);
+        writer.tend();
+        assert!(!writer.checkpoints.is_under_way);
+        assert!(writer.commit(1) < FROM);
+    }
 }

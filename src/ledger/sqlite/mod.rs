@@ -1,7 +1,8 @@
 //! A ledger in a SQLite database: what is recorded outlives the process.
 //!
 //! One thread writes. It takes all requests that wait, carries them out in one transaction, commits,
-//! and answers; so the cost of a commit is shared by those who came in during the one before. Two
+//! and answers; so the cost of a commit is shared by those who came in during the one before. Another
+//! works the journal, to which a commit is written, into the database. Two
 //! threads read: one what lanes and starts wait for, the other lists and what watchers replay, which
 //! may take long. The newest part of the log is in memory, and plugins that keep up are served from
 //! there.

@@ -162,6 +162,7 @@ impl Handler<EndHolder> for SessionRegistry {
             reason,
             is_final,
         } = message;
+        // What is left of a dead run ends with `crash`: that is for its parent to say.
         if reason == EndReason::Lost {
             let problem = format!("`{reason}` is for the supervisor to find");
             return refused(InvalidField::new("reason", problem));

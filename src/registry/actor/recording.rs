@@ -15,11 +15,12 @@ use crate::event::OpenSession;
 use crate::ledger::{Ledger, LedgerError};
 use crate::session::{End, Incarnation, NewSession, Session, SessionId};
 
-/// How many transitions are recorded together, unless the ledger is late.
+/// How many transitions are recorded together at the most.
 const MAX_TOGETHER: usize = 1024;
 
-/// While so many batches are being recorded, what comes in waits for one of them, and goes together:
-/// under load fewer and larger batches cost less, and without it nothing should wait.
+/// While so many batches are being recorded, what comes in waits for one of them, or until it is a whole
+/// batch, and goes together: under load fewer and larger batches cost less, and without it nothing should
+/// wait.
 const MAX_BATCHES: usize = 4;
 
 /// How many transitions may wait to be recorded: see the bound of the ledger's own queue.
@@ -94,7 +95,7 @@ impl SessionRegistry {
         self.send_if_may(ctx);
     }
 
-    /// The same of the ends of many sessions, in steps of their own.
+    /// As [`record`](Self::record), for the ends of many sessions, which are recorded by themselves.
     pub(super) fn record_many(
         &mut self,
         names: Names,

@@ -5,54 +5,17 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::time::Instant;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 
-use super::{FIRST_LEASE, HolderStatus, LeaseState, Refused};
+use super::lease::{Connection, ConnectionId, Holder, HolderRecord, SignsOfLife};
+use super::{FIRST_LEASE, HolderStatus, Refused};
 use crate::session::{EndReason, HolderId, RunId, Session};
 
 /// How many holders there may be: each heartbeat under another name makes one, for an hour at the most.
 const MAX_HOLDERS: usize = 65_536;
 
-/// How many runs of a holder whose place was taken are remembered, so that they can't take it back.
-const MAX_PAST_RUNS: usize = 64;
-
 /// How many holders that are gone are remembered, for the sake of their runs.
 const MAX_GONE: usize = 16_384;
-
-/// How many signs of life a holder had shown at a moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct SignsOfLife(u64);
-
-/// Which of the connections that are, or were, a lease.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct ConnectionId(u64);
-
-/// An open connection that is a lease, or a parent that has its child's.
-#[derive(Debug)]
-struct Connection {
-    id: ConnectionId,
-    /// How long the lease outlives it.
-    grace: Duration,
-    /// Tells it that it is a lease no longer.
-    _replaced: DropGuard,
-}
-
-/// What is kept of a holder for a later process.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct HolderRecord {
-    /// Its name.
-    pub holder: HolderId,
-    /// Its current run.
-    pub run_id: Option<RunId>,
-    /// The runs before, oldest first.
-    pub past_runs: Vec<RunId>,
-    /// Whether its current run is the first since it was mentioned, and so has what was started before
-    /// that without a run.
-    pub is_first_run: bool,
-    /// How long its last lease was.
-    pub lease: Duration,
-}
 
 /// The holders that have a lease, or sessions.
 #[derive(Debug, Default)]
@@ -70,161 +33,6 @@ pub(crate) struct Holders {
 struct Gone {
     last_run: Option<RunId>,
     past_runs: VecDeque<RunId>,
-}
-
-#[derive(Debug)]
-struct Holder {
-    run_id: Option<RunId>,
-    /// The run that it had when it was forgotten, if none has come since.
-    last_run: Option<RunId>,
-    past_runs: VecDeque<RunId>,
-    /// Whether the current run is the first since it was mentioned.
-    is_first_run: bool,
-    /// Its parent, which would know of its death: the holder's as a whole, whichever its run, so that
-    /// nothing that the holder does takes its place.
-    parent: Option<Connection>,
-    connection: Option<Connection>,
-    /// When the lease of a connection that is gone is over.
-    disconnected_until: Option<Instant>,
-    /// When the lease of the last heartbeat is over.
-    beat_until: Option<Instant>,
-    /// Until when it has to take its first lease, or the first after a restart.
-    awaited_until: Option<Instant>,
-    /// Its last sign of life.
-    seen_at: Timestamp,
-    /// The last sign of life of the run before.
-    past_seen_at: Timestamp,
-    /// Whether a later process would know all that a [`HolderRecord`] has, as far as the ledger has not
-    /// said otherwise.
-    is_kept: bool,
-    /// How long its last lease was, for a later process.
-    lease: Duration,
-    /// How long the lease of its last heartbeat was.
-    ttl: Duration,
-    /// How many signs of life there were.
-    signs: u64,
-    /// It holds nothing any more: what it has, or gets, ends for this reason.
-    closed: Option<EndReason>,
-    /// It has said that it is done: it is forgotten as soon as it has no sessions.
-    is_leaving: bool,
-    /// It was found that its lease is over.
-    is_lost: bool,
-}
-
-impl Holder {
-    fn new(now: Instant, seen_at: Timestamp) -> Self {
-        Self {
-            run_id: None,
-            last_run: None,
-            past_runs: VecDeque::new(),
-            is_first_run: true,
-            parent: None,
-            connection: None,
-            disconnected_until: None,
-            beat_until: None,
-            awaited_until: Some(now + FIRST_LEASE),
-            seen_at,
-            past_seen_at: seen_at,
-            is_kept: false,
-            lease: Duration::ZERO,
-            ttl: Duration::ZERO,
-            signs: 0,
-            closed: None,
-            is_leaving: false,
-            is_lost: false,
-        }
-    }
-
-    fn is_connected(&self) -> bool {
-        self.parent.is_some() || self.connection.is_some()
-    }
-
-    /// When its lease is over; none as long as it is connected.
-    fn until(&self) -> Option<Instant> {
-        if self.is_connected() {
-            return None;
-        }
-        let until = [self.disconnected_until, self.beat_until, self.awaited_until];
-        // It always has one of these.
-        until.into_iter().max().flatten()
-    }
-
-    fn is_over(&self, now: Instant) -> bool {
-        self.until().is_some_and(|until| until <= now)
-    }
-
-    fn set_lease(&mut self, lease: Duration) {
-        self.is_kept &= self.lease == lease;
-        self.lease = lease;
-    }
-
-    /// Drops the leases that its run has taken.
-    fn drop_leases(&mut self) {
-        self.connection = None;
-        self.disconnected_until = None;
-        self.beat_until = None;
-    }
-
-    fn state(&self) -> LeaseState {
-        if self.is_connected() {
-            return LeaseState::Connected;
-        }
-        let until = self.until();
-        if until.is_some() && until == self.beat_until {
-            LeaseState::Heartbeat
-        } else if until.is_some() && until == self.disconnected_until {
-            LeaseState::Disconnected
-        } else {
-            LeaseState::Awaited
-        }
-    }
-
-    fn record(&self, holder: &HolderId) -> HolderRecord {
-        HolderRecord {
-            holder: holder.clone(),
-            run_id: self.run_id.clone(),
-            past_runs: self.past_runs.iter().cloned().collect(),
-            is_first_run: self.is_first_run,
-            lease: self.lease,
-        }
-    }
-
-    /// Goes over to the run `run_id`. Answers whether that takes another's place.
-    fn enter(
-        &mut self,
-        holder: &HolderId,
-        run_id: &RunId,
-        wall: Timestamp,
-    ) -> Result<bool, Refused> {
-        match &self.run_id {
-            Some(current) if current == run_id => return Ok(false),
-            _ if self.past_runs.contains(run_id) => {
-                return Err(Refused::RunIsOver {
-                    holder: holder.clone(),
-                    run_id: run_id.clone(),
-                });
-            }
-            _ => {}
-        }
-        self.is_kept = false;
-        let before = self.run_id.replace(run_id.clone());
-        let takes_over = before.is_some();
-        let over = before.or_else(|| self.last_run.take());
-        self.past_runs.extend(over.filter(|over| over != run_id));
-        if self.past_runs.len() > MAX_PAST_RUNS {
-            self.past_runs.pop_front();
-        }
-        if !takes_over {
-            return Ok(false);
-        }
-        self.is_first_run = false;
-        self.past_seen_at = match self.is_connected() {
-            true => wall,
-            false => self.seen_at,
-        };
-        self.drop_leases();
-        Ok(true)
-    }
 }
 
 /// What a sign of life has changed.
@@ -288,7 +96,7 @@ impl Holders {
     }
 
     /// Takes in the holder of an active session, if it is not known, such as when the start was being
-    /// recorded while it was forgotten: it has its first lease before it, and its runs that are over are.
+    /// recorded while it was forgotten: it has its first lease before it, and those of its runs that were over still are.
     pub(crate) fn take_back(&mut self, session: &Session, seen_at: Timestamp, now: Instant) {
         let unknown = session.holder.as_ref().filter(|holder| !self.knows(holder));
         let Some(holder) = unknown else { return };

@@ -1,3 +1,5 @@
+use super::super::LeaseState;
+use super::super::lease::MAX_PAST_RUNS;
 use super::*;
 use crate::session::{Incarnation, NewSession};
 
