@@ -51,7 +51,7 @@ pub struct SessionSupervisor {
     registry: Addr<SessionRegistry>,
     bus: Addr<PluginBus>,
     coordinator: Addr<ShutdownCoordinator>,
-    teardown_steps: TeardownSteps,
+    pub(crate) teardown_steps: TeardownSteps,
     health: LedgerHealth,
     recovery: Arc<Recovery>,
     archive: Option<ReportArchive>,

@@ -48,14 +48,16 @@ impl ResponseError for InvalidField {
 impl SessionSupervisor {
     /// Runs the server of a service until a shutdown is over, whoever asks for it, and answers the
     /// report. Until all sessions have had their ends it goes on, so that clients hear of them, and
-    /// whether the service is [ready](Self::is_ready); then the teardown step `http-server` stops it.
+    /// whether the service is [ready](Self::is_ready); then the teardown step `http-server` stops it, before
+    /// all steps that were added by then.
     ///
     /// For that the signals must be the supervisor's
     /// ([`handle_signals`](crate::Builder::handle_signals),
     /// [`disable_signals`](actix_web::HttpServer::disable_signals)). Requests that are under way are
-    /// given the server's [`shutdown_timeout`](actix_web::HttpServer::shutdown_timeout), for which
-    /// the supervisor's [`teardown`](crate::Builder::teardown) should leave a second more; after
-    /// that they are left to the end of the process.
+    /// given the server's [`shutdown_timeout`](actix_web::HttpServer::shutdown_timeout), which is 30 s
+    /// unless it is set, and are cut off when the supervisor's [`teardown`](crate::Builder::teardown) is
+    /// over. Let that be longer by a second, since a server that has open connections looks only once a
+    /// second whether they are over; several servers share it.
     ///
     /// A server that ends by itself takes the sessions with it: the supervisor shuts down.
     ///
@@ -64,25 +66,35 @@ impl SessionSupervisor {
     /// What the server fails with, once the supervisor has shut down. [`Error::Stopped`], within an error of
     /// the kind `Other`, when the supervisor was torn down without a report.
     ///
+    /// # Panics
+    ///
+    /// On another runtime than one of tokio's or actix's.
+    ///
     /// # Examples
     ///
     /// ```no_run
+    /// use std::time::Duration;
+    ///
     /// use actix_web::{App, HttpServer};
     /// use session_supervisor::SessionSupervisor;
     ///
     /// # async fn serve() -> anyhow::Result<()> {
-    /// let supervisor = SessionSupervisor::builder().handle_signals().start().await?;
-    /// let server = HttpServer::new(App::new).bind("127.0.0.1:8080")?.disable_signals().run();
+    /// let builder = SessionSupervisor::builder().teardown(Duration::from_secs(3));
+    /// let supervisor = builder.handle_signals().start().await?;
+    /// let server = HttpServer::new(App::new).bind("127.0.0.1:8080")?;
+    /// let server = server.disable_signals().shutdown_timeout(2).run();
     /// let report = supervisor.serve(server).await?;
     /// # Ok(())
     /// # }
     /// ```
     pub async fn serve(&self, server: Server) -> io::Result<Arc<ShutdownReport>> {
         let handle = server.handle();
-        self.add_teardown_step(SERVER_STEP, move || async move {
+        let stop = move || async move {
             handle.stop(true).await;
             Ok(())
-        });
+        };
+        // Before what its handlers use is taken down.
+        self.teardown_steps.add_first(SERVER_STEP, stop);
         let ended = tokio::select! {
             ended = server => ended,
             report = self.stopped() => return report.map_err(io::Error::other),

@@ -27,7 +27,7 @@ use futures_util::future::join_all;
 use jiff::Timestamp;
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::time::Instant;
-use tracing::{Instrument as _, error, info_span, warn};
+use tracing::{Instrument as _, error, error_span, warn};
 
 use self::host::PluginHost;
 pub(crate) use self::lane::LaneTally;
@@ -222,7 +222,7 @@ impl PluginBus {
             latency_ms: None,
         };
         let since = position.since;
-        let span = info_span!("lane", plugin = &*name);
+        let span = error_span!("lane", plugin = &*name);
         let mut lane =
             span.in_scope(|| Lane::new(plugin.hooks(), plugin.policy().clone(), position, now));
         if plugin.opens() {

@@ -17,7 +17,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
-use tracing::{Instrument as _, info_span, warn};
+use tracing::{Instrument as _, error_span, warn};
 
 pub(super) use self::operations::{LettersChange, LettersChanged, LettersJob, Operation};
 use self::operations::{LettersDone, Operations};
@@ -296,7 +296,7 @@ impl LaneRunner {
             departed: Instant::now(),
         });
         let host = Rc::clone(&self.host);
-        let span = info_span!(
+        let span = error_span!(
             "delivery",
             events = flight.events.len(),
             attempt = flight.tries.count,

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use actix::prelude::*;
 use futures_util::FutureExt as _;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
-use tracing::{Instrument as _, Span, info_span};
+use tracing::{Instrument as _, Span, error_span};
 
 use super::{Disabled, Down, OutOfTime, Plugin};
 use crate::event::{Deadline, Deliver, Event};
@@ -18,14 +18,14 @@ use crate::session::SessionId;
 /// The actor around a [`Plugin`].
 pub(super) struct PluginActor<P> {
     plugin: Rc<P>,
-    /// So that what the plugin logs names it.
+    /// So that what the plugin logs names it, whatever the level that is logged.
     span: Span,
 }
 
 impl<P: Plugin> PluginActor<P> {
     /// The plugin that `make` makes.
     pub(super) fn new(name: &str, make: impl FnOnce() -> P) -> Self {
-        let span = info_span!("plugin", plugin = name);
+        let span = error_span!("plugin", plugin = name);
         let plugin = Rc::new(span.in_scope(make));
         Self { plugin, span }
     }

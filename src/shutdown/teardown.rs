@@ -1,7 +1,7 @@
 //! Teardown steps: what the embedding program has to take down after its sessions have ended.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use actix_rt::ArbiterHandle;
@@ -39,20 +39,40 @@ impl TeardownSteps {
         F: FnOnce() -> R + Send + 'static,
         R: Future<Output = anyhow::Result<()>> + 'static,
     {
-        let step = TeardownStep {
-            name: name.into(),
-            run: Box::new(move || Box::pin(run())),
-        };
-        let mut steps = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
-        steps.push(step);
+        self.steps().push(TeardownStep::new(name, run));
+    }
+
+    /// Puts a step before those that are there.
+    #[cfg(feature = "actix-web")]
+    pub(crate) fn add_first<F, R>(&self, name: impl Into<String>, run: F)
+    where
+        F: FnOnce() -> R + Send + 'static,
+        R: Future<Output = anyhow::Result<()>> + 'static,
+    {
+        self.steps().insert(0, TeardownStep::new(name, run));
+    }
+
+    fn steps(&self) -> MutexGuard<'_, Vec<TeardownStep>> {
+        self.steps.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn take(&self) -> Vec<TeardownStep> {
-        std::mem::take(&mut self.steps.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut self.steps())
     }
 }
 
 impl TeardownStep {
+    fn new<F, R>(name: impl Into<String>, run: F) -> Self
+    where
+        F: FnOnce() -> R + Send + 'static,
+        R: Future<Output = anyhow::Result<()>> + 'static,
+    {
+        Self {
+            name: name.into(),
+            run: Box::new(move || Box::pin(run())),
+        }
+    }
+
     /// Runs the step on `arbiter`, or here if there is none, for at most `limit`. Not on the
     /// coordinator's own thread, whose clock a step that blocks would stop.
     pub(super) async fn run(

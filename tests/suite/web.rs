@@ -94,6 +94,7 @@ async fn a_server_answers_until_the_sessions_have_had_their_ends_and_is_stopped_
     let (plugin, told, gate) = gated("p", Hook::SessionEnd);
     let builder = SessionSupervisor::builder().plugin(plugin);
     let builder = builder.teardown(Duration::from_secs(20));
+    let builder = builder.teardown_step("pool", || async { Ok(()) });
     let supervisor = builder.cap(PATIENCE).start().await.unwrap();
     let guard = supervisor.guard(id("A")).await.unwrap();
     let (server, url) = server(&supervisor);
@@ -112,8 +113,10 @@ async fn a_server_answers_until_the_sessions_have_had_their_ends_and_is_stopped_
 
     let report = in_time(served).await.unwrap().unwrap();
     assert_eq!(report.outcome, Outcome::Clean);
-    let step = report.steps.iter().find(|step| step.name == "http-server");
-    assert_eq!(step.unwrap().outcome, StepOutcome::Ok);
+    let steps = report.steps.iter().map(|step| (&*step.name, step.outcome));
+    let steps: Vec<_> = steps.collect();
+    let expected = [("http-server", StepOutcome::Ok), ("pool", StepOutcome::Ok)];
+    assert!(steps.ends_with(&expected), "{steps:?}");
     assert_eq!(told.ends(), ["A shutdown"]);
     assert_eq!(status(&url).await, None);
 }

@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::thread::JoinHandle;
 
-use rusqlite::{Connection, Result};
+use rusqlite::{Connection, ErrorCode, Result};
+use tracing::{info, warn};
 
 /// From how many pages on the journal is worked into the database, 2 MiB. The disk has a commit wait
 /// while it takes them, so they are to be few.
@@ -20,9 +21,13 @@ const FROM: usize = 512;
 /// No more than so many pages are left when the writer copies them itself.
 const FEW: usize = 256;
 
-/// With so many, 64 MiB, the writer waits for the thread, and copies what is left however much it is:
-/// the disk takes less than it writes.
-const MOST: usize = 16_384;
+/// With so many, 16 MiB, the writer waits for the thread, and copies what is left however much it is: the
+/// disk takes less than it writes. What is copied has to be synced at last, while all wait.
+const MOST: usize = 4096;
+
+/// From how many on during a stop, 64 MiB: more than a million ends take. A stop has other things to do in
+/// its time, and its process is not gone before the disk is done.
+const FROM_AT_STOP: usize = 16_384;
 
 /// The thread, as the writer sees it. Dropping it waits for what is under way.
 #[derive(Debug)]
@@ -53,8 +58,11 @@ impl Checkpoints {
         let thread = std::thread::Builder::new()
             .name("ledger-checkpoints".into())
             .spawn(move || {
+                let mut fails = false;
                 for () in wants {
-                    if done.send(checkpoint(&connection)).is_err() {
+                    let copied = checkpoint(&connection);
+                    tell(&copied, &mut fails);
+                    if done.send(copied.unwrap_or(0)).is_err() {
                         return;
                     }
                 }
@@ -69,20 +77,25 @@ impl Checkpoints {
     }
 
     /// After a commit of `writer`: has the journal worked into the database if it is time, and does
-    /// its own part.
-    pub(super) fn tend(&mut self, writer: &Connection) {
+    /// its own part. During a stop it is time much later.
+    pub(super) fn tend(&mut self, writer: &Connection, is_stopping: bool) {
+        let from = if is_stopping { FROM_AT_STOP } else { FROM };
+        let most = MOST.max(from);
         let pages = self.pages.load(Ordering::Relaxed);
-        if !self.is_under_way {
-            if pages >= FROM {
-                self.begin(writer);
-            }
-        } else if let Some(copied) = self.copied_or_wait(pages) {
+        if self.is_under_way {
+            let Some(copied) = self.copied_or_wait(pages, most) else {
+                return;
+            };
             self.is_under_way = false;
-            if pages.saturating_sub(copied) <= FEW || pages >= MOST {
-                checkpoint(writer);
-            } else {
-                self.begin(writer);
+            // Else it has begun anew meanwhile.
+            if pages >= from && (pages.saturating_sub(copied) <= FEW || pages >= most) {
+                // What can't be done the thread tells of.
+                let _ = checkpoint(writer);
+                return;
             }
+        }
+        if pages >= from {
+            self.begin(writer);
         }
     }
 
@@ -91,16 +104,16 @@ impl Checkpoints {
         self.is_under_way = matches!(asked, Some(Ok(())));
         if !self.is_under_way {
             // The thread has died of a panic.
-            checkpoint(writer);
+            let _ = checkpoint(writer);
         }
     }
 
     /// How many pages of the journal are in the database by the thread's last look; none while it is at
     /// it, unless the journal has become too long not to wait for that.
-    fn copied_or_wait(&self, pages: usize) -> Option<usize> {
+    fn copied_or_wait(&self, pages: usize, most: usize) -> Option<usize> {
         match self.copied.try_recv() {
             Ok(copied) => Some(copied),
-            Err(TryRecvError::Empty) if pages < MOST => None,
+            Err(TryRecvError::Empty) if pages < most => None,
             Err(_) => Some(self.copied.recv().unwrap_or(0)),
         }
     }
@@ -118,13 +131,32 @@ impl Drop for Checkpoints {
 
 /// Copies what is in the journal into the database, as far as nobody reads what was there before;
 /// says how many pages of the journal are in it then.
-fn checkpoint(connection: &Connection) -> usize {
+fn checkpoint(connection: &Connection) -> Result<usize> {
     let sql = "PRAGMA wal_checkpoint(PASSIVE)";
-    let copied: Result<usize> = connection.query_row(sql, [], |row| row.get(2));
-    copied.unwrap_or_else(|error| {
-        tracing::debug!(%error, "the ledger's journal can't be worked into it yet");
-        0
-    })
+    // Somebody else who is at it makes it -1.
+    let copied: i64 = connection.query_row(sql, [], |row| row.get(2))?;
+    Ok(usize::try_from(copied).unwrap_or(0))
+}
+
+/// Logs when it begins to fail, and when it works again.
+fn tell(copied: &Result<usize>, fails: &mut bool) {
+    let busy = [ErrorCode::DatabaseBusy, ErrorCode::DatabaseLocked];
+    match copied {
+        Ok(_) if *fails => {
+            *fails = false;
+            info!("the ledger's journal is worked into it again");
+        }
+        Err(error)
+            if !*fails
+                && !error
+                    .sqlite_error_code()
+                    .is_some_and(|it| busy.contains(&it)) =>
+        {
+            *fails = true;
+            warn!(%error, "the ledger's journal can't be worked into it, and grows");
+        }
+        _ => {}
+    }
 }
 
 #[cfg(test)]
@@ -171,7 +203,7 @@ mod tests {
         }
 
         fn tend(&mut self) {
-            self.checkpoints.tend(&self.connection);
+            self.checkpoints.tend(&self.connection, false);
         }
     }
 
@@ -187,14 +219,34 @@ mod tests {
     }
 
     #[test]
-    fn a_short_journal_is_left_alone() {
+    fn a_short_journal_is_left_alone_and_during_a_stop_a_longer_one() {
         let mut writer = Writer::new();
         writer.commit(FROM / 2);
         writer.tend();
         assert!(!writer.checkpoints.is_under_way);
-        writer.commit(FROM / 2);
-        writer.tend();
+        writer.commit(FROM_AT_STOP - 2 * FROM);
+        writer.checkpoints.tend(&writer.connection, true);
+        assert!(!writer.checkpoints.is_under_way);
+        writer.commit(2 * FROM);
+        writer.checkpoints.tend(&writer.connection, true);
         assert!(writer.checkpoints.is_under_way);
+    }
+
+    #[test]
+    fn a_journal_that_has_begun_anew_by_itself_is_left_alone() {
+        let mut writer = Writer::new();
+        writer.commit(FROM);
+        writer.tend();
+        // The thread has got all of it.
+        let copied = writer.checkpoints.copied.recv().unwrap();
+        let (done, outcomes) = sync_channel(1);
+        done.send(copied).unwrap();
+        writer.checkpoints.copied = outcomes;
+        let pages = writer.commit(1);
+        assert!(pages < FROM);
+        writer.tend();
+        assert!(!writer.checkpoints.is_under_way);
+        assert!(writer.commit(1) > pages, "the writer has copied it");
     }
 
     #[test]

@@ -237,10 +237,8 @@ impl Worker {
             };
             job.answer(outcome);
         }
-        // A stop has other things to do in its time, and its process is not gone before the disk is done.
-        if !self.shared.is_stopping() {
-            self.checkpoints.tend(&self.connection);
-        }
+        let is_stopping = self.shared.is_stopping();
+        self.checkpoints.tend(&self.connection, is_stopping);
     }
 
     fn run(&mut self, group: &mut [Box<dyn Job>]) -> Result<Vec<Result<(), LedgerError>>, Fault> {

@@ -27,9 +27,9 @@ fn size(path: &std::path::Path) -> u64 {
 fn the_journal_stays_short_while_one_commit_follows_the_other() {
     let home = Home::new();
     let ledger = home.open();
-    write(&ledger, &Run::new(), 120);
+    write(&ledger, &Run::new(), 60);
     let journal = size(&home.wal());
-    assert!(journal < 70 * MIB, "{} MiB", journal / MIB);
+    assert!(journal < 24 * MIB, "{} MiB", journal / MIB);
     let database = size(&home.path());
     assert!(database > 40 * MIB, "{} MiB", database / MIB);
 }
