@@ -5,13 +5,14 @@
 //! beside a writer that is busy never gets it so far, since there is always a little more by then. So
 //! the thread copies most of it, and the writer the few pages that are left, between two groups.
 
+use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::thread::JoinHandle;
 
-use rusqlite::{Connection, ErrorCode, Result};
+use rusqlite::{Connection, ErrorCode, InterruptHandle, Result};
 use tracing::{info, warn};
 
 /// From how many pages on the journal is worked into the database, 2 MiB. The disk has a commit wait
@@ -21,13 +22,13 @@ const FROM: usize = 512;
 /// No more than so many pages are left when the writer copies them itself.
 const FEW: usize = 256;
 
-/// With so many, 16 MiB, the writer waits for the thread, and copies what is left however much it is: the
-/// disk takes less than it writes. What is copied has to be synced at last, while all wait.
+/// How many pages, 16 MiB, the writer adds at the most while the thread is at it: then it waits, and copies
+/// what is left however much it is, since the disk takes less than it writes. What is copied has to be
+/// synced at last, while all wait.
 const MOST: usize = 4096;
 
-/// From how many on during a stop, 64 MiB: more than a million ends take. A stop has other things to do in
-/// its time, and its process is not gone before the disk is done.
-const FROM_AT_STOP: usize = 16_384;
+/// From how many on, 64 MiB, somebody should know of it.
+const LONG: usize = 16_384;
 
 /// The thread, as the writer sees it. Dropping it waits for what is under way.
 #[derive(Debug)]
@@ -38,8 +39,42 @@ pub(super) struct Checkpoints {
     wanted: Option<SyncSender<()>>,
     /// How many pages of the journal are in the database.
     copied: Receiver<usize>,
-    is_under_way: bool,
+    /// How many pages the journal had when the thread was set to it.
+    under_way: Option<usize>,
+    /// How many it had when the thread was set to it first since the journal was all in the database.
+    round: Option<usize>,
+    /// The thread got less than was there, as while somebody reads: to wait for it would be of no use, and
+    /// too long once it is let go on.
+    is_held: bool,
+    is_long: bool,
+    brake: Brake,
     thread: Option<JoinHandle<()>>,
+}
+
+/// Stops the thread for good.
+#[derive(Clone)]
+pub(super) struct Brake {
+    is_on: Arc<AtomicBool>,
+    interrupt: Arc<InterruptHandle>,
+}
+
+impl fmt::Debug for Brake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Brake")
+    }
+}
+
+impl Brake {
+    /// Breaks off what is under way, and has nothing begun any more: a stop needs the disk for other
+    /// things, and its process is not gone before the disk is done.
+    pub(super) fn pull(&self) {
+        self.is_on.store(true, Ordering::Relaxed);
+        self.interrupt.interrupt();
+    }
+
+    fn is_on(&self) -> bool {
+        self.is_on.load(Ordering::Relaxed)
+    }
 }
 
 impl Checkpoints {
@@ -53,13 +88,21 @@ impl Checkpoints {
             Ok(())
         };
         writer.wal_hook(Some(hook)).map_err(io::Error::other)?;
+        let brake = Brake {
+            is_on: Arc::default(),
+            interrupt: Arc::new(connection.get_interrupt_handle()),
+        };
         let (wanted, wants) = sync_channel(1);
         let (done, copied) = sync_channel(1);
+        let its_brake = brake.clone();
         let thread = std::thread::Builder::new()
             .name("ledger-checkpoints".into())
             .spawn(move || {
                 let mut fails = false;
                 for () in wants {
+                    if its_brake.is_on() {
+                        return;
+                    }
                     let copied = checkpoint(&connection);
                     tell(&copied, &mut fails);
                     if done.send(copied.unwrap_or(0)).is_err() {
@@ -71,51 +114,77 @@ impl Checkpoints {
             pages,
             wanted: Some(wanted),
             copied,
-            is_under_way: false,
+            under_way: None,
+            round: None,
+            is_held: false,
+            is_long: false,
+            brake,
             thread: Some(thread),
         })
     }
 
-    /// After a commit of `writer`: has the journal worked into the database if it is time, and does
-    /// its own part. During a stop it is time much later.
-    pub(super) fn tend(&mut self, writer: &Connection, is_stopping: bool) {
-        let from = if is_stopping { FROM_AT_STOP } else { FROM };
-        let most = MOST.max(from);
-        let pages = self.pages.load(Ordering::Relaxed);
-        if self.is_under_way {
-            let Some(copied) = self.copied_or_wait(pages, most) else {
-                return;
-            };
-            self.is_under_way = false;
-            // Else it has begun anew meanwhile.
-            if pages >= from && (pages.saturating_sub(copied) <= FEW || pages >= most) {
-                // What can't be done the thread tells of.
-                let _ = checkpoint(writer);
-                return;
-            }
-        }
-        if pages >= from {
-            self.begin(writer);
-        }
+    pub(super) fn brake(&self) -> Brake {
+        self.brake.clone()
     }
 
-    fn begin(&mut self, writer: &Connection) {
-        let asked = self.wanted.as_ref().map(|wanted| wanted.try_send(()));
-        self.is_under_way = matches!(asked, Some(Ok(())));
-        if !self.is_under_way {
-            // The thread has died of a panic.
-            let _ = checkpoint(writer);
+    /// After a commit of `writer`: has the journal worked into the database if it is time, and does
+    /// its own part.
+    pub(super) fn tend(&mut self, writer: &Connection) {
+        let pages = self.pages.load(Ordering::Relaxed);
+        let mut is_ours = false;
+        if let Some(begun_at) = self.under_way {
+            let added = pages.saturating_sub(self.round.unwrap_or(pages));
+            let is_outrun = !self.is_held && added >= MOST;
+            let Some(copied) = self.copied_or_wait(is_outrun) else {
+                return;
+            };
+            self.under_way = None;
+            if self.is_held {
+                self.round = None;
+            }
+            self.is_held = copied < begun_at && begun_at <= pages;
+            is_ours = !self.is_held && (is_outrun || pages.saturating_sub(copied) <= FEW);
         }
+        self.tell_of_length(pages);
+        // It may also have begun anew meanwhile.
+        if pages < FROM || self.brake.is_on() {
+            self.round = None;
+            return;
+        }
+        if !is_ours {
+            let asked = self.wanted.as_ref().map(|wanted| wanted.try_send(()));
+            if matches!(asked, Some(Ok(()))) {
+                self.under_way = Some(pages);
+                self.round.get_or_insert(pages);
+                return;
+            }
+            // The thread has died of a panic.
+        }
+        self.round = None;
+        // What can't be done the thread tells of.
+        let _ = checkpoint(writer);
     }
 
     /// How many pages of the journal are in the database by the thread's last look; none while it is at
-    /// it, unless the journal has become too long not to wait for that.
-    fn copied_or_wait(&self, pages: usize, most: usize) -> Option<usize> {
+    /// it, unless that is to be waited for.
+    fn copied_or_wait(&self, waits: bool) -> Option<usize> {
         match self.copied.try_recv() {
             Ok(copied) => Some(copied),
-            Err(TryRecvError::Empty) if pages < most => None,
+            Err(TryRecvError::Empty) if !waits => None,
             Err(_) => Some(self.copied.recv().unwrap_or(0)),
         }
+    }
+
+    fn tell_of_length(&mut self, pages: usize) {
+        let is_long = pages >= LONG;
+        if is_long && !self.is_long {
+            let mib = pages / 256;
+            warn!(
+                mib,
+                "the ledger's journal is long: another program reads `ledger.db`, or the disk is slow"
+            );
+        }
+        self.is_long = is_long;
     }
 }
 
@@ -140,7 +209,12 @@ fn checkpoint(connection: &Connection) -> Result<usize> {
 
 /// Logs when it begins to fail, and when it works again.
 fn tell(copied: &Result<usize>, fails: &mut bool) {
-    let busy = [ErrorCode::DatabaseBusy, ErrorCode::DatabaseLocked];
+    // The last of a stop.
+    let busy = [
+        ErrorCode::DatabaseBusy,
+        ErrorCode::DatabaseLocked,
+        ErrorCode::OperationInterrupted,
+    ];
     match copied {
         Ok(_) if *fails => {
             *fails = false;
@@ -203,7 +277,7 @@ mod tests {
         }
 
         fn tend(&mut self) {
-            self.checkpoints.tend(&self.connection, false);
+            self.checkpoints.tend(&self.connection);
         }
     }
 
@@ -219,17 +293,35 @@ mod tests {
     }
 
     #[test]
-    fn a_short_journal_is_left_alone_and_during_a_stop_a_longer_one() {
+    fn a_short_journal_is_left_alone_and_during_a_stop_a_long_one_too() {
         let mut writer = Writer::new();
         writer.commit(FROM / 2);
         writer.tend();
-        assert!(!writer.checkpoints.is_under_way);
-        writer.commit(FROM_AT_STOP - 2 * FROM);
-        writer.checkpoints.tend(&writer.connection, true);
-        assert!(!writer.checkpoints.is_under_way);
-        writer.commit(2 * FROM);
-        writer.checkpoints.tend(&writer.connection, true);
-        assert!(writer.checkpoints.is_under_way);
+        assert_eq!(writer.checkpoints.under_way, None);
+        let pages = writer.commit(FROM);
+        writer.tend();
+        assert_eq!(writer.checkpoints.under_way, Some(pages));
+
+        let mut stopping = Writer::new();
+        stopping.checkpoints.brake().pull();
+        let pages = stopping.commit(LONG);
+        stopping.tend();
+        assert_eq!(stopping.checkpoints.under_way, None);
+        assert!(stopping.commit(1) > pages, "it has begun anew");
+    }
+
+    #[test]
+    fn a_stop_does_not_wait_for_what_is_under_way() {
+        let mut writer = Writer::new();
+        writer.commit(LONG);
+        writer.tend();
+        writer.checkpoints.brake().pull();
+        let pages = writer.commit(MOST);
+        writer.tend();
+        // It may have been done before; else nobody copies the rest.
+        assert_eq!(writer.checkpoints.under_way, None);
+        let next = writer.commit(1);
+        assert!(next > pages || next < FROM, "{next} after {pages}");
     }
 
     #[test]
@@ -245,33 +337,32 @@ mod tests {
         let pages = writer.commit(1);
         assert!(pages < FROM);
         writer.tend();
-        assert!(!writer.checkpoints.is_under_way);
+        assert_eq!(writer.checkpoints.under_way, None);
         assert!(writer.commit(1) > pages, "the writer has copied it");
     }
 
     #[test]
     fn the_writer_does_it_all_where_the_thread_has_died() {
-        for is_under_way in [false, true] {
+        for under_way in [None, Some(0)] {
             let mut writer = Writer::new();
             // As a panic would leave it.
             (writer.checkpoints.wanted, writer.checkpoints.copied) =
                 (Some(sync_channel(1).0), sync_channel(1).1);
-            writer.checkpoints.is_under_way = is_under_way;
+            writer.checkpoints.under_way = under_way;
             writer.commit(2 * FROM);
             writer.tend();
-            assert!(writer.commit(1) < FROM, "{is_under_way}");
+            assert!(writer.commit(1) < FROM, "{under_way:?}");
         }
     }
 
     #[test]
-    fn a_journal_that_is_too_long_is_waited_for() {
+    fn a_writer_that_has_added_too_much_meanwhile_waits_and_copies_the_rest() {
         let mut writer = Writer::new();
+        writer.commit(FROM);
+        writer.tend();
         writer.commit(MOST);
         writer.tend();
-        assert!(writer.checkpoints.is_under_way);
-        writer.commit(1);
-        writer.tend();
-        assert!(!writer.checkpoints.is_under_way);
+        assert_eq!(writer.checkpoints.under_way, None);
         assert!(writer.commit(1) < FROM);
     }
 }

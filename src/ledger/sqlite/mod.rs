@@ -28,7 +28,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use jiff::Timestamp;
 
-use self::checkpoints::Checkpoints;
+use self::checkpoints::{Brake, Checkpoints};
 pub use self::fault::OpenError;
 use self::reader::Reader;
 use self::records::State;
@@ -73,6 +73,7 @@ pub struct SqliteLedger {
     files: Vec<FileInUse>,
     shared: Arc<Shared>,
     writer: Writer,
+    checkpoints: Brake,
     lookups: Reader,
     lists: Reader,
 }
@@ -125,6 +126,7 @@ impl SqliteLedger {
         let (lookups, lists) = (reader("ledger-lookups")?, reader("ledger-lists")?);
         let checkpoints = schema::connect(path).map_err(in_sql)?;
         let checkpoints = Checkpoints::spawn(checkpoints, &mut connection).map_err(in_io)?;
+        let brake = checkpoints.brake();
         let state = State::new(head);
         let writer = Writer::spawn(
             connection,
@@ -140,6 +142,7 @@ impl SqliteLedger {
             files: files.collect::<Result<_, _>>().map_err(in_io)?,
             shared,
             writer: writer.map_err(in_io)?,
+            checkpoints: brake,
             lookups,
             lists,
         })
@@ -284,6 +287,7 @@ impl Ledger for SqliteLedger {
 
     fn intend(&self, intent: Intent) -> LedgerFuture<()> {
         self.shared.begin_stop();
+        self.checkpoints.pull();
         self.writer
             .ask_ahead(move |records| records.intend(&intent))
     }

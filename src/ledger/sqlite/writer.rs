@@ -237,8 +237,7 @@ impl Worker {
             };
             job.answer(outcome);
         }
-        let is_stopping = self.shared.is_stopping();
-        self.checkpoints.tend(&self.connection, is_stopping);
+        self.checkpoints.tend(&self.connection);
     }
 
     fn run(&mut self, group: &mut [Box<dyn Job>]) -> Result<Vec<Result<(), LedgerError>>, Fault> {
