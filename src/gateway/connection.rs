@@ -252,9 +252,6 @@ impl AsyncWrite for Connection {
     }
 }
 
-/// The statuses of the HTTP layer's own refusals.
-const REFUSALS: [&str; 3] = ["400", "408", "431"];
-
 /// Where in `bytes` a refusal of the HTTP layer begins, if there is one, and what to send instead.
 ///
 /// It is always the last that is written, and it has an empty body where ours have a document.
@@ -265,14 +262,6 @@ fn bare_refusal(bytes: &[u8]) -> Option<(usize, Vec<u8>)> {
     let mut lines = head.split("\r\n");
     let mut status_line = lines.next()?.split(' ');
     let (version, status) = (status_line.next()?, status_line.next()?);
-    if !REFUSALS.contains(&status) {
-        return None;
-    }
-    let is_length = |line: &&str| line.starts_with("content-length: ");
-    let (length, headers): (Vec<_>, Vec<_>) = lines.partition(is_length);
-    if length != ["content-length: 0"] {
-        return None;
-    }
     let detail = match status {
         "400" => {
             "the request is not valid HTTP/1.1: its request line, its headers or how it gives the \
@@ -286,6 +275,11 @@ fn bare_refusal(bytes: &[u8]) -> Option<(usize, Vec<u8>)> {
         "431" => "the head of the request is too large".to_owned(),
         _ => return None,
     };
+    let is_length = |line: &&str| line.starts_with("content-length: ");
+    let (length, headers): (Vec<_>, Vec<_>) = lines.partition(is_length);
+    if length != ["content-length: 0"] {
+        return None;
+    }
 
     // There is one type for what can't be read, and with it goes one status.
     let problem = Problem::new(Kind::MalformedJson, detail);

@@ -96,7 +96,8 @@ impl Holders {
     }
 
     /// Takes in the holder of an active session, if it is not known, such as when the start was being
-    /// recorded while it was forgotten: it has its first lease before it, and those of its runs that were over still are.
+    /// recorded while it was forgotten: it has its first lease before it, and those of its runs that were
+    /// over still are.
     pub(crate) fn take_back(&mut self, session: &Session, seen_at: Timestamp, now: Instant) {
         let unknown = session.holder.as_ref().filter(|holder| !self.knows(holder));
         let Some(holder) = unknown else { return };

@@ -1,27 +1,22 @@
 //! Services on actix-web: a server over real connections, in real time, since the supervisor has
 //! threads of its own.
 
+use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
-use actix_web::dev::{ServerHandle, Service as _};
+use actix_web::dev::{Server, ServerHandle, Service as _};
+use actix_web::rt::task::JoinHandle;
 use actix_web::test::{TestRequest, call_service, init_service, read_body};
 use actix_web::web::{Data, get};
 use actix_web::{App, HttpResponse, HttpServer};
-use session_supervisor::testing::gated;
+use session_supervisor::testing::{gated, in_time};
 use session_supervisor::{
     EndReason, Error, Hook, LedgerError, Outcome, SessionKey, SessionSupervisor, Shutdown,
-    StepOutcome,
+    ShutdownReport, StepOutcome,
 };
 
 use crate::support::id;
-
-/// How long anything may take before a test fails instead of hanging.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-async fn in_time<T>(work: impl Future<Output = T>) -> T {
-    let answer = tokio::time::timeout(PATIENCE, work).await;
-    answer.expect("it is answered in time")
-}
 
 async fn ready(supervisor: Data<SessionSupervisor>) -> HttpResponse {
     match supervisor.is_ready() {
@@ -31,7 +26,7 @@ async fn ready(supervisor: Data<SessionSupervisor>) -> HttpResponse {
 }
 
 /// A server with a health route, on a port of its own.
-fn server(supervisor: &SessionSupervisor) -> (actix_web::dev::Server, String) {
+fn server(supervisor: &SessionSupervisor) -> (Server, String) {
     let handle = Data::new(supervisor.clone());
     let server = HttpServer::new(move || {
         let app = App::new().app_data(handle.clone());
@@ -41,6 +36,15 @@ fn server(supervisor: &SessionSupervisor) -> (actix_web::dev::Server, String) {
     let url = format!("http://{}/readyz", server.addrs()[0]);
     let server = server.disable_signals().shutdown_timeout(1).run();
     (server, url)
+}
+
+/// What serving answers.
+type Served = io::Result<Arc<ShutdownReport>>;
+
+/// Serves it meanwhile.
+fn serve(supervisor: &SessionSupervisor, server: Server) -> JoinHandle<Served> {
+    let supervisor = supervisor.clone();
+    actix_web::rt::spawn(async move { supervisor.serve(server).await })
 }
 
 /// The status that a fresh connection is answered with, if it is let in.
@@ -95,13 +99,10 @@ async fn a_server_answers_until_the_sessions_have_had_their_ends_and_is_stopped_
     let builder = SessionSupervisor::builder().plugin(plugin);
     let builder = builder.teardown(Duration::from_secs(20));
     let builder = builder.teardown_step("pool", || async { Ok(()) });
-    let supervisor = builder.cap(PATIENCE).start().await.unwrap();
+    let supervisor = builder.cap(Duration::from_secs(30)).start().await.unwrap();
     let guard = supervisor.guard(id("A")).await.unwrap();
     let (server, url) = server(&supervisor);
-    let served = {
-        let supervisor = supervisor.clone();
-        actix_web::rt::spawn(async move { supervisor.serve(server).await })
-    };
+    let served = serve(&supervisor, server);
     assert_eq!(status(&url).await, Some(200));
 
     gate.close();
@@ -127,10 +128,7 @@ async fn a_server_that_ends_by_itself_takes_the_sessions_with_it() {
     let guard = supervisor.guard(id("A")).await.unwrap();
     let (server, url) = server(&supervisor);
     let handle: ServerHandle = server.handle();
-    let served = {
-        let supervisor = supervisor.clone();
-        actix_web::rt::spawn(async move { supervisor.serve(server).await })
-    };
+    let served = serve(&supervisor, server);
     assert_eq!(status(&url).await, Some(200));
     handle.stop(true).await;
     assert_eq!(in_time(guard.ended()).await.unwrap(), EndReason::Shutdown);
