@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use actix::{Message, WeakRecipient};
 use jiff::Timestamp;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::lane::LaneTally;
@@ -87,15 +88,18 @@ pub(crate) struct TellLifecycle {
 #[rtype(result = "()")]
 pub(crate) struct CutAt(pub(crate) Instant);
 
-/// Delivers everything that is owed, until the cut. The lanes deliver nothing after that. Those
-/// that have not answered in time are not in the answer.
-#[derive(Debug, Clone, Message)]
-#[rtype(result = "Vec<(Arc<str>, LaneTally)>")]
+/// What lanes achieved in a drain, by the names of their plugins.
+pub(crate) type Tallies = mpsc::UnboundedSender<(Arc<str>, LaneTally)>;
+
+/// Delivers everything that is owed, until the cut. The lanes deliver nothing after that.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
 pub(crate) struct Drain {
     /// When the backlog is counted no further.
     pub(crate) count_by: Instant,
-    /// When the answer is due: a moment after the cut.
-    pub(crate) answer_by: Instant,
+    /// Where each lane says what it achieved as soon as it is through, so that one that is late does
+    /// not take the others' answers along. Closed once all that can answer have.
+    pub(crate) tallies: Tallies,
     /// What the shutdown recorded, if it ended any session.
     pub(crate) ends: Option<RecordedEnds>,
     /// The sessions whose ends it could not record, and how they ended.

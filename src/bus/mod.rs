@@ -350,9 +350,9 @@ impl Handler<CutAt> for PluginBus {
 }
 
 impl Handler<Drain> for PluginBus {
-    type Result = ResponseFuture<Vec<(Arc<str>, LaneTally)>>;
+    type Result = ();
 
-    fn handle(&mut self, message: Drain, _: &mut Context<Self>) -> Self::Result {
+    fn handle(&mut self, message: Drain, _: &mut Context<Self>) {
         let sessions = message.ends.map_or(0, |ends| ends.count as u64);
         let specs = self.lanes.iter().map(|lane| lane.host.spec());
         let listeners = specs.filter(|spec| spec.hears_ends());
@@ -363,24 +363,15 @@ impl Handler<Drain> for PluginBus {
         let instance = self.settings.instance;
         let count = sessions.len();
         let unrecorded = Ending::new(sessions, end, instance).events(0..count);
-        let tallies = self.lanes.iter().map(|lane| {
-            let (reply, tally) = oneshot::channel();
-            let command = Command::Drain {
+        for lane in &self.lanes {
+            // One that is gone lets go of its sender.
+            let _ = lane.commands.send(Command::Drain {
                 count_by: message.count_by,
                 ends: ends.clone(),
                 unrecorded: Arc::clone(&unrecorded),
-                reply,
-            };
-            // A lane that is gone does not answer, which the tally below shows.
-            let _ = lane.commands.send(command);
-            let name = lane.host.spec().shared_name();
-            async move {
-                let tally = tokio::time::timeout_at(message.answer_by, tally).await;
-                Some((name, tally.ok()?.ok()?))
-            }
-        });
-        let tallies = join_all(tallies);
-        Box::pin(async move { tallies.await.into_iter().flatten().collect() })
+                tallies: message.tallies.clone(),
+            });
+        }
     }
 }
 

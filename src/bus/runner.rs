@@ -22,7 +22,8 @@ use tracing::{Instrument as _, error_span, warn};
 pub(super) use self::operations::{LettersChange, LettersChanged, LettersJob, Operation};
 use self::operations::{LettersDone, Operations};
 use super::host::PluginHost;
-use super::lane::{Flight, Lane, LaneTally, Now, Outcome, Step};
+use super::lane::{Flight, Lane, Now, Outcome, Step};
+use super::messages::Tallies;
 use super::watermarks::Watermark;
 use super::{ActiveIds, DeliveryState, PluginStatus};
 use crate::clock::WallClock;
@@ -48,7 +49,7 @@ pub(super) enum Command {
         ends: Option<RangeInclusive<Seq>>,
         /// Ends that the ledger did not record.
         unrecorded: Arc<[Event]>,
-        reply: oneshot::Sender<LaneTally>,
+        tallies: Tallies,
     },
     /// Since when has the oldest event been owed, if any is?
     OwedSince(oneshot::Sender<Option<Timestamp>>),
@@ -64,7 +65,7 @@ pub(super) enum Command {
 struct Drained {
     count_by: Instant,
     unrecorded: Arc<[Event]>,
-    reply: oneshot::Sender<LaneTally>,
+    tallies: Tallies,
 }
 
 /// What a lane was waiting for.
@@ -186,7 +187,8 @@ impl LaneRunner {
                 let told = self.tell_unrecorded(&drained.unrecorded, cut).await;
                 let mut tally = self.finish(drained.count_by).await;
                 tally.unrecorded = told;
-                let _ = drained.reply.send(tally);
+                let name = self.host.spec().shared_name();
+                let _ = drained.tallies.send((name, tally));
             }
             let is_cut_ahead = |cut: &Instant| *cut > Instant::now();
             let cut = self.lane.cut().filter(is_cut_ahead);
@@ -221,7 +223,7 @@ impl LaneRunner {
                 count_by,
                 ends,
                 unrecorded,
-                reply,
+                tallies,
             } => {
                 let head = *self.head.borrow_and_update();
                 self.lane.set_head(head);
@@ -231,7 +233,7 @@ impl LaneRunner {
                 self.drained = Some(Drained {
                     count_by,
                     unrecorded,
-                    reply,
+                    tallies,
                 });
             }
             Command::OwedSince(reply) => {

@@ -72,16 +72,10 @@ impl Budget {
         self.cut(asked_at) + self.reserve() / 8
     }
 
-    /// When lanes that are late are waited for no longer: one must not take the others' answers
-    /// along.
-    pub(crate) fn lanes_answer(&self, asked_at: Instant) -> Instant {
-        self.cut(asked_at) + self.reserve() / 5 * 4
-    }
-
     /// When the coordinator goes on, whether it has heard of everyone or not. The lanes answer at
     /// the cut, so until then something of ours would have to be stuck.
     pub(crate) fn give_up(&self, asked_at: Instant) -> Instant {
-        self.cut(asked_at) + self.reserve() / 10 * 9
+        self.cut(asked_at) + self.reserve() / 5 * 4
     }
 
     /// When teardown steps are waited for no longer. The rest is for the report.

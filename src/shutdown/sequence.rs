@@ -8,6 +8,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use actix_rt::Arbiter;
 use futures_util::future::{join, join3};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -198,14 +199,14 @@ impl Sequence {
         let recorded = ends.map_or(0, |ends| ends.count).min(sessions.len());
         let (recorded, unrecorded) = sessions.split_at(recorded);
         let (budget, asked_at) = (&self.settings.budget, self.request.asked_at);
-        let message = Drain {
+        let (tallies, answers) = mpsc::unbounded_channel();
+        self.settings.bus.do_send(Drain {
             count_by: budget.lanes_count(asked_at),
-            answer_by: budget.lanes_answer(asked_at),
+            tallies,
             ends,
             unrecorded: (unrecorded.into(), Arc::clone(&closed.end)),
-        };
-        let tallies = self.bounded(self.settings.bus.send(message)).await;
-        let tallies = tallies.and_then(Result::ok).unwrap_or_default();
+        });
+        let tallies = gather(answers, &self.give_up).await;
         // No reload comes in between: the bus has none once it has been told of the cut.
         let listeners = self.settings.plugins.names();
         let plugins = listeners.iter().map(|name| {
@@ -373,8 +374,51 @@ impl Sequence {
     }
 }
 
+/// What comes until all have answered, or, where some are late, until `give_up`.
+async fn gather<T>(mut answers: mpsc::UnboundedReceiver<T>, give_up: &CancellationToken) -> Vec<T> {
+    let mut gathered = Vec::new();
+    loop {
+        tokio::select! {
+            // Those that have come are taken even if it is late already.
+            biased;
+            answer = answers.recv() => match answer {
+                Some(answer) => gathered.push(answer),
+                None => return gathered,
+            },
+            () = give_up.cancelled() => return gathered,
+        }
+    }
+}
+
 /// What the ledger answers, if it does soon.
 async fn ledger_answer<T>(answer: LedgerFuture<T>, patience: Duration) -> Result<T, LedgerError> {
     let answered = timeout(patience, answer).await;
     answered.unwrap_or_else(|_| Err(LedgerError::late()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn one_that_is_late_does_not_take_the_answers_of_others_along() {
+        let give_up = CancellationToken::new();
+        let (first, answers) = mpsc::unbounded_channel();
+        let late = first.clone();
+        first.send("first").unwrap();
+        drop(first);
+        give_up.cancel();
+        assert_eq!(gather(answers, &give_up).await, ["first"]);
+        assert!(late.send("late").is_err());
+    }
+
+    #[tokio::test]
+    async fn who_is_gone_is_not_waited_for() {
+        let (first, answers) = mpsc::unbounded_channel();
+        let gone = first.clone();
+        first.send("first").unwrap();
+        drop((first, gone));
+        let given_up_by_nobody = CancellationToken::new();
+        assert_eq!(gather(answers, &given_up_by_nobody).await, ["first"]);
+    }
 }
