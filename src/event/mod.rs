@@ -1,217 +1,23 @@
 //! Events: what plugins are told, and how they answer.
 
 mod delivery;
+mod ending;
+mod hook;
+mod ids;
 mod wire;
 
-use std::fmt;
-use std::ops::Range;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use serde::{Serialize, Serializer};
 use uuid::Uuid;
 
 pub(crate) use self::delivery::Verdict;
 pub use self::delivery::{Acks, Deadline, Deliver};
+pub(crate) use self::ending::Ending;
+pub use self::hook::{Hook, Hooks};
+pub use self::ids::{EventId, InstanceId, InvalidEventId, Seq};
 pub use self::wire::WireEvent;
-use crate::session::{End, EndReason, Incarnation, Session};
-
-/// The place of an event in the ledger's log: ascends over the life of a ledger, from 1.
-pub type Seq = u64;
-
-/// One run of a supervisor, from its start to its stop.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
-#[serde(transparent)]
-pub struct InstanceId(Uuid);
-
-impl InstanceId {
-    pub(crate) fn generate() -> Self {
-        Self(Uuid::now_v7())
-    }
-
-    /// One that was made before.
-    #[cfg(feature = "sqlite")]
-    pub(crate) fn from_uuid(uuid: Uuid) -> Self {
-        Self(uuid)
-    }
-
-    /// The id as a UUID.
-    pub fn as_uuid(&self) -> &Uuid {
-        &self.0
-    }
-}
-
-impl fmt::Display for InstanceId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.0, f)
-    }
-}
-
-/// What a plugin can be told of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[non_exhaustive]
-pub enum Hook {
-    /// A session started.
-    SessionStart,
-    /// A session ended.
-    SessionEnd,
-    /// The supervisor started. Best effort: most plugins are told once, a plugin with an
-    /// [opening](crate::PluginSpec::with_opening) until it takes it.
-    GatewayStart,
-    /// The supervisor is stopping. Best effort, once.
-    GatewayShutdown,
-    /// The supervisor is stopping and expects to be back. Best effort, once.
-    GatewayPreRestart,
-}
-
-impl Hook {
-    /// Every hook.
-    pub const ALL: &[Self] = &[
-        Self::SessionStart,
-        Self::SessionEnd,
-        Self::GatewayStart,
-        Self::GatewayShutdown,
-        Self::GatewayPreRestart,
-    ];
-
-    /// The hook's name on the wire and in a configuration.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::SessionStart => "session_start",
-            Self::SessionEnd => "session_end",
-            Self::GatewayStart => "gateway_start",
-            Self::GatewayShutdown => "gateway_shutdown",
-            Self::GatewayPreRestart => "gateway_pre_restart",
-        }
-    }
-}
-
-impl fmt::Display for Hook {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl std::str::FromStr for Hook {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let found = Self::ALL.iter().find(|hook| hook.as_str() == text);
-        found.copied().ok_or_else(|| {
-            let names: Vec<_> = Self::ALL.iter().map(|hook| hook.as_str()).collect();
-            format!("expected one of {}", names.join(", "))
-        })
-    }
-}
-
-impl Serialize for Hook {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.as_str())
-    }
-}
-
-/// The hooks that a plugin listens to.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Hooks(u8);
-
-impl Hooks {
-    /// No hook at all.
-    pub const NONE: Self = Self(0);
-    /// `session_start` and `session_end`: the default.
-    pub const SESSION: Self = Self::NONE.with(Hook::SessionStart).with(Hook::SessionEnd);
-    /// Every hook.
-    pub const ALL: Self = Self::SESSION
-        .with(Hook::GatewayStart)
-        .with(Hook::GatewayShutdown)
-        .with(Hook::GatewayPreRestart);
-
-    /// These and `hook`.
-    #[must_use]
-    pub const fn with(self, hook: Hook) -> Self {
-        Self(self.0 | 1 << hook as u8)
-    }
-
-    /// Whether `hook` is one of these.
-    pub const fn contains(self, hook: Hook) -> bool {
-        self.0 & (1 << hook as u8) != 0
-    }
-}
-
-impl FromIterator<Hook> for Hooks {
-    fn from_iter<I: IntoIterator<Item = Hook>>(hooks: I) -> Self {
-        hooks.into_iter().fold(Self::NONE, Self::with)
-    }
-}
-
-impl Serialize for Hooks {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(Hook::ALL.iter().filter(|hook| self.contains(**hook)))
-    }
-}
-
-impl fmt::Debug for Hooks {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let hooks = Hook::ALL.iter().filter(|hook| self.contains(**hook));
-        f.debug_set().entries(hooks).finish()
-    }
-}
-
-/// The idempotency key of an event: one per incarnation and hook, the same on every retry,
-/// redelivery and recovery. Compare it, store it, never parse it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct EventId {
-    subject: Uuid,
-    hook: Hook,
-}
-
-impl EventId {
-    /// The id of the event that tells `incarnation` to those who listen to `hook`.
-    pub(crate) fn of_session(incarnation: Incarnation, hook: Hook) -> Self {
-        let subject = *incarnation.as_uuid();
-        Self { subject, hook }
-    }
-}
-
-impl EventId {
-    /// The incarnation that it tells of; none for lifecycle events.
-    pub(crate) fn incarnation(self) -> Option<Incarnation> {
-        let is_of_session = Hooks::SESSION.contains(self.hook);
-        is_of_session.then(|| Incarnation::from_uuid(self.subject))
-    }
-}
-
-/// That a text is no [`EventId`].
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("must be an event id as a plugin got it")]
-#[non_exhaustive]
-pub struct InvalidEventId;
-
-impl std::str::FromStr for EventId {
-    type Err = InvalidEventId;
-
-    fn from_str(text: &str) -> Result<Self, InvalidEventId> {
-        let (subject, hook) = text.split_once('-').ok_or(InvalidEventId)?;
-        let id = Self {
-            subject: Uuid::try_parse(subject).map_err(|_| InvalidEventId)?,
-            hook: hook.parse().map_err(|_| InvalidEventId)?,
-        };
-        // Only as it was written, so that every event has one id.
-        let is_exact = id.to_string() == text;
-        is_exact.then_some(id).ok_or(InvalidEventId)
-    }
-}
-
-impl fmt::Display for EventId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.subject.as_simple(), self.hook)
-    }
-}
-
-impl Serialize for EventId {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
+use crate::session::{End, EndReason, Session};
 
 /// A session that has started and not ended.
 #[derive(Debug, Clone, PartialEq)]
@@ -227,45 +33,6 @@ impl OpenSession {
     /// `session`, whose start is at the place `start_seq` of the log.
     pub fn new(session: Arc<Session>, start_seq: Seq) -> Self {
         Self { session, start_seq }
-    }
-}
-
-/// Sessions that end together, all in the same way. Their events share them: what is a session's alone
-/// would cost a drain of a million a look into each.
-#[derive(Debug)]
-pub(crate) struct Ending {
-    sessions: Arc<[OpenSession]>,
-    end: Arc<End>,
-    instance: InstanceId,
-}
-
-impl Ending {
-    pub(crate) fn new(
-        sessions: Arc<[OpenSession]>,
-        end: Arc<End>,
-        instance: InstanceId,
-    ) -> Arc<Self> {
-        Arc::new(Self {
-            sessions,
-            end,
-            instance,
-        })
-    }
-
-    /// The events of the ends of those sessions that are in `range`.
-    pub(crate) fn events(self: &Arc<Self>, range: Range<usize>) -> Arc<[Event]> {
-        if self.end.ended_at == self.end.detected_at {
-            let which = range.map(|index| Content::OfMany(Arc::clone(self), index as u32));
-            return which.map(|content| Event { seq: 0, content }).collect();
-        }
-        // No session ends before it began, and these may.
-        let sessions = self.sessions[range].iter().cloned();
-        let ends = sessions.map(|open| Event::end(open, Arc::clone(&self.end), self.instance));
-        ends.collect()
-    }
-
-    fn of(&self, index: u32) -> &OpenSession {
-        &self.sessions[index as usize]
     }
 }
 
@@ -518,86 +285,5 @@ impl Event {
     /// The event as JSON shows it, in an attempt number `attempt` that has `remaining` left.
     pub fn wire(&self, attempt: u32, remaining: std::time::Duration) -> WireEvent<'_> {
         WireEvent::new(self, attempt, remaining)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::session::{EndDetails, NewSession, SessionId};
-
-    fn open_sessions(count: u64) -> Arc<[OpenSession]> {
-        let open = |seq| {
-            let new = NewSession::new(SessionId::generate());
-            let incarnation = Incarnation::generate();
-            let session = Session::begin(new, incarnation, None, Timestamp::UNIX_EPOCH);
-            OpenSession::new(Arc::new(session), seq)
-        };
-        (1..=count).map(open).collect()
-    }
-
-    fn closed() -> Arc<End> {
-        let now = Timestamp::UNIX_EPOCH;
-        Arc::new(End::now(EndReason::Closed, EndDetails::default(), now))
-    }
-
-    /// The ends of those in `range`, with places in the log from 101 on.
-    fn ends(ending: &Arc<Ending>, range: Range<usize>) -> Vec<Event> {
-        let first = range.start as u64 + 101;
-        let ends = ending.events(range);
-        let ends = ends.iter().cloned().zip(first..);
-        ends.map(|(event, seq)| event.with_seq(seq)).collect()
-    }
-
-    #[test]
-    fn an_end_of_many_tells_what_one_by_itself_does() {
-        let (open, instance) = (open_sessions(3), InstanceId::generate());
-        let shared = &ends(&Ending::new(open.clone(), closed(), instance), 0..3)[1];
-        let alone = Event::end(open[1].clone(), closed(), instance).with_seq(102);
-        for event in [shared.clone().by_itself(), alone] {
-            assert_eq!(event.id(), shared.id());
-            assert_eq!((event.seq(), event.hook()), (shared.seq(), shared.hook()));
-            assert_eq!(event.start_seq(), shared.start_seq());
-            assert_eq!(event.timestamp(), shared.timestamp());
-            assert_eq!(event.instance(), shared.instance());
-            assert_eq!(event.session(), shared.session());
-            assert_eq!(event.how_ended(), shared.how_ended());
-            assert!(event.lifecycle().is_none() && !event.is_synthetic());
-        }
-    }
-
-    #[test]
-    fn an_end_that_is_taken_by_itself_does_not_keep_the_sessions_that_ended_with_it() {
-        let open = open_sessions(3);
-        let other = Arc::downgrade(&open[2].session);
-        let ending = Ending::new(open, closed(), InstanceId::generate());
-        let event = ends(&ending, 0..3).swap_remove(0);
-        drop(ending);
-        assert!(other.upgrade().is_some());
-        let event = event.by_itself();
-        assert!(other.upgrade().is_none());
-        assert!(event.synthetic().is_synthetic());
-    }
-
-    #[test]
-    fn all_are_ends_if_first_and_last_show_that_nothing_else_is_between() {
-        let instance = InstanceId::generate();
-        let [one, other] = [5, 5].map(|count| {
-            let open = open_sessions(count);
-            Ending::new(open, closed(), instance)
-        });
-        let all = ends(&one, 0..5);
-        assert_eq!(Event::hook_of_all(&all), Some(Hook::SessionEnd));
-        assert_eq!(Event::hook_of_all(&all[1..4]), Some(Hook::SessionEnd));
-        assert_eq!(Event::hook_of_all(&all[2..3]), Some(Hook::SessionEnd));
-        assert_eq!(Event::hook_of_all(&[]), None);
-        let holed = [all[0].clone(), all[2].clone()];
-        assert_eq!(Event::hook_of_all(&holed), None);
-        let mixed = [all[0].clone(), ends(&other, 1..2).remove(0)];
-        assert_eq!(Event::hook_of_all(&mixed), None);
-        let unplaced = one.events(0..2);
-        assert_eq!(Event::hook_of_all(&unplaced), None);
-        let alone = all[0].clone().by_itself();
-        assert_eq!(Event::hook_of_all(&[alone]), None);
     }
 }

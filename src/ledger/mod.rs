@@ -6,9 +6,13 @@
 //! plugins, dead letters and (with a ledger that survives the process) recovery are all the same
 //! mechanism.
 
+mod error;
 mod health;
 mod memory;
 mod patience;
+mod position;
+mod record;
+mod run;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod tail;
@@ -18,7 +22,6 @@ mod upkeep;
 mod weight;
 
 use std::fmt;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,227 +29,24 @@ use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, join_all, try_join_all};
 use jiff::Timestamp;
 
+pub use self::error::LedgerError;
 pub(crate) use self::health::LedgerHealth;
 pub use self::memory::MemoryLedger;
 pub(crate) use self::patience::answer_within;
+pub use self::position::{Parked, Position, Progress};
+pub use self::record::{Append, Appended, Page, SessionRecord};
+pub use self::run::{Held, Intent, Predecessor, Recovery};
 #[cfg(feature = "sqlite")]
 pub use self::sqlite::{OpenError, SqliteLedger, Survey, SurveyedPlugin};
 pub(crate) use self::upkeep::{Upkeep, check_files};
-use crate::event::{Event, InstanceId, OpenSession, Seq};
+use crate::event::{Event, InstanceId, Seq};
 use crate::filter::SessionFilter;
 use crate::holder::HolderRecord;
-use crate::session::{End, EndReason, HolderId, Incarnation, Session, SessionId};
-
-/// The ledger could not do what was asked. Nothing of the request is recorded.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("the ledger is unavailable: {problem}")]
-pub struct LedgerError {
-    problem: Arc<str>,
-}
-
-impl LedgerError {
-    /// Says what kept the ledger from working.
-    pub fn new(problem: impl fmt::Display) -> Self {
-        Self {
-            problem: problem.to_string().into(),
-        }
-    }
-
-    /// As many requests wait for it as may.
-    pub(crate) fn full() -> Self {
-        Self::new("too many requests wait for it")
-    }
-
-    /// It has not answered all that it was asked.
-    pub(crate) fn too_few_answers() -> Self {
-        Self::new("it has answered less than it was asked")
-    }
-
-    /// It has not answered for as long as it could be waited for.
-    pub(crate) fn late() -> Self {
-        Self::new("it did not answer in time")
-    }
-
-    /// Another file is at `path` than the one in use, or none.
-    pub(crate) fn replaced(path: &Path) -> Self {
-        let path = path.display();
-        Self::new(format!("its file `{path}` was removed or replaced"))
-    }
-}
+use crate::session::{HolderId, Incarnation, SessionId};
 
 /// What a ledger answers. The request is placed when the method is called, in the order of the
 /// calls; the future only waits for the answer, so dropping it undoes nothing.
 pub type LedgerFuture<T> = BoxFuture<'static, Result<T, LedgerError>>;
-
-/// One incarnation as the ledger knows it.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct SessionRecord {
-    /// The session, with the details it had last.
-    pub session: Arc<Session>,
-    /// The place of its `session_start` in the log.
-    pub start_seq: Seq,
-    /// How it ended, and the place of its `session_end` in the log; none while it is active.
-    pub end: Option<(Arc<End>, Seq)>,
-}
-
-impl SessionRecord {
-    /// A session that is active.
-    pub(crate) fn active(session: Arc<Session>, start_seq: Seq) -> Self {
-        Self {
-            session,
-            start_seq,
-            end: None,
-        }
-    }
-}
-
-/// An event that one plugin did not take and that its lane went past.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct Parked {
-    /// The event itself, with its place in the log.
-    pub event: Event,
-    /// How often the plugin rejected this event by itself.
-    pub attempts: u32,
-    /// Not to be tried before.
-    pub not_before: Timestamp,
-    /// Whether it is a dead letter: not tried again unless an operator asks for it.
-    pub dead: bool,
-    /// Why the plugin rejected it last, or why it is parked.
-    pub error: Arc<str>,
-}
-
-/// Where a plugin stands in the log.
-#[derive(Debug, Clone, Default)]
-#[non_exhaustive]
-pub struct Position {
-    /// The head of the log when the plugin was first attached: it is told of nothing before.
-    pub since: Seq,
-    /// Every event up to here is acknowledged, parked, or not for this plugin.
-    pub cursor: Seq,
-    /// What is parked for it and not dead, in log order.
-    pub parked: Vec<Parked>,
-    /// The places of its dead letters, and whose events they are: as much as keeps the order, since
-    /// there may be very many.
-    pub dead: Vec<(Seq, Incarnation)>,
-    /// How many runs in a row died while the plugin was owed something of the log, without any
-    /// progress since the first of them began: what it was given may have killed them. The last run
-    /// is among them, whether the recovery has counted it yet or not.
-    pub deaths: u32,
-}
-
-/// What changed in where a plugin stands. Recorded in one step.
-#[derive(Debug, Clone, Default)]
-#[non_exhaustive]
-pub struct Progress {
-    /// The new cursor, if it moved.
-    pub cursor: Option<Seq>,
-    /// Events to park, or to park anew with other attempts.
-    pub park: Vec<Parked>,
-    /// The places of parked events that are acknowledged by now.
-    pub unpark: Vec<Seq>,
-}
-
-impl Progress {
-    /// Whether nothing changed.
-    pub fn is_empty(&self) -> bool {
-        self.cursor.is_none() && self.park.is_empty() && self.unpark.is_empty()
-    }
-}
-
-/// Why a run of the supervisor stops, recorded before anybody is told: a process that is killed
-/// in the middle of its stop has its sessions ended for this reason by the next one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Intent {
-    /// Why the sessions end.
-    pub reason: EndReason,
-    /// The downtime that was announced; none for [`EndReason::Shutdown`].
-    pub restart_expected: Option<Duration>,
-    /// Who asked.
-    pub trigger: String,
-    /// When it was asked for.
-    pub asked_at: Timestamp,
-    /// Whether what other programs [hold](Session::holder) ends, too.
-    pub ends_held: bool,
-}
-
-/// The run of a supervisor before this one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Predecessor {
-    /// Which.
-    pub instance: InstanceId,
-    /// When it began.
-    pub started_at: Timestamp,
-    /// The last moment at which it was known to be alive.
-    pub alive_at: Timestamp,
-    /// The stop that it had begun, if any.
-    pub intent: Option<Intent>,
-    /// Whether what other programs [hold](Session::holder) ended with it: as its intent had it, if
-    /// there was one.
-    pub ends_held: bool,
-    /// Whether it came to the end of its stop.
-    pub stopped: bool,
-}
-
-impl Predecessor {
-    /// A run that was last known to be alive at `alive_at`, and had begun no stop.
-    pub fn new(instance: InstanceId, started_at: Timestamp, alive_at: Timestamp) -> Self {
-        Self {
-            instance,
-            started_at,
-            alive_at,
-            intent: None,
-            ends_held: false,
-            stopped: false,
-        }
-    }
-}
-
-/// What a ledger found of the run before, and did about it.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub struct Recovery {
-    /// The run before this one, if there was one.
-    pub predecessor: Option<Predecessor>,
-    /// How many sessions it had left active and were ended now.
-    pub found: u64,
-    /// Why they ended: the reason of the predecessor's intent, or [`EndReason::Crash`].
-    pub reason: Option<EndReason>,
-}
-
-impl fmt::Display for Recovery {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (&self.predecessor, self.reason) {
-            (None, _) => f.write_str("no run before this one is known"),
-            (Some(_), None) => f.write_str("the run before has left no session open"),
-            (Some(_), Some(reason)) => {
-                let sessions = if self.found == 1 {
-                    "session"
-                } else {
-                    "sessions"
-                };
-                let found = self.found;
-                write!(
-                    f,
-                    "the run before has left {found} {sessions} open: ended with `{reason}`"
-                )
-            }
-        }
-    }
-}
-
-/// What the run before has left to this one, since other programs hold it.
-#[derive(Debug, Clone, Default)]
-#[non_exhaustive]
-pub struct Held {
-    /// The sessions that are active still, in the order of their starts.
-    pub sessions: Vec<OpenSession>,
-    /// The holders that it knew.
-    pub holders: Vec<HolderRecord>,
-}
 
 /// What was let go of in one step.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -256,46 +56,6 @@ pub struct Reclaimed {
     pub more: bool,
     /// The removed plugins whose time was over, with the number of events they were still owed.
     pub dropped: Vec<(String, u64)>,
-}
-
-/// What an [`Append`] came to: its events, with their places in the log.
-pub type Appended = Result<Arc<[Event]>, LedgerError>;
-
-/// What is recorded in one step.
-#[derive(Debug, Clone, Default)]
-#[non_exhaustive]
-pub struct Append {
-    /// Starts and ends, in this order.
-    pub events: Arc<[Event]>,
-    /// A session that is active and whose details are these from now on.
-    pub amended: Option<OpenSession>,
-}
-
-impl<E: Into<Arc<[Event]>>> From<E> for Append {
-    /// Nothing but these events.
-    fn from(events: E) -> Self {
-        Self {
-            events: events.into(),
-            amended: None,
-        }
-    }
-}
-
-/// A part of the log.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct Page {
-    /// Events in log order.
-    pub events: Arc<[Event]>,
-    /// How many events before the first one, after the place asked for, are kept no longer.
-    pub gap: u64,
-}
-
-impl Page {
-    /// These events, which follow those that were asked about but for so many that are kept no longer.
-    pub fn new(events: Arc<[Event]>, gap: u64) -> Self {
-        Self { events, gap }
-    }
 }
 
 /// A ledger: one of this crate's, or what wraps one, such as a test that has it fail. Another can't be
@@ -374,7 +134,7 @@ pub trait Ledger: Send + Sync + fmt::Debug + 'static {
     fn detach_others(&self, configured: &[Arc<str>], now: Timestamp) -> LedgerFuture<()>;
 
     /// Begins the run `instance`, and ends in one step what the run before left active: before
-    /// anything else is recorded. What other programs [hold](Session::holder) goes on, unless it
+    /// anything else is recorded. What other programs [hold](crate::Session::holder) goes on, unless it
     /// [ended with that run](Predecessor::ends_held); see [`held`](Self::held). If that run did not
     /// come to the end of its stop, it counts as a death for each plugin that was behind the log; see
     /// [`Position::deaths`].

@@ -9,6 +9,7 @@
 
 mod checkpoints;
 mod fault;
+mod positions;
 mod reader;
 mod reclaim;
 mod records;
