@@ -43,8 +43,11 @@ pub(super) struct Checkpoints {
     under_way: Option<usize>,
     /// How many it had when the thread was set to it first since the journal was all in the database.
     round: Option<usize>,
-    /// The thread got less than was there, as while somebody reads: to wait for it would be of no use, and
-    /// too long once it is let go on.
+    /// How many pages were in the database when the thread was done last, unless the journal has begun
+    /// anew since.
+    copied_before: Option<usize>,
+    /// The thread does not get on, as while somebody reads: to wait for it would be of no use, and too
+    /// long once it is let go on.
     is_held: bool,
     is_long: bool,
     brake: Brake,
@@ -116,6 +119,7 @@ impl Checkpoints {
             copied,
             under_way: None,
             round: None,
+            copied_before: None,
             is_held: false,
             is_long: false,
             brake,
@@ -142,13 +146,17 @@ impl Checkpoints {
             if self.is_held {
                 self.round = None;
             }
-            self.is_held = copied < begun_at && begun_at <= pages;
+            // A commit that begins may keep the thread from the last one, but not from all since.
+            let kept = (begun_at <= pages).then_some(copied);
+            let before = std::mem::replace(&mut self.copied_before, kept);
+            let is_stuck = before.is_some_and(|before| copied <= before);
+            self.is_held = is_stuck && kept.is_some_and(|copied| copied < begun_at);
             is_ours = !self.is_held && (is_outrun || pages.saturating_sub(copied) <= FEW);
         }
         self.tell_of_length(pages);
         // It may also have begun anew meanwhile.
         if pages < FROM || self.brake.is_on() {
-            self.round = None;
+            (self.round, self.copied_before) = (None, None);
             return;
         }
         if !is_ours {
@@ -160,7 +168,7 @@ impl Checkpoints {
             }
             // The thread has died of a panic.
         }
-        self.round = None;
+        (self.round, self.copied_before) = (None, None);
         // What can't be done the thread tells of.
         let _ = checkpoint(writer);
     }
@@ -322,6 +330,27 @@ mod tests {
         assert_eq!(writer.checkpoints.under_way, None);
         let next = writer.commit(1);
         assert!(next > pages || next < FROM, "{next} after {pages}");
+    }
+
+    #[test]
+    fn only_a_thread_that_does_not_get_on_is_held() {
+        let mut writer = Writer::new();
+        let ((wanted, wants), (done, copied)) = (sync_channel(1), sync_channel(1));
+        writer.checkpoints.wanted = Some(wanted);
+        writer.checkpoints.copied = copied;
+        writer.commit(FROM);
+        writer.tend();
+        let mut pass = |copied| {
+            wants.recv_timeout(TIMEOUT).unwrap();
+            done.send(copied).unwrap();
+            writer.commit(FROM);
+            writer.tend();
+            writer.checkpoints.is_held
+        };
+        assert!(!pass(10), "the first time");
+        assert!(!pass(11), "it got on");
+        assert!(pass(11));
+        assert!(!pass(12), "it gets on again");
     }
 
     #[test]

@@ -122,7 +122,7 @@ impl SqliteLedger {
 
         let reader = |name| {
             let connection = schema::open_to_read(path)?;
-            Reader::spawn(name, connection, path.clone()).map_err(in_io)
+            Reader::spawn(name, connection, path.clone(), guard.clone()).map_err(in_io)
         };
         let (lookups, lists) = (reader("ledger-lookups")?, reader("ledger-lists")?);
         let checkpoints = schema::connect(path).map_err(in_sql)?;

@@ -19,6 +19,7 @@ use crate::event::Seq;
 use crate::filter::SessionFilter;
 use crate::ledger::{LedgerError, LedgerFuture, Page, Parked, SessionRecord};
 use crate::session::{Incarnation, SessionId};
+use crate::state_dir::StateDir;
 
 /// How many requests may wait: see the writer's.
 const MAX_WAITING: usize = 16_384;
@@ -42,11 +43,21 @@ impl fmt::Debug for Reader {
 }
 
 impl Reader {
-    pub(super) fn spawn(name: &str, connection: Connection, path: PathBuf) -> io::Result<Self> {
+    /// Starts the thread, which keeps `guard` until it has closed the file.
+    pub(super) fn spawn(
+        name: &str,
+        connection: Connection,
+        path: PathBuf,
+        guard: Option<StateDir>,
+    ) -> io::Result<Self> {
         let (queries, waiting) = sync_channel(MAX_WAITING);
         let thread = std::thread::Builder::new()
             .name(name.into())
-            .spawn(move || answer_all(&connection, &waiting))?;
+            .spawn(move || {
+                answer_all(&connection, &waiting);
+                drop(connection);
+                drop(guard);
+            })?;
         Ok(Self {
             queries,
             path,
