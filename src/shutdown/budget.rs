@@ -22,9 +22,25 @@ pub(crate) struct Budget {
     pub(crate) lifecycle_timeout: Duration,
     /// All teardown steps together, after the cap at the latest.
     pub(crate) teardown: Duration,
+    /// What is kept of the cap for the exit of the process itself.
+    pub(super) exit: Duration,
 }
 
 impl Budget {
+    pub(crate) fn new(cap: Duration, lifecycle_timeout: Duration, teardown: Duration) -> Self {
+        Self {
+            cap,
+            lifecycle_timeout,
+            teardown,
+            exit: Duration::ZERO,
+        }
+    }
+
+    /// Keeps so much of the cap for the exit of the process, within reason.
+    pub(super) fn keep_for_exit(&mut self, time: Duration) {
+        self.exit = time.min(self.cap / 10);
+    }
+
     /// The usual lifecycle time-out for a cap.
     pub(crate) fn default_lifecycle_timeout(cap: Duration) -> Duration {
         Duration::from_millis(250).min(cap / 4)
@@ -51,14 +67,15 @@ impl Budget {
         self.cap - Self::cut_after(self.cap)
     }
 
-    /// How long after the request deliveries are cut, with this cap. The rest is for the report.
+    /// How long after the request deliveries are cut, with this cap, where the process takes no time
+    /// to exit. The rest is for the report.
     pub(crate) fn cut_after(cap: Duration) -> Duration {
         cap - Duration::from_millis(50).min(cap / 10)
     }
 
     /// When deliveries are cut.
     pub(crate) fn cut(&self, asked_at: Instant) -> Instant {
-        asked_at + Self::cut_after(self.cap)
+        asked_at + Self::cut_after(self.cap) - self.exit
     }
 
     /// When ends are recorded no further: what the ledger has by then is delivered, and the others
@@ -110,18 +127,21 @@ mod tests {
     #[test]
     fn the_drain_is_cut_early_enough_to_write_the_report() {
         let start = Instant::now();
-        let budget = |cap| Budget {
-            cap: Duration::from_millis(cap),
-            lifecycle_timeout: Duration::from_millis(25),
-            teardown: Duration::from_secs(1),
-        };
-        let after = |at: Instant| at - start;
         let millis = Duration::from_millis;
+        let budget = |cap| Budget::new(millis(cap), millis(25), millis(1000));
+        let after = |at: Instant| at - start;
         assert_eq!(after(budget(2000).cut(start)), millis(1950));
         assert_eq!(after(budget(120).cut(start)), millis(108));
         assert_eq!(after(budget(2000).record_until(start)), millis(1700));
         assert_eq!(after(budget(120).record_until(start)), millis(93));
         assert_eq!(after(budget(2000).end(start)), millis(3000));
+        let mut large = budget(2000);
+        large.keep_for_exit(millis(70));
+        assert_eq!(after(large.cut(start)), millis(1880));
+        assert_eq!(after(large.give_up(start)), millis(1920));
+        assert_eq!(after(large.end(start)), millis(3000));
+        large.keep_for_exit(millis(7000));
+        assert_eq!(after(large.cut(start)), millis(1750));
         assert!(budget(99).check().is_err());
         assert!(budget(100).check().is_ok());
         assert!(budget(600_000).check().is_ok());

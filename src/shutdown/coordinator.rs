@@ -16,6 +16,7 @@ use tracing::{error, info, warn};
 
 use super::deferral::Deferral;
 use super::draft::Draft;
+use super::footprint::time_to_let_go;
 use super::report::{Outcome, ShutdownReport};
 use super::sequence::Sequence;
 use super::settings::{Adjust, AskForCap, CoordinatorSettings};
@@ -98,7 +99,12 @@ impl ShutdownCoordinator {
         let end = settings.budget.end(request.asked_at);
         if let Some(watchdog) = &settings.watchdog {
             watchdog.arm(end.into_std());
+            // Until the shutdown is under way nobody else has them.
+            if let Some(settings) = Rc::get_mut(&mut self.settings) {
+                settings.budget.keep_for_exit(time_to_let_go());
+            }
         }
+        let settings = &self.settings;
         let draft = ShutdownReport::begin(
             settings.instance,
             request.reason(),

@@ -9,6 +9,7 @@ mod budget;
 mod coordinator;
 mod deferral;
 mod draft;
+mod footprint;
 mod report;
 mod sequence;
 mod settings;

@@ -54,11 +54,8 @@ impl Default for LiveSettings {
 impl LiveSettings {
     pub(super) fn budget(&self) -> Budget {
         let default = Budget::default_lifecycle_timeout(self.cap);
-        Budget {
-            cap: self.cap,
-            lifecycle_timeout: self.lifecycle_timeout.unwrap_or(default),
-            teardown: self.teardown,
-        }
+        let lifecycle_timeout = self.lifecycle_timeout.unwrap_or(default);
+        Budget::new(self.cap, lifecycle_timeout, self.teardown)
     }
 
     pub(super) fn limits(&self) -> Limits {
