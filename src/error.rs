@@ -59,6 +59,9 @@ pub enum Error {
     /// The supervisor was built with settings that can't work; which, and what was expected.
     #[error("{0}")]
     Settings(String),
+    /// The state directory can't be had, or its ledger not be opened: why, and what to do.
+    #[error("{0}")]
+    State(String),
     /// A thread of the supervisor could not be started.
     #[error("can't start: {0}")]
     Start(String),
@@ -76,6 +79,7 @@ impl Error {
             | Self::Stopped
             | Self::Ledger(_)
             | Self::Busy(_)
+            | Self::State(_)
             | Self::Start(_) => 503,
         }
     }

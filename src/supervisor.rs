@@ -287,7 +287,20 @@ impl SessionSupervisor {
     /// Whether new sessions are taken: false from the moment that a shutdown is asked for, and while
     /// the ledger can't write.
     pub fn is_ready(&self) -> bool {
-        self.door.is_open() && self.health.can_write()
+        self.check_ready().is_ok()
+    }
+
+    /// Says why new sessions are not taken, for a service's own health route: see
+    /// [`is_ready`](Self::is_ready).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ShuttingDown`], [`Error::Ledger`].
+    pub fn check_ready(&self) -> Result<(), Error> {
+        if !self.door.is_open() {
+            return Err(Error::ShuttingDown);
+        }
+        Ok(self.health.check()?)
     }
 
     /// How long lifecycle hooks and session-end drain of a stop may take together, as set last.

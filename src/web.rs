@@ -27,7 +27,7 @@ impl ResponseError for Error {
     fn error_response(&self) -> HttpResponse {
         let status = self.status_code();
         let text = match self {
-            Self::Ledger(_) | Self::Settings(_) | Self::Start(_) => {
+            Self::Ledger(_) | Self::Settings(_) | Self::State(_) | Self::Start(_) => {
                 status.canonical_reason().unwrap_or_default().to_owned()
             }
             _ => self.to_string(),
@@ -79,6 +79,7 @@ impl SessionSupervisor {
     /// use session_supervisor::SessionSupervisor;
     ///
     /// # async fn serve() -> anyhow::Result<()> {
+    /// // With the feature `sqlite` also `.durable("state")?`.
     /// let builder = SessionSupervisor::builder().teardown(Duration::from_secs(3));
     /// let supervisor = builder.handle_signals().start().await?;
     /// let server = HttpServer::new(App::new).bind("127.0.0.1:8080")?;

@@ -17,8 +17,8 @@ use actix_web::web::{Data, Path, Payload};
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, get};
 use actix_ws::{AggregatedMessage, AggregatedMessageStream, CloseCode, CloseReason, Session};
 use session_supervisor::{
-    Durability, EndDetails, EndReason, LogPlugin, NewSession, PluginSpec, SessionGuard, SessionId,
-    SessionKey, SessionSupervisor, SqliteLedger, StateDir,
+    EndDetails, EndReason, Error, LogPlugin, NewSession, PluginSpec, SessionGuard, SessionId,
+    SessionKey, SessionSupervisor,
 };
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
@@ -32,14 +32,11 @@ async fn main() -> anyhow::Result<ExitCode> {
     let address = arguments.next().unwrap_or_else(|| "127.0.0.1:8080".into());
     let state_dir = arguments.next().unwrap_or_else(|| "chat-state".into());
 
-    // The ledger is what a process leaves to the next: which sessions are open, and who is owed what.
-    let state_dir = StateDir::open(state_dir)?;
-    let ledger = SqliteLedger::open_in(&state_dir, Durability::Process)?;
-    let audit_log = state_dir.path().join("audit.jsonl");
+    let audit_log = format!("{state_dir}/audit.jsonl");
     let audit = PluginSpec::new("audit", move || LogPlugin::file(&audit_log));
     let supervisor = SessionSupervisor::builder()
-        .ledger(ledger)
-        .state_dir(state_dir)
+        // What a process leaves to the next: which sessions are open, and who is owed what.
+        .durable(state_dir)?
         .plugin(audit)
         .idle_after(Duration::from_secs(600))
         .teardown(Duration::from_secs(3))
@@ -83,11 +80,9 @@ impl Room {
 
 /// The health route of the service.
 #[get("/readyz")]
-async fn ready(supervisor: Data<SessionSupervisor>) -> HttpResponse {
-    match supervisor.is_ready() {
-        true => HttpResponse::Ok().body("ready"),
-        false => HttpResponse::ServiceUnavailable().body("not ready"),
-    }
+async fn ready(supervisor: Data<SessionSupervisor>) -> Result<&'static str, Error> {
+    supervisor.check_ready()?;
+    Ok("ready")
 }
 
 /// Joins under a name. Whoever comes under a name that is taken takes it over.

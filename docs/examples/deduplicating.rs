@@ -14,8 +14,7 @@ use std::process::ExitCode;
 use actix::prelude::*;
 use rusqlite::Connection;
 use session_supervisor::{
-    Deliver, Down, Durability, Hook, Hooks, NewSession, PluginSpec, SessionId, SessionSupervisor,
-    SqliteLedger, StateDir,
+    Deliver, Down, Hook, Hooks, NewSession, PluginSpec, SessionId, SessionSupervisor,
 };
 
 const SCHEMA: &str = "
@@ -85,8 +84,6 @@ impl Handler<Deliver> for Accounts {
 #[actix::main]
 async fn main() -> anyhow::Result<ExitCode> {
     let dir = std::env::args().nth(1).unwrap_or_else(|| "example".into());
-    let state_dir = StateDir::open(Path::new(&dir).join("state"))?;
-    let ledger = SqliteLedger::open_in(&state_dir, Durability::Power)?;
     let path = Path::new(&dir).join("accounts.db");
     let of_plugin = path.clone();
     let accounts = PluginSpec::actor("accounts", move || Accounts {
@@ -94,8 +91,7 @@ async fn main() -> anyhow::Result<ExitCode> {
         database: None,
     });
     let supervisor = SessionSupervisor::builder()
-        .ledger(ledger)
-        .state_dir(state_dir)
+        .durable(Path::new(&dir).join("state"))?
         .plugin(accounts.with_hooks(Hooks::NONE.with(Hook::SessionEnd)))
         .handle_signals()
         .start()

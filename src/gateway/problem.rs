@@ -226,7 +226,7 @@ impl From<Error> for Problem {
             Error::Ledger(_) => Kind::LedgerUnavailable,
             Error::ShuttingDown | Error::Stopped => Kind::ShuttingDown,
             // Threads or files have run out for now.
-            Error::Busy(_) | Error::Start(_) => Kind::Busy,
+            Error::Busy(_) | Error::State(_) | Error::Start(_) => Kind::Busy,
         };
         Self::new(kind, error.to_string())
     }
@@ -335,6 +335,7 @@ mod tests {
             (Error::Stopped, "shutting-down", 503),
             (Error::Busy("many wait"), "busy", 503),
             (Error::Start("no thread".into()), "busy", 503),
+            (Error::State("in use".into()), "busy", 503),
             (
                 LedgerError::new("disk full").into(),
                 "ledger-unavailable",

@@ -25,17 +25,24 @@ struct Health {
 
 #[derive(Debug, Default)]
 struct Writing {
-    /// The last sign of life was not noted.
-    beat_failed: bool,
-    append_failed_at: Option<Instant>,
+    /// Why the last sign of life was not noted, if it was not.
+    beat_failed: Option<LedgerError>,
+    append_failed: Option<(Instant, LedgerError)>,
     /// The log says that it can't write.
     is_told: bool,
 }
 
 impl Writing {
-    fn can_write(&self) -> bool {
-        let is_over = |at: Instant| at.elapsed() >= APPENDS_RECOVER;
-        !self.beat_failed && self.append_failed_at.is_none_or(is_over)
+    fn check(&self) -> Result<(), &LedgerError> {
+        let counts = |(at, _): &&(Instant, LedgerError)| at.elapsed() < APPENDS_RECOVER;
+        let append_failed = self.append_failed.as_ref().filter(counts);
+        match append_failed
+            .map(|(_, error)| error)
+            .or(self.beat_failed.as_ref())
+        {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
     }
 
     fn tell(&mut self, error: &LedgerError) {
@@ -55,9 +62,12 @@ impl LedgerHealth {
     }
 
     /// Whether it has its files, noted the last sign of life, and has refused no append for ten
-    /// seconds.
-    pub(crate) fn can_write(&self) -> bool {
-        self.lost().is_none() && self.writing().can_write()
+    /// seconds; else why not.
+    pub(crate) fn check(&self) -> Result<(), LedgerError> {
+        match self.lost() {
+            Some(error) => Err(error.clone()),
+            None => self.writing().check().map_err(LedgerError::clone),
+        }
     }
 
     /// Why nothing may be recorded any more, if so.
@@ -75,16 +85,16 @@ impl LedgerHealth {
     /// An append was refused, or not answered in time.
     pub(crate) fn append_failed(&self, error: &LedgerError) {
         let mut writing = self.writing();
-        writing.append_failed_at = Some(Instant::now());
+        writing.append_failed = Some((Instant::now(), error.clone()));
         writing.tell(error);
     }
 
     /// A sign of life was noted, or not.
     pub(super) fn beat(&self, noted: &Result<(), LedgerError>) {
         let mut writing = self.writing();
-        writing.beat_failed = noted.is_err();
+        writing.beat_failed = noted.as_ref().err().cloned();
         match noted {
-            Ok(()) if writing.is_told && writing.can_write() => {
+            Ok(()) if writing.is_told && writing.check().is_ok() => {
                 writing.is_told = false;
                 info!("the ledger can write again");
             }
@@ -101,16 +111,16 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_sign_of_life_alone_does_not_make_up_for_an_append_that_failed() {
         let health = LedgerHealth::default();
-        assert!(health.can_write());
+        assert!(health.check().is_ok());
         health.append_failed(&LedgerError::new("full"));
         health.beat(&Ok(()));
-        assert!(!health.can_write());
+        assert!(health.check().is_err());
         tokio::time::advance(APPENDS_RECOVER).await;
-        assert!(health.can_write());
+        assert!(health.check().is_ok());
         health.beat(&Err(LedgerError::new("full")));
-        assert!(!health.can_write());
+        assert!(health.check().is_err());
         health.beat(&Ok(()));
-        assert!(health.can_write());
+        assert!(health.check().is_ok());
     }
 
     #[test]
@@ -118,7 +128,7 @@ mod tests {
         let health = LedgerHealth::default();
         health.lose(&LedgerError::new("removed"));
         health.beat(&Ok(()));
-        assert!(!health.can_write());
+        assert!(health.check().is_err());
         assert!(health.lost().is_some());
     }
 }

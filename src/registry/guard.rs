@@ -1,6 +1,7 @@
 //! Guards: sessions that end with whatever holds them.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use actix::{Addr, Message};
@@ -8,7 +9,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::{Ended, EndedSession, SessionRegistry, StartedSession, Touch};
 use crate::error::Error;
-use crate::session::{EndDetails, EndReason, Incarnation, NewSession, Session};
+use crate::session::{EndDetails, EndReason, Incarnation, MAX_DETAIL_BYTES, NewSession, Session};
 
 /// Holds a session that ends when this is dropped, so that no way out of a handler forgets it: with
 /// [`EndReason::Disconnected`], or [`EndReason::Failed`] where the thread is panicking.
@@ -121,6 +122,30 @@ impl SessionGuard {
             answer
         });
         async move { sent?.await.unwrap_or(Err(Error::Stopped)) }
+    }
+
+    /// Ends the session like [`finish`](Self::finish) by what came of it: [`EndReason::Completed`], or
+    /// [`EndReason::Failed`] with the error's text as the detail, or the beginning of one that is too
+    /// long.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Ledger`], [`Error::Stopped`], as with [`finish`](Self::finish).
+    pub fn finish_by<T, E: fmt::Display>(
+        self,
+        outcome: &Result<T, E>,
+    ) -> impl Future<Output = Result<EndedSession, Error>> + Send + use<T, E> {
+        let details = EndDetails::default();
+        match outcome {
+            Ok(_) => self.finish_with(EndReason::Completed, details),
+            Err(error) => {
+                let mut text = error.to_string();
+                let mut fits = (0..=MAX_DETAIL_BYTES.min(text.len())).rev();
+                let end = fits.find(|end| text.is_char_boundary(*end));
+                text.truncate(end.unwrap_or(0));
+                self.finish_with(EndReason::Failed, details.with_detail(text))
+            }
+        }
     }
 
     /// Lets go of the session, which goes on: whoever does this sees to its end.

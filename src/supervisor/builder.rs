@@ -89,6 +89,25 @@ impl Builder {
         self
     }
 
+    /// Has all state outlive the process, and the machine's power, in the directory `path`: what happens
+    /// to sessions in a [`SqliteLedger`](crate::SqliteLedger), and the reports of stops. The directory is
+    /// made if there is none; a relative one is where the process was started. Blocks until the ledger
+    /// is open.
+    ///
+    /// Stands for [`state_dir`](Self::state_dir) and [`ledger`](Self::ledger) with
+    /// [`Durability::Power`](crate::Durability::Power).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::State`], as when another process has the directory.
+    #[cfg(feature = "sqlite")]
+    pub fn durable(self, path: impl Into<std::path::PathBuf>) -> Result<Self, Error> {
+        let dir = StateDir::open(path).map_err(|error| Error::State(error.to_string()))?;
+        let ledger = crate::SqliteLedger::open_in(&dir, crate::Durability::Power);
+        let ledger = ledger.map_err(|error| Error::State(error.to_string()))?;
+        Ok(self.ledger(ledger).state_dir(dir))
+    }
+
     /// How long lifecycle hooks and session-end drain may take together, counted from the request
     /// for the shutdown. At least 100 ms; 2 s unless set.
     pub fn cap(mut self, cap: Duration) -> Self {

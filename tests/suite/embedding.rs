@@ -84,6 +84,35 @@ async fn a_handle_that_outlives_its_supervisor_says_so() {
 }
 
 #[tokio::test]
+async fn a_directory_is_all_that_a_durable_supervisor_needs() {
+    let home = tempfile::tempdir().unwrap();
+    let state = home.path().join("state");
+    let first = SessionSupervisor::builder().durable(&state).unwrap();
+    let first = first.start().await.unwrap();
+    first.begin("A").await;
+    let Err(Error::State(problem)) = SessionSupervisor::builder().durable(&state) else {
+        panic!("two have it");
+    };
+    assert!(problem.contains("is in use by"), "{problem}");
+    let report = first.shutdown(Shutdown::now()).await.unwrap();
+    assert_eq!(report.outcome, Outcome::Clean);
+    drop(first);
+
+    let until = Instant::now() + Duration::from_secs(30);
+    let builder = loop {
+        match SessionSupervisor::builder().durable(&state) {
+            Ok(builder) => break builder,
+            Err(error) => assert!(Instant::now() < until, "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    };
+    let next = builder.start().await.unwrap();
+    assert!(next.recovery().predecessor.is_some());
+    next.shutdown(Shutdown::now()).await.unwrap();
+    assert!(state.join("last-shutdown.json").exists());
+}
+
+#[tokio::test]
 async fn settings_that_can_not_work_are_refused() {
     let (one, _) = recorder("same");
     let (other, _) = recorder("same");

@@ -7,8 +7,8 @@ use actix::prelude::SendError;
 use futures_util::FutureExt as _;
 use session_supervisor::testing::{Harness, Recording, recorder};
 use session_supervisor::{
-    Builder, EndDetails, EndMatching, EndReason, EndedSession, Error, NewSession, SessionFilter,
-    SessionGuard, SessionSupervisor, Shutdown, Threads, Touch,
+    Builder, EndDetails, EndMatching, EndReason, EndedSession, Error, MAX_DETAIL_BYTES, NewSession,
+    SessionFilter, SessionGuard, SessionSupervisor, Shutdown, Threads, Touch,
 };
 use tokio::time::sleep;
 
@@ -68,6 +68,27 @@ fn g1_a_session_has_failed_when_what_holds_its_guard_panics() {
         assert!(task.await.is_err_and(|error| error.is_panic()));
         told.wait_for(4).await;
         assert_eq!(told.ends(), ["A failed", "B failed"]);
+    });
+}
+
+#[test]
+fn a_guard_is_finished_by_what_came_of_the_work() {
+    in_virtual_time(async |harness| {
+        let (supervisor, _) = start(harness, |it| it).await;
+        let mut ends = Vec::new();
+        let long = "é".repeat(MAX_DETAIL_BYTES);
+        for (n, outcome) in [Ok(()), Err("no disk"), Err(&long)].iter().enumerate() {
+            let held = guard(&supervisor, session(&format!("{n}"))).await;
+            let Ok(EndedSession::Now(record)) = held.finish_by(outcome).await else {
+                panic!("{outcome:?}");
+            };
+            let end = record.end.unwrap().0;
+            ends.push((end.reason, end.details.detail.clone()));
+        }
+        let cut = "é".repeat(MAX_DETAIL_BYTES / 2);
+        let failed = |text: &str| (EndReason::Failed, Some(text.into()));
+        let completed = (EndReason::Completed, None);
+        assert_eq!(ends, [completed, failed("no disk"), failed(&cut)]);
     });
 }
 

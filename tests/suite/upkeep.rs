@@ -21,6 +21,7 @@ fn a_ledger_that_refuses_appends_is_not_ready_though_it_notes_signs_of_life() {
         assert!(!supervisor.is_ready());
         sleep(Duration::from_secs(9)).await;
         assert!(!supervisor.is_ready(), "signs of life say nothing of it");
+        assert!(matches!(supervisor.check_ready(), Err(Error::Ledger(_))));
         sleep(Duration::from_secs(2)).await;
         assert!(supervisor.is_ready());
     });

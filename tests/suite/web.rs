@@ -18,11 +18,9 @@ use session_supervisor::{
 
 use crate::support::id;
 
-async fn ready(supervisor: Data<SessionSupervisor>) -> HttpResponse {
-    match supervisor.is_ready() {
-        true => HttpResponse::Ok().finish(),
-        false => HttpResponse::ServiceUnavailable().finish(),
-    }
+async fn ready(supervisor: Data<SessionSupervisor>) -> Result<&'static str, Error> {
+    supervisor.check_ready()?;
+    Ok("ready")
 }
 
 /// A server with a health route, on a port of its own.
