@@ -64,7 +64,10 @@ impl Endpoint {
                 None => Err(Problem::new(Kind::Forbidden, "it is not known who asks")),
             };
             let is_taken = checked.is_ok() || !is_read;
-            request.req_data_mut().insert(Permission(checked));
+            // Nobody asks for that of a read that is taken.
+            if !(is_taken && is_read) {
+                request.req_data_mut().insert(Permission(checked));
+            }
             is_taken
         }))
     }
