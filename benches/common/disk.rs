@@ -56,8 +56,10 @@ pub(crate) fn fdatasync(directory: &Path) -> Percentiles {
     Percentiles::of((0..SYNCS).map(|_| sync()).collect())
 }
 
-/// Says how the disk is that the figures to come depend on.
+/// Says how the disk is that the figures to come depend on. What others have written before, as a compiler
+/// has, is on it by then: otherwise the first to sync would wait for all of that.
 pub(crate) fn print_fdatasync() {
+    nix::unistd::sync();
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().parent().unwrap_or(directory.path());
     println!(
