@@ -108,6 +108,9 @@ fn a_database_that_is_not_there_is_warned_of_at_the_start_and_by_check() {
 #[test]
 fn dead_letters_are_listed_and_redelivered() {
     let gateway = with_a_dead_letter();
+    let listed = gateway.run(&["plugins", "list"]).done();
+    let hint = "1 dead letter of db: `session-supervisor plugins dead db` says why";
+    assert_eq!(listed.lines().last(), Some(hint), "{listed}");
     let dead = gateway.run(&["plugins", "dead", "db"]).done();
     let letter = dead.lines().nth(1).unwrap();
     for expected in ["session_end", "poison", "closed"] {
