@@ -137,7 +137,7 @@ pub use self::supervisor::{
 struct Readme;
 
 /// Runs the examples of the guide for plugin authors as tests.
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "command", feature = "sqlite", feature = "webhook"))]
 #[doc = include_str!("../docs/hooks.md")]
 struct HooksGuide;
 

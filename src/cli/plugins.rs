@@ -180,7 +180,12 @@ fn plugins(plugins: &[PluginView]) -> String {
             or_nothing(plugin.last_error.as_deref()),
         ]);
     }
-    table.to_string()
+    let dead = plugins.iter().filter(|plugin| plugin.dead > 0);
+    let hints = dead.map(|plugin| {
+        let (name, letters) = (clean(&plugin.name), count(plugin.dead, "dead letter"));
+        format!("\n{letters} of {name}: `session-supervisor plugins dead {name}` says why")
+    });
+    format!("{table}{}", hints.collect::<String>())
 }
 
 fn tested(tested: &Tested, name: &str) -> String {
@@ -284,6 +289,7 @@ mod tests {
         NAME   STATE     OWED  OLDEST  DEAD  LATENCY  LAST ERROR
         audit  healthy      0       -     0  0.412ms  -
         crm    retrying  1204  3m 12s     3        -  503 busy
+        3 dead letters of crm: `session-supervisor plugins dead crm` says why
         ");
         assert_snapshot!(plugins(&[]), @"no plugin is configured: starts and ends are told to nobody");
     }

@@ -91,8 +91,26 @@ fn plugins_are_listed_and_tested() {
 }
 
 #[test]
+fn a_database_that_is_not_there_is_warned_of_at_the_start_and_by_check() {
+    let dir = tempfile::tempdir().unwrap();
+    let missing = dir.path().join("app.db");
+    let warning = format!("the database {} is not there yet", missing.display());
+    let gateway = Gateway::start_in(dir, CONFIG);
+    let config = gateway.path("config.toml");
+    let check = ["check", "--config", config.to_str().unwrap()];
+    let checked = gateway.run(&check).done();
+    assert!(checked.contains(&warning), "{checked}");
+    let log = gateway.stop(Signal::SIGTERM).log;
+    let line = log.lines().find(|line| line.contains(&warning));
+    assert!(line.is_some_and(|line| line.contains("WARN")), "{log}");
+}
+
+#[test]
 fn dead_letters_are_listed_and_redelivered() {
     let gateway = with_a_dead_letter();
+    let listed = gateway.run(&["plugins", "list"]).done();
+    let hint = "1 dead letter of db: `session-supervisor plugins dead db` says why";
+    assert_eq!(listed.lines().last(), Some(hint), "{listed}");
     let dead = gateway.run(&["plugins", "dead", "db"]).done();
     let letter = dead.lines().nth(1).unwrap();
     for expected in ["session_end", "poison", "closed"] {

@@ -1,5 +1,8 @@
 //! The kind `sql`: a database, and a statement for each hook.
 
+use std::fs;
+use std::path::Path;
+
 use super::{Answer, Kind, PluginKind, Read, read_url};
 use crate::config::document::Section;
 use crate::config::outside::Outside;
@@ -64,11 +67,29 @@ fn read_database(section: &mut Section<'_, '_>, outside: Outside<'_>) -> Option<
     let url = read_url(section, outside, "a plugin of kind `sql` has no database")?;
     // The URL itself is in no message: it may hold a secret.
     match SqlSettings::from_url(&url.value, outside.base) {
-        Ok(settings) => Some(settings),
+        Ok(settings) => {
+            if let Err(problem) = check_file(settings.path()) {
+                section.warn(url.origin, format!("the database {problem}"));
+            }
+            Some(settings)
+        }
         Err(error) => {
             let problem = format!("the database's URL is refused: {}", error.problem);
             section.refuse(url.origin, problem);
             None
         }
+    }
+}
+
+/// The file may be missing: the plugin waits for it. A path that is wrong looks the same.
+fn check_file(path: &Path) -> Result<(), String> {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let shown = path.display();
+    match fs::metadata(&path) {
+        Ok(found) if found.is_dir() => Err(format!("{shown} is a directory, expected a file")),
+        Ok(_) => Ok(()),
+        Err(error) => Err(format!(
+            "{shown} is not there yet, expected a file, which is never made: {error}"
+        )),
     }
 }

@@ -211,6 +211,7 @@ fn a_file_without_a_plugin_means_none() {
 #[test]
 fn every_key_is_read() {
     let world = World::new();
+    fs::write(world.path("app.db"), "").unwrap();
     let config = world
         .read(
             r#"
@@ -352,6 +353,28 @@ fn a_database_is_found_by_url_or_by_environment() {
         let kind = &world.read(&text).unwrap().plugins[0].kind;
         assert_eq!(*kind, PluginKind::Sql(settings), "for {key}");
     }
+}
+
+#[test]
+fn a_database_that_is_not_there_yet_is_warned_of() {
+    let world = World::new();
+    let warnings = |path: &str| {
+        let text = format!(
+            "[[plugin]]\nname = \"a\"\nkind = \"sql\"\nurl = \"sqlite:{path}\"\n\
+             session_end = \"UPDATE s SET x = 1\""
+        );
+        world.read(&text).unwrap().warnings
+    };
+    assert_eq!(warnings("a_file"), [""; 0]);
+    let of = |path: &str| format!("c.toml:4: the database {} is ", world.path(path).display());
+    let [missing] = &warnings("nosuch.db")[..] else {
+        panic!("expected one warning");
+    };
+    let expected = of("nosuch.db") + "not there yet, expected a file, which is never made: ";
+    assert!(missing.starts_with(&expected), "{missing}");
+    fs::create_dir(world.path("data")).unwrap();
+    let directory = of("data") + "a directory, expected a file";
+    assert_eq!(warnings("data"), [directory]);
 }
 
 #[test]

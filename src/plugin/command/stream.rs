@@ -13,7 +13,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument as _, info};
+use tracing::{Instrument as _, info, warn};
 
 use super::CommandSettings;
 use super::answer::Unanswered;
@@ -45,6 +45,8 @@ struct Program {
 #[derive(Debug, Default)]
 struct Life {
     unanswered: Unanswered,
+    /// How many lines of the program answered nothing that it was asked.
+    strays: Cell<u64>,
     /// Why it is over; the first reason counts.
     cause: Cell<Option<Cause>>,
     is_over: CancellationToken,
@@ -209,14 +211,23 @@ async fn keep(
         Ok(status) => status.to_string(),
         Err(error) => format!("its exit status is not known: {error}"),
     };
+    let is_given_up = life.cause() == Cause::GivenUp;
     // What it closed says little of a program that was about to exit.
-    let cause = match group.was_told_to_end() {
+    let cause = match is_given_up || group.was_told_to_end() {
         true => life.cause(),
         false => Cause::Exited,
     };
     let (cause, explanation) = (cause.as_str(), last_errors.explanation());
-    let fate = format!("the program {cause} ({status}){explanation}");
-    info!(program = name, pid = group.pid(), "{fate}");
+    let strays = match life.strays.get() {
+        0 => String::new(),
+        strays => format!("; lines that answer nothing it was asked: {strays}"),
+    };
+    let fate = format!("the program {cause} ({status}{strays}){explanation}");
+    match is_given_up {
+        // Its delivery says no more than that it timed out.
+        true => warn!(program = name, pid = group.pid(), "{fate}"),
+        false => info!(program = name, pid = group.pid(), "{fate}"),
+    }
     fate.into()
 }
 
@@ -261,6 +272,7 @@ async fn listen(pipe: pipe::Receiver, life: &Life, scribe: &RefCell<Scribe>) {
     let mut lines = Lines::new(pipe);
     while let Some(line) = lines.next().await {
         if let Err(about) = life.unanswered.take(line) {
+            life.strays.set(life.strays.get() + 1);
             scribe.borrow_mut().note(about, line);
         }
     }

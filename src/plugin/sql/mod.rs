@@ -88,6 +88,11 @@ impl SqlSettings {
         Ok(self)
     }
 
+    /// The file of the database.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The hooks that have a statement.
     pub fn hooks(&self) -> Hooks {
         self.statements.keys().copied().collect()

@@ -200,3 +200,16 @@ fn a_program_that_is_missing_is_waited_for() {
     wait_until_nothing_is_owed(&gateway, "program");
     assert_eq!(lines(&gateway.path("told")).len(), 1);
 }
+
+#[test]
+fn a_program_that_answers_nothing_it_was_asked_is_told_of_when_it_is_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = "state_dir = \"state\"\n[[plugin]]\nname = \"program\"\nkind = \"command\"\n\
+                  command = [\"/bin/cat\"]\nmode = \"stream\"\ntimeout = \"300ms\"\n";
+    let mut gateway = Gateway::start_in(dir, config);
+    gateway.begin("A");
+    let line = gateway.wait_for_log("lines that answer nothing it was asked: 1)");
+    for expected in ["WARN", "did not answer in time, and was ended"] {
+        assert!(line.contains(expected), "{line}");
+    }
+}
