@@ -124,7 +124,10 @@ fn a_stop_that_was_waited_for_has_its_report_and_makes_room_for_the_next_start()
         next.args(["recover", "--state-dir"])
             .arg(gateway.path("state"));
         run(&mut next).done();
-        folder = gateway.wait().dir;
+        let ended = gateway.wait();
+        let said = "\"outcome\":\"clean\"";
+        assert!(ended.log.contains(said), "{}", ended.log);
+        folder = ended.dir;
     }
 }
 
