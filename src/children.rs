@@ -29,10 +29,20 @@ pub(crate) struct OwnChild {
 /// When it can't be started.
 pub(crate) fn spawn(command: &mut Command) -> io::Result<OwnChild> {
     let _starting = STARTING.read().unwrap_or_else(PoisonError::into_inner);
-    let child = command.spawn()?;
+    let child = command.spawn().map_err(explained)?;
     let id = child.id();
     own().insert(id);
     Ok(OwnChild { child, id })
+}
+
+/// Why a program can't be executed, with what is most often at fault.
+fn explained(error: io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(libc::ENOEXEC) => {
+            io::Error::new(error.kind(), format!("{error}: has it a `#!` line?"))
+        }
+        _ => error,
+    }
 }
 
 /// Lets `look` at children while none is being started. It is told which numbers are those of children
@@ -64,5 +74,18 @@ impl DerefMut for OwnChild {
 impl Drop for OwnChild {
     fn drop(&mut self) {
         own().remove(&self.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_script_that_does_not_say_what_runs_it_is_told_so() {
+        let told = |number| explained(io::Error::from_raw_os_error(number)).to_string();
+        let script = told(libc::ENOEXEC);
+        assert!(script.ends_with(": has it a `#!` line?"), "{script}");
+        assert!(!told(libc::ENOENT).contains("#!"));
     }
 }

@@ -67,6 +67,8 @@ mod gateway;
 mod holder;
 mod ledger;
 mod monitor;
+#[cfg(any(feature = "cli", feature = "sqlite"))]
+mod nearest;
 mod place;
 mod plugin;
 mod registry;

@@ -29,9 +29,9 @@ pub struct StateDir {
 pub enum StateDirError {
     /// Another process has it.
     #[error(
-        "{} is in use by {}: stop that one first, or use another state directory",
+        "the state directory `{}` is in use by {}: stop that one first, or use another",
         path.display(),
-        pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
+        process(*pid)
     )]
     InUse {
         /// The directory.
@@ -77,6 +77,16 @@ impl StateDir {
         }
     }
 
+    /// The process that has the directory at `path`, if there is one and it says which it is.
+    #[cfg(feature = "cli")]
+    pub(crate) fn owner(path: &Path) -> Option<u32> {
+        let lock = File::open(path.join(LOCK)).ok()?;
+        match lock.try_lock_shared() {
+            Err(TryLockError::WouldBlock) => read_pid(lock).ok()?,
+            _ => None,
+        }
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
@@ -115,9 +125,7 @@ fn take(path: &Path) -> io::Result<Taken> {
     match lock.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
-            let mut text = String::new();
-            lock.take(MAX_PID).read_to_string(&mut text)?;
-            return Ok(Taken::Before(text.trim().parse().ok()));
+            return Ok(Taken::Before(read_pid(lock)?));
         }
         Err(TryLockError::Error(error)) => return Err(error),
     }
@@ -134,6 +142,21 @@ fn take(path: &Path) -> io::Result<Taken> {
         fs::remove_file(&probe)?;
     }
     Ok(Taken::Now(lock, lock_file))
+}
+
+/// The process that a lock file names.
+fn read_pid(lock: File) -> io::Result<Option<u32>> {
+    let mut text = String::new();
+    lock.take(MAX_PID).read_to_string(&mut text)?;
+    Ok(text.trim().parse().ok())
+}
+
+/// A process as messages name it.
+pub(crate) fn process(pid: Option<u32>) -> String {
+    pid.map_or_else(
+        || "another process".to_owned(),
+        |pid| format!("process {pid}"),
+    )
 }
 
 #[cfg(test)]
@@ -162,11 +185,24 @@ mod tests {
             "{refused}"
         );
 
+        assert!(refused.to_string().starts_with("the state directory `"));
+
         let second = first.clone();
         drop(first);
         assert!(StateDir::open(&path).is_err(), "a clone has it still");
         drop(second);
         StateDir::open(&path).unwrap();
+    }
+
+    #[cfg(feature = "cli")]
+    #[test]
+    fn who_has_a_directory_is_known_as_long_as_it_is_had() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(StateDir::owner(dir.path()), None, "nobody has had it");
+        let had = StateDir::open(dir.path()).unwrap();
+        assert_eq!(StateDir::owner(dir.path()), Some(std::process::id()));
+        drop(had);
+        assert_eq!(StateDir::owner(dir.path()), None, "it was let go");
     }
 
     #[test]

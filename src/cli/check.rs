@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use humantime::format_duration;
-
 use super::failure::Failure;
 use super::output::print;
 use super::table::{Table, exact, or_nothing};
-use crate::config::{Config, Env, Flags, PluginConfig, SLACK, ShutdownConfig, TokenConfig};
+use crate::config::{
+    Config, Env, Flags, PluginConfig, SLACK, ShutdownConfig, TokenConfig, as_written,
+};
 use crate::event::Hook;
 use crate::gateway::Scope;
 use crate::shutdown::Budget;
@@ -46,7 +46,7 @@ impl Check {
 fn describe(config: &Config) -> String {
     let listen: Vec<_> = config.listen.iter().map(ToString::to_string).collect();
     let (shutdown, sessions) = (&config.shutdown, &config.sessions);
-    let text = |duration| format_duration(duration).to_string();
+    let text = |duration| as_written(duration);
     let or_never = |limit: Option<Duration>| limit.map_or("never".into(), text);
     let mut settings = Table::new(&["SETTING", "VALUE"]);
     for (name, value) in [
@@ -198,7 +198,7 @@ fn plugins(plugins: &[PluginConfig]) -> String {
             .iter()
             .filter(|hook| plugin.hooks.contains(**hook));
         let hooks: Vec<_> = hooks.map(|hook| hook.as_str()).collect();
-        let text = |duration| format_duration(duration).to_string();
+        let text = |duration| as_written(duration);
         let backoff = format!("{}..{}", text(policy.backoff), text(policy.backoff_max));
         table.row([
             plugin.name.as_str().into(),
@@ -236,7 +236,7 @@ mod tests {
         max_active        1000000
         idle_after        never
         max_age           never
-        retention         7days
+        retention         7d
         ledger            sqlite, survives loss of power
         restart_expected  0s
 
@@ -252,7 +252,7 @@ mod tests {
         ├──┴─────┴──┴───┴────┴──────────────────┤
 
         PLUGIN  KIND  TIMEOUT  RETRY FOR  BACKOFF  ATTEMPTS  BATCH  AT ONCE  HOOKS
-        log     log        5s      3days   1s..5m         5   4096        1  session_start, session_end
+        log     log        5s         3d   1s..5m         5   4096        1  session_start, session_end
         ");
     }
 

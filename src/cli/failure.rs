@@ -113,14 +113,22 @@ impl Problem {
     }
 }
 
+/// Each line by itself, as of a configuration with several faults.
+fn write_lines(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
+    text.lines()
+        .try_for_each(|line| write!(f, "\n  {}", clean(line)))
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (status, kind, title) = (self.status, clean(self.kind()), clean(&self.title));
         write!(f, "refused: {title} ({status} {kind})")?;
         if !self.detail.is_empty() && self.detail != self.title {
-            write!(f, "\n  {}", clean(&self.detail))?;
+            write_lines(f, &self.detail)?;
         }
-        for error in &self.errors {
+        // What is wrong with the whole is said already.
+        let is_said = |error: &&FieldError| error.pointer == "#" && error.detail == self.detail;
+        for error in self.errors.iter().filter(|error| !is_said(error)) {
             match error.pointer.as_str() {
                 "" => write!(f, "\n  {}", clean(&error.detail))?,
                 pointer => write!(f, "\n  {}: {}", clean(pointer), clean(&error.detail))?,
@@ -161,6 +169,23 @@ mod tests {
           the request has an invalid field
           #/query/idle_for_ms: must be a number
           #/query/key: is empty
+          what to do: correct what is named above, and try again
+        ");
+    }
+
+    #[test]
+    fn a_wrong_configuration_has_a_line_for_each_fault_and_says_it_once() {
+        let faults = "c.toml:2: `shutdown.cap` is 2\nc.toml:7: unknown key `plugin.db`";
+        let refused = problem(
+            "invalid-field",
+            422,
+            "a field is invalid",
+            &json!({"detail": faults, "errors": [{"pointer": "#", "detail": faults}]}),
+        );
+        assert_snapshot!(refused, @r"
+        refused: a field is invalid (422 invalid-field)
+          c.toml:2: `shutdown.cap` is 2
+          c.toml:7: unknown key `plugin.db`
           what to do: correct what is named above, and try again
         ");
     }

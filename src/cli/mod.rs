@@ -22,7 +22,8 @@ mod table;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::telemetry::{self, LogFormat};
 
@@ -53,10 +54,7 @@ struct Cli {
     #[command(subcommand)]
     command: Command,
 
-    /// How log lines on standard error look
-    ///
-    /// RUST_LOG says which are written, such as `debug` or `warn,session_supervisor=debug`;
-    /// without it those from `info` on.
+    /// How log lines of `serve` and `run` look: `text` or `json`
     #[arg(
         long,
         global = true,
@@ -64,6 +62,7 @@ struct Cli {
         value_enum,
         default_value_t
     )]
+    #[arg(hide_possible_values = true)]
     log_format: LogFormat,
 }
 
@@ -99,9 +98,11 @@ pub fn main() -> ExitCode {
 }
 
 fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(arguments) {
+    let arguments: Vec<_> = arguments.into_iter().collect();
+    let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
-        Err(answer) => {
+        Err(mut answer) => {
+            suggest_config(&mut answer, &arguments);
             // Help, the version, or what is wrong. If nobody reads it, the code still tells.
             let _ = answer.print();
             return if answer.use_stderr() {
@@ -138,6 +139,25 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
+/// Says how a configuration is named where one was given as an argument.
+fn suggest_config(error: &mut clap::Error, arguments: &[OsString]) {
+    let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else {
+        return;
+    };
+    let command = Cli::command();
+    let name = arguments.get(1).and_then(|name| name.to_str());
+    let command = name.and_then(|name| command.find_subcommand(name));
+    let takes_config =
+        command.is_some_and(|command| command.get_arguments().any(|it| it.get_id() == "config"));
+    if error.kind() == ErrorKind::UnknownArgument && argument.ends_with(".toml") && takes_config {
+        let tip = format!("to name a configuration, use `--config {argument}`");
+        error.insert(
+            ContextKind::Suggested,
+            ContextValue::StyledStrs(vec![tip.into()]),
+        );
+    }
+}
+
 /// Says why the program ends, in lines that are no log lines, and gives its exit code.
 fn fail(code: u8, message: &dyn std::fmt::Display) -> ExitCode {
     output::note(&message.to_string());
@@ -146,8 +166,6 @@ fn fail(code: u8, message: &dyn std::fmt::Display) -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
@@ -180,6 +198,38 @@ mod tests {
     }
 
     #[test]
+    fn a_file_without_its_flag_is_told_what_it_lacks() {
+        let told = |arguments: &[&str]| {
+            let arguments = ["session-supervisor"].iter().chain(arguments);
+            let arguments: Vec<_> = arguments.map(OsString::from).collect();
+            let mut error = Cli::try_parse_from(&arguments).unwrap_err();
+            suggest_config(&mut error, &arguments);
+            error.to_string()
+        };
+        let tip = "tip: to name a configuration, use `--config good.toml`";
+        for command in ["check", "serve", "report", "recover"] {
+            let told = told(&[command, "good.toml"]);
+            assert!(told.contains(tip), "{told}");
+        }
+        for arguments in [["stop", "good.toml"], ["check", "good"]] {
+            let told = told(&arguments);
+            assert!(!told.contains("--config"), "{told}");
+        }
+    }
+
+    #[test]
+    fn the_help_of_a_command_has_a_line_on_the_logs_of_others() {
+        let mut command = Cli::command();
+        command.build();
+        let stop = command.find_subcommand_mut("stop").unwrap();
+        let help = stop.render_long_help().to_string();
+        let from = help.find("--log-format").unwrap();
+        let lines = help[from..].lines();
+        let about_logs = lines.take_while(|line| !line.trim_start().starts_with("-h,"));
+        assert!(about_logs.count() <= 5, "{help}");
+    }
+
+    #[test]
     fn the_help_of_serve_lists_defaults_and_exit_codes() {
         let mut command = Cli::command();
         let serve = command.find_subcommand_mut("serve").unwrap();
@@ -190,6 +240,7 @@ mod tests {
             "SESSION_SUPERVISOR_CONFIG",
             "SESSION_SUPERVISOR_LISTEN",
             "SESSION_SUPERVISOR_STATE_DIR",
+            "RUST_LOG",
             "\n  78 ",
             "\n  128 + n ",
         ] {

@@ -63,6 +63,8 @@ struct PluginList {
 struct PluginView {
     name: String,
     state: String,
+    #[serde(default)]
+    hooks: Vec<String>,
     owed: u64,
     oldest_owed_age_ms: Option<u64>,
     dead: u64,
@@ -140,10 +142,18 @@ impl Plugin {
         format!("/v1/plugins/{}/{what}", encode(&self.name))
     }
 
+    /// Which of a start and an end it is told, in words.
+    fn hears(&self, client: &Client) -> &'static str {
+        let list = client.get("/v1/plugins").and_then(|list| list.read());
+        let plugins = list.map_or(Vec::new(), |list: PluginList| list.plugins);
+        let plugin = plugins.into_iter().find(|plugin| plugin.name == self.name);
+        plugin.map_or(BOTH, |plugin| heard(&plugin.hooks))
+    }
+
     fn test(&self, client: &Client, output: Output) -> Result<(), Failure> {
         let answer = client.post(&self.path("test"), &json!({}))?;
         let outcome: Tested = answer.read()?;
-        let verdict = tested(&outcome, &self.name);
+        let verdict = tested(&outcome, &self.name, self.hears(client));
         if outcome.outcome == "ok" {
             return answer.print(output, |_: &Tested| verdict);
         }
@@ -188,14 +198,32 @@ fn plugins(plugins: &[PluginView]) -> String {
     format!("{table}{}", hints.collect::<String>())
 }
 
-fn tested(tested: &Tested, name: &str) -> String {
-    let took = exact(Duration::from_millis(tested.duration_ms));
+const BOTH: &str = "a start and an end";
+
+fn heard(hooks: &[String]) -> &'static str {
+    let hears = |hook: &str| hooks.iter().any(|heard| heard == hook);
+    match (hears("session_start"), hears("session_end")) {
+        (true, true) => BOTH,
+        (true, false) => "a start",
+        (false, true) => "an end",
+        (false, false) => "nothing, since it hears of no session,",
+    }
+}
+
+fn tested(tested: &Tested, name: &str, what: &str) -> String {
+    let took = match tested.duration_ms {
+        0 => "<1ms".into(),
+        millis => exact(Duration::from_millis(millis)),
+    };
     let name = clean(name);
     match (tested.outcome.as_str(), &tested.error) {
-        ("ok", _) => format!("{name} took a start and an end in {took}"),
-        (outcome, None) => format!("{name} did not take them: {} after {took}", clean(outcome)),
+        ("ok", _) => format!("{name} took {what} in {took}"),
+        (outcome, None) => format!(
+            "{name} did not take {what}: {} after {took}",
+            clean(outcome)
+        ),
         (outcome, Some(error)) => format!(
-            "{name} did not take them: {} after {took}: {}",
+            "{name} did not take {what}: {} after {took}: {}",
             clean(outcome),
             clean(error)
         ),
@@ -297,11 +325,14 @@ mod tests {
     #[test]
     fn a_test_says_how_it_went() {
         let ok = read(json!({"outcome": "ok", "error": null, "duration_ms": 12}));
-        assert_snapshot!(tested(&ok, "audit"), @"audit took a start and an end in 12ms");
+        assert_snapshot!(tested(&ok, "audit", BOTH), @"audit took a start and an end in 12ms");
+        let quick = read(json!({"outcome": "ok", "error": null, "duration_ms": 0}));
+        let end = heard(&["session_end".into()]);
+        assert_snapshot!(tested(&quick, "audit", end), @"audit took an end in <1ms");
         let late = read(json!({"outcome": "timeout", "error": null, "duration_ms": 5000}));
-        assert_snapshot!(tested(&late, "audit"), @"audit did not take them: timeout after 5s");
+        assert_snapshot!(tested(&late, "audit", BOTH), @"audit did not take a start and an end: timeout after 5s");
         let failed = read(json!({"outcome": "error", "error": "no such table", "duration_ms": 1}));
-        assert_snapshot!(tested(&failed, "db"), @"db did not take them: error after 1ms: no such table");
+        assert_snapshot!(tested(&failed, "db", "a start"), @"db did not take a start: error after 1ms: no such table");
     }
 
     #[test]

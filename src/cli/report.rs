@@ -99,6 +99,16 @@ struct Recovery {
     found: u64,
     #[serde(default)]
     by_reason: Map<String, Value>,
+    #[serde(default)]
+    alive_at: Option<Timestamp>,
+}
+
+impl Stop {
+    /// What was found of a process that just ceased: nobody had asked it to stop.
+    fn killed(&self) -> Option<&Recovery> {
+        let is_crash = self.reason == "crash" && self.trigger == "crash";
+        self.recovery.as_ref().filter(|_| is_crash)
+    }
 }
 
 impl Report {
@@ -144,40 +154,22 @@ fn millis(millis: u64) -> String {
 
 fn summary(stop: &Stop, now: Timestamp) -> String {
     let mut facts = Table::new(&["LAST STOP", &clean(&stop.outcome)]);
-    let verdict = match stop.outcome.as_str() {
-        "unfinished" => "it has begun and not ended; the next start completes the report",
-        "clean" => "every plugin was told of every end, or rejected it for good",
-        "owed" => "plugins are owed ends, which are delivered at the next start",
-        "lost" => "plugins were not told of ends, and never will be",
-        "watchdog" => "the process had to be ended by its watchdog",
-        "forced" => "a further signal forced the exit",
-        _ => "an outcome that this version does not know",
+    let verdict = match stop.killed() {
+        Some(recovery) => format!(
+            "it was killed; the next start ended {}",
+            count(recovery.found, "session")
+        ),
+        None => verdict(&stop.outcome).into(),
     };
-    let announced = stop.restart_expected_ms.map_or(String::new(), |downtime| {
-        format!(", back in {}", millis(downtime))
-    });
-    let drain = &stop.drain;
-    let in_time = if drain.timed_out { ", timed out" } else { "" };
-    let started_at = stop.started_at;
+    facts.row(["verdict".into(), verdict.into()]);
+    facts.row(["exit code".into(), stop.exit_code.to_string().into()]);
+    for (name, text) in match stop.killed() {
+        Some(recovery) => killed(stop, recovery, now),
+        None => stopped(stop, now),
+    } {
+        facts.row([name.into(), text.into()]);
+    }
     for (name, text) in [
-        ("verdict", verdict.into()),
-        ("exit code", stop.exit_code.to_string()),
-        ("reason", format!("{}{announced}", stop.reason)),
-        ("asked by", stop.trigger.clone()),
-        (
-            "asked at",
-            format!("{started_at:.3} ({} ago)", age_since(started_at, now)),
-        ),
-        (
-            "took",
-            format!(
-                "{}, of which the drain {}{in_time}; the cap is {}",
-                millis(stop.duration_ms),
-                millis(drain.duration_ms),
-                millis(stop.cap_ms)
-            ),
-        ),
-        ("sessions", format!("{} ended", drain.sessions)),
         ("instance", stop.instance.clone()),
         ("warnings", stop.warnings.join(", ")),
     ] {
@@ -212,6 +204,53 @@ fn summary(stop: &Stop, now: Timestamp) -> String {
         parts.push(unfinished.join("\n"));
     }
     parts.join("\n\n")
+}
+
+fn verdict(outcome: &str) -> &'static str {
+    match outcome {
+        "unfinished" => "it has begun and not ended; the next start completes the report",
+        "clean" => "every plugin was told of every end, or rejected it for good",
+        "owed" => "plugins are owed ends, which are delivered at the next start",
+        "lost" => "plugins were not told of ends, and never will be",
+        "watchdog" => "the process had to be ended by its watchdog",
+        "forced" => "a further signal forced the exit",
+        _ => "an outcome that this version does not know",
+    }
+}
+
+/// What is known of a process that nobody asked to stop.
+fn killed(stop: &Stop, recovery: &Recovery, now: Timestamp) -> Vec<(&'static str, String)> {
+    let alive_at = recovery.alive_at.unwrap_or(stop.started_at);
+    vec![
+        ("reason", stop.reason.clone()),
+        ("last seen alive", moment(alive_at, now)),
+    ]
+}
+
+/// How a stop went that somebody asked for.
+fn stopped(stop: &Stop, now: Timestamp) -> Vec<(&'static str, String)> {
+    let announced = stop.restart_expected_ms.map_or(String::new(), |downtime| {
+        format!(", back in {}", millis(downtime))
+    });
+    let drain = &stop.drain;
+    let in_time = if drain.timed_out { ", timed out" } else { "" };
+    let took = format!(
+        "{}, of which the drain {}{in_time}; the cap is {}",
+        millis(stop.duration_ms),
+        millis(drain.duration_ms),
+        millis(stop.cap_ms)
+    );
+    vec![
+        ("reason", format!("{}{announced}", stop.reason)),
+        ("asked by", stop.trigger.clone()),
+        ("asked at", moment(stop.started_at, now)),
+        ("took", took),
+        ("sessions", format!("{} ended", drain.sessions)),
+    ]
+}
+
+fn moment(at: Timestamp, now: Timestamp) -> String {
+    format!("{at:.3} ({} ago)", age_since(at, now))
 }
 
 fn plugins(plugins: &[Plugin]) -> String {
@@ -317,6 +356,30 @@ mod tests {
 
         STEP              TOOK  OUTCOME
         gateway_shutdown   1ms  ok
+        ");
+    }
+
+    #[test]
+    fn a_process_that_was_killed_has_no_stop_to_tell_of() {
+        let mut stop = stop();
+        stop["outcome"] = "owed".into();
+        stop["exit_code"] = 137.into();
+        stop["reason"] = "crash".into();
+        stop["trigger"] = "crash".into();
+        stop["plugins"] = json!([]);
+        stop["steps"] = json!([]);
+        stop["recovery"] = json!({"found": 1, "by_reason": {"crash": 1},
+            "alive_at": "2026-11-22T11:00:02.200Z"});
+        let stop = serde_json::from_value(stop).unwrap();
+        assert_snapshot!(summary(&stop, now()), @r"
+        LAST STOP        owed
+        verdict          it was killed; the next start ended 1 session
+        exit code        137
+        reason           crash
+        last seen alive  2026-11-22T11:00:02.200Z (3m 10s ago)
+        instance         0199a
+        warnings         -
+        recovery         1 session found at the next start: 1 crash
         ");
     }
 

@@ -5,11 +5,11 @@ use std::fmt;
 use std::ops::{Range, RangeInclusive};
 use std::time::Duration;
 
-use humantime::format_duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{ConfigError, table_of};
+use super::{ConfigError, as_written, table_of};
+use crate::nearest::nearest;
 
 /// Any positive duration. The upper end keeps sums of durations and moments representable.
 pub(super) const POSITIVE: RangeInclusive<Duration> = Duration::from_millis(1)..=LONGEST;
@@ -330,7 +330,7 @@ impl<'a, 'd> Section<'a, 'd> {
             Ok(duration) if range.contains(&duration) => Ok(duration),
             Ok(_) => {
                 let (least, most) = range.into_inner();
-                let (least, most) = (format_duration(least), format_duration(most));
+                let (least, most) = (as_written(least), as_written(most));
                 Err(format!("{key} is {text:?}, expected {least} to {most}"))
             }
             Err(humantime::DurationError::UnknownUnit { unit, .. }) if unit.is_empty() => {
@@ -386,26 +386,25 @@ impl<'a, 'd> Section<'a, 'd> {
 
     /// Refuses what is left: it is none of the `known` keys.
     pub(super) fn finish(self, known: &[&str]) {
+        self.finish_without(None, known);
+    }
+
+    /// The same of a table that lacks the key `missing`, for which a key that is like no other was most
+    /// likely meant.
+    pub(super) fn finish_without(self, missing: Option<&str>, known: &[&str]) {
         for key in self.table.keys() {
             let origin = self.document.origin(&key.span());
             let full = self.full(key.get_ref());
             let expected = match table_of(key.get_ref()) {
                 Some("") => "it before the first table of the file".to_owned(),
                 Some(table) => format!("it in the table `[{table}]`"),
-                None => format!(
-                    "a known one: the nearest is `{}`",
-                    nearest(key.get_ref(), known)
-                ),
+                None => match (nearest(key.get_ref(), known), missing) {
+                    (Some(nearest), _) => format!("a known one: the nearest is `{nearest}`"),
+                    (None, Some(missing)) => format!("`{missing}`, which is missing"),
+                    (None, None) => format!("one of {}", known.join(", ")),
+                },
             };
             self.refuse(origin, format!("unknown key {full}, expected {expected}"));
         }
     }
-}
-
-fn nearest<'k>(key: &str, known: &[&'k str]) -> &'k str {
-    let nearness = |known: &&str| strsim::jaro_winkler(known, key);
-    let nearest = known
-        .iter()
-        .max_by(|a, b| nearness(a).total_cmp(&nearness(b)));
-    nearest.expect("every table has keys")
 }

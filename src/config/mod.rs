@@ -12,6 +12,7 @@
 
 mod auth;
 mod document;
+mod duration;
 mod outside;
 mod plugin;
 mod shutdown;
@@ -30,6 +31,7 @@ use std::time::Duration;
 use self::auth::AuthConfig;
 pub(crate) use self::auth::TokenConfig;
 use self::document::{Document, Given, Origin, POSITIVE, Section, line_of};
+pub(crate) use self::duration::as_written;
 use self::outside::Outside;
 pub(crate) use self::plugin::PluginConfig;
 pub(crate) use self::shutdown::{DEFAULT_GRACE, SLACK, ShutdownConfig};

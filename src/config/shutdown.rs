@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use humantime::format_duration;
-
+use super::as_written;
 use super::document::{FROM_ZERO, Given, Origin, POSITIVE, Section};
 
 const MIN_CAP: Duration = Duration::from_millis(100);
@@ -81,8 +80,8 @@ impl ShutdownConfig {
             let problem = format!(
                 "{} is {}, expected at most {}, a quarter of `cap`",
                 section.full("lifecycle_timeout"),
-                format_duration(given.value),
-                format_duration(quarter),
+                as_written(given.value),
+                as_written(quarter),
             );
             section.refuse(given.origin, problem);
         }
@@ -144,15 +143,15 @@ impl ShutdownConfig {
     fn misfit(&self) -> String {
         let grace = match self.grace {
             Duration::ZERO => String::new(),
-            grace => format!("`--grace` {} + ", format_duration(grace)),
+            grace => format!("`--grace` {} + ", as_written(grace)),
         };
         format!(
             "{grace}`cap` {} + `teardown` {} + {} of slack make {}, expected at most `kill_after`, which is {}",
-            format_duration(self.cap),
-            format_duration(self.teardown),
-            format_duration(SLACK),
-            format_duration(self.needed()),
-            format_duration(self.kill_after),
+            as_written(self.cap),
+            as_written(self.teardown),
+            as_written(SLACK),
+            as_written(self.needed()),
+            as_written(self.kill_after),
         )
     }
 }

@@ -59,6 +59,7 @@ use self::route::{Endpoint, delete, get, post, put};
 pub use self::server::Gateway;
 #[cfg(feature = "cli")]
 pub(crate) use self::server::raise_file_limit;
+use self::stop::Home;
 use self::stream::Streams;
 use crate::supervisor::SessionSupervisor;
 
@@ -71,6 +72,7 @@ struct Served {
     ends: Ends,
     answers: Answers,
     last_shutdown: LastShutdown,
+    home: Home,
 }
 
 /// Every request that the gateway answers, with those first that come most often, since the router tries
@@ -113,6 +115,7 @@ fn routes(config: &mut ServiceConfig, served: Served) {
         .app_data(Data::new(served.ends))
         .app_data(Data::new(served.answers))
         .app_data(Data::new(served.last_shutdown))
+        .app_data(Data::new(served.home))
         .default_service(web::to(not_found));
     route::register(config, endpoints());
 }

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -25,6 +26,7 @@ use super::connection::{Connection, HEAD_TIMEOUT, WRITE_TIMEOUT};
 use super::ends::Ends;
 use super::guard::guard;
 use super::metrics::LastShutdown;
+use super::stop::Home;
 use super::stream::Streams;
 use super::{Served, routes};
 use crate::supervisor::SessionSupervisor;
@@ -97,6 +99,16 @@ impl Gateway {
         supervisor: SessionSupervisor,
         access: Access,
     ) -> io::Result<Self> {
+        Self::start_in(listeners, supervisor, access, None)
+    }
+
+    /// The same, in a process that has `state_dir`: whoever asks it to stop is told.
+    pub(crate) fn start_in(
+        listeners: Vec<TcpListener>,
+        supervisor: SessionSupervisor,
+        access: Access,
+        state_dir: Option<PathBuf>,
+    ) -> io::Result<Self> {
         if listeners.is_empty() {
             let problem = "there is no listener: bind at least one";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
@@ -109,6 +121,7 @@ impl Gateway {
         let (closing, closed) = (CancellationToken::new(), CancellationToken::new());
         let served = Served {
             last_shutdown: LastShutdown::read(&supervisor),
+            home: Home { state_dir },
             supervisor,
             access,
             streams: Streams::new(closing.clone(), max_connections()),

@@ -1,5 +1,6 @@
 //! The request for a shutdown, and the report of the last one.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use actix_web::web::{self, Data};
@@ -47,6 +48,17 @@ struct Begun {
     reason: EndReason,
     /// When hooks and drain are over.
     deadline_at: WireTime,
+    /// The number of the gateway's process, on its machine and in its container.
+    pid: u32,
+    /// The directory that the process has until it is gone: by then it holds the report. Null if it has
+    /// none.
+    state_dir: Option<String>,
+}
+
+/// Where the gateway's process keeps what it leaves to the next one.
+#[derive(Debug, Clone)]
+pub(super) struct Home {
+    pub(super) state_dir: Option<PathBuf>,
 }
 
 /// What a stop would tell, and whom.
@@ -111,6 +123,7 @@ pub(super) async fn shut_down(
     request: HttpRequest,
     body: Body,
     supervisor: Supervisor,
+    home: Data<Home>,
 ) -> Result<HttpResponse, Problem> {
     let wanted: ShutdownRequest = body.json_or_default()?;
     query(&request, &[])?;
@@ -123,6 +136,8 @@ pub(super) async fn shut_down(
         instance: supervisor.instance(),
         reason: notice.reason,
         deadline_at: WireTime(notice.deadline_at),
+        pid: std::process::id(),
+        state_dir: home.state_dir.as_ref().map(|dir| dir.display().to_string()),
     }))
 }
 

@@ -356,7 +356,7 @@ impl Sequence {
             warn!("the end of the stop could not be recorded, or its report written, in time");
         }
         info!(
-            outcome = ?report.outcome,
+            outcome = report.outcome.as_str(),
             duration_ms = report.duration_ms,
             warnings = ?report.warnings,
             "stopped"

@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Mutex;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::json;
@@ -274,7 +274,8 @@ fn filters_are_asked_for() {
 fn a_plugin_that_takes_no_test_exits_1() {
     let failed = r#"{"outcome": "error", "error": "no such table", "duration_ms": 3}"#;
     let fake = Fake::answering("200 OK", failed);
-    against(&fake.url, &["plugins", "test", "db"]).failed(1, &["db did not take them: error"]);
+    against(&fake.url, &["plugins", "test", "db"])
+        .failed(1, &["db did not take a start and an end: error"]);
     let told = against(&fake.url, &["plugins", "test", "db", "--format", "json"]);
     told.failed(1, &["no such table"]);
     assert_eq!(told.stdout.trim_end(), failed);
@@ -332,6 +333,45 @@ fn a_stop_is_watched_until_the_gateway_is_gone() {
     );
     let requests = fake.requests();
     assert_eq!(requests[1].body, json!({"restart_expected_ms": 1500}));
+}
+
+#[test]
+fn a_gateway_is_gone_when_its_process_has_let_go_of_the_state_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let pid = std::process::id();
+    fs::write(dir.path().join("lock"), pid.to_string()).unwrap();
+    let lock = fs::File::open(dir.path().join("lock")).unwrap();
+    lock.lock().unwrap();
+    let asked = json!({"instance": "i", "reason": "shutdown", "pid": pid,
+        "deadline_at": "2026-11-22T11:00:00.000Z", "state_dir": dir.path()});
+    let (closed, is_closed) = std::sync::mpsc::channel();
+    let fake = Fake::start(
+        move |request, connection, door| match request.line.as_str() {
+            "POST /v1/shutdown" => {
+                reply(connection, "202 Accepted", &asked.to_string());
+                door.close();
+                closed.send(Instant::now()).unwrap();
+            }
+            "GET /v1/events?types=delivery,drain" => {
+                let none = r#"{"type": "urn:session-supervisor:problem:not-found",
+                    "title": "there is none", "status": 404}"#;
+                reply(connection, "404 Not Found", none);
+            }
+            _ => reply(connection, "503 Service Unavailable", "{}"),
+        },
+    );
+    let writing = Duration::from_millis(700);
+    let process = thread::spawn(move || {
+        // It writes its report when it no longer answers.
+        let closed = is_closed.recv_timeout(Duration::from_secs(10)).unwrap();
+        thread::sleep(writing);
+        drop(lock);
+        closed
+    });
+    let stopped = against(&fake.url, &["stop", "--wait"]);
+    let took = process.join().unwrap().elapsed();
+    assert!(took >= writing, "{took:?}: {stopped:?}");
+    stopped.done();
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! One run after another on one state directory: what the first leaves, the next makes good.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::thread::sleep;
+use std::fs;
+use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -107,6 +108,58 @@ fn logged(ended: &Ended) -> Vec<String> {
             text.trim_end().to_owned()
         })
         .collect()
+}
+
+#[test]
+fn a_stop_that_was_waited_for_has_its_report_and_makes_room_for_the_next_start() {
+    let mut folder = folder();
+    for _ in 0..5 {
+        let gateway = Gateway::start_in(folder, AUDIT);
+        gateway.run(&["stop", "--wait"]).done();
+        let report = fs::read_to_string(gateway.path("state/last-shutdown.json")).unwrap();
+        let report: Value = serde_json::from_str(&report).unwrap();
+        assert_eq!(report["outcome"], "clean");
+        // At once, whether or not anybody has seen the process exit.
+        let mut next = command();
+        next.args(["recover", "--state-dir"])
+            .arg(gateway.path("state"));
+        run(&mut next).done();
+        let ended = gateway.wait();
+        let said = "\"outcome\":\"clean\"";
+        assert!(ended.log.contains(said), "{}", ended.log);
+        folder = ended.dir;
+    }
+}
+
+#[test]
+fn a_start_waits_a_moment_for_the_process_that_has_the_state_directory() {
+    let folder = folder();
+    let state = folder.path().join("state");
+    fs::create_dir(&state).unwrap();
+    fs::write(state.join("lock"), "4711\n").unwrap();
+    let lock = fs::File::open(state.join("lock")).unwrap();
+    lock.lock().unwrap();
+
+    let command = Gateway::command_in(&folder, AUDIT);
+    let Err(refused) = Gateway::launch(folder, command) else {
+        panic!("it started");
+    };
+    assert_eq!(refused.status.code(), Some(1), "{}", refused.log);
+    for expected in [
+        "waiting for process 4711, which has the state directory, to end",
+        "state` is in use by process 4711: ",
+    ] {
+        assert!(refused.log.contains(expected), "{}", refused.log);
+    }
+
+    let folder = refused.dir;
+    let letting_go = thread::spawn(move || {
+        sleep(Duration::from_millis(300));
+        drop(lock);
+    });
+    let gateway = Gateway::start_in(folder, AUDIT);
+    letting_go.join().unwrap();
+    stop(gateway);
 }
 
 #[test]

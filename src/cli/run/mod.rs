@@ -65,6 +65,9 @@ The gateway listens on a free port of 127.0.0.1, whatever `listen` of the file s
 request needs a token. What a plugin of kind `log` writes to `-` goes to standard error: standard
 output is the program's.
 
+RUST_LOG says which log lines are written to standard error, such as `debug` or
+`warn,session_supervisor=debug`; without it those from `info` on.
+
 Exit codes:
   n        the program's own
   128 + n  signal n ended the program, or a further signal n the wait for it

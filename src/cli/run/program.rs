@@ -73,7 +73,13 @@ fn find_in(program: &OsStr, path: Option<&OsStr>) -> io::Result<()> {
             .map(|directory| directory.join(program))
             .collect()
     };
-    let mut problem = io::Error::from(io::ErrorKind::NotFound);
+    let place = if program.as_bytes().contains(&b'/') {
+        ""
+    } else {
+        " in PATH"
+    };
+    let missing = format!("there is no such program{place}");
+    let mut problem = io::Error::new(io::ErrorKind::NotFound, missing);
     for file in files {
         match check_executable(&file) {
             Ok(()) => return Ok(()),

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use self::watch::Process;
 use super::client::Target;
 use super::duration::{millis, parse_duration};
 use super::failure::Failure;
@@ -65,6 +66,8 @@ enum Reason {
 struct Asked {
     reason: String,
     deadline_at: Timestamp,
+    #[serde(flatten)]
+    process: Process,
 }
 
 /// The answer to a stop that is only thought through.
@@ -102,7 +105,7 @@ impl Stop {
         let asked: Asked = answer.read()?;
         answer.print(output, |_: &Asked| under_way(&asked, Timestamp::now()))?;
         if self.wait {
-            watch::until_gone(&client, events, asked.deadline_at)?;
+            watch::until_gone(&client, events, asked.deadline_at, &asked.process)?;
         }
         Ok(())
     }

@@ -1,10 +1,12 @@
 //! Waiting until a gateway is gone.
 
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use serde::Deserialize;
 
 use super::progress::Progress;
 use super::stream::Told;
@@ -12,6 +14,7 @@ use crate::cli::client::{Client, Presence};
 use crate::cli::failure::Failure;
 use crate::cli::output::note;
 use crate::cli::table::exact;
+use crate::state_dir::StateDir;
 
 /// How often the gateway is looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -29,6 +32,7 @@ pub(super) fn until_gone(
     client: &Client,
     mut events: Option<Receiver<Told>>,
     deadline_at: Timestamp,
+    process: &Process,
 ) -> Result<(), Failure> {
     let began = Instant::now();
     let left = deadline_at.duration_since(Timestamp::now());
@@ -39,7 +43,7 @@ pub(super) fn until_gone(
     while began.elapsed() < left + PATIENCE {
         let presence = client.presence();
         let is_over = events.is_none() && (had_events || began.elapsed() > SETTLED);
-        if sight.is_gone(presence, is_over) {
+        if sight.is_gone(presence, is_over) && !process.is_there() {
             // What it told last may still be on its way.
             let until = Instant::now() + LAST_WORDS;
             while events.is_some() && Instant::now() < until {
@@ -76,6 +80,25 @@ fn show(events: Option<Receiver<Told>>, progress: &mut Progress) -> Option<Recei
             Err(RecvTimeoutError::Timeout) => return Some(events),
             Err(RecvTimeoutError::Disconnected) => return None,
         }
+    }
+}
+
+/// What a gateway says of its process. An older one says nothing.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Process {
+    #[serde(default)]
+    pid: Option<u32>,
+    #[serde(default)]
+    state_dir: Option<PathBuf>,
+}
+
+impl Process {
+    /// Whether it is known to be there still: it closes its door before it has written its report and
+    /// ends, and a next one can't start before that. On another machine, or in a container, another
+    /// process or none has a directory of that name.
+    fn is_there(&self) -> bool {
+        let owner = self.state_dir.as_deref().and_then(StateDir::owner);
+        owner.is_some() && owner == self.pid
     }
 }
 
@@ -122,6 +145,23 @@ mod tests {
     #[test]
     fn one_that_was_quicker_back_than_seen_closing_is_another() {
         assert!(Sight::default().is_gone(Presence::Ready, true));
+    }
+
+    #[test]
+    fn a_process_is_there_as_long_as_it_has_its_state_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let process = |pid| Process {
+            pid,
+            state_dir: Some(dir.path().to_owned()),
+        };
+        let had = StateDir::open(dir.path()).unwrap();
+        let own = std::process::id();
+        assert!(process(Some(own)).is_there());
+        assert!(!process(Some(own + 1)).is_there(), "another one has it");
+        assert!(!process(None).is_there());
+        assert!(!Process::default().is_there(), "an older gateway");
+        drop(had);
+        assert!(!process(Some(own)).is_there());
     }
 
     #[test]

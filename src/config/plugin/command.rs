@@ -9,6 +9,7 @@ use crate::session::InvalidField;
 pub(super) const KIND: Kind = Kind {
     name: "command",
     keys: &["hooks", "command", "mode", "pass_env", "env", "cwd"],
+    required: &["command"],
     max_batch: 256,
     max_in_flight: Some(4),
     read,
@@ -51,10 +52,12 @@ fn read(
     let settings = settings?;
     if let Err(InvalidField { field, problem }) = settings.check(&|name| outside.env.get(name)) {
         let (at, expected) = match field {
-            "cwd" => (cwd_at, "a directory"),
-            _ => (command_at, "a program that can be run"),
+            "cwd" => (cwd_at, ", expected a directory"),
+            // It says what to do.
+            _ if problem.contains("add `PATH`") => (command_at, ""),
+            _ => (command_at, ", expected a program that can be run"),
         };
-        let problem = format!("{}: {problem}, expected {expected}", section.full(field));
+        let problem = format!("{}: {problem}{expected}", section.full(field));
         section.refuse(at.unwrap_or(section.origin), problem);
     }
     Some((hooks, PluginKind::Command(settings)))

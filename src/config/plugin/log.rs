@@ -1,6 +1,7 @@
 //! The kind `log`: a file or standard output.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::{Kind, PluginKind, Read, read_hooks};
@@ -9,6 +10,7 @@ use crate::plugin::DeliveryPolicy;
 pub(super) const KIND: Kind = Kind {
     name: "log",
     keys: &["hooks", "path"],
+    required: &["path"],
     max_batch: DeliveryPolicy::MAX_BATCH,
     max_in_flight: None,
     read,
@@ -60,7 +62,11 @@ fn check_file(file: &Path) -> Result<(), String> {
         }
         Err(error) => {
             let directory = directory.display();
-            return Err(format!("is in {directory}, expected a directory: {error}"));
+            return Err(if error.kind() == ErrorKind::NotFound {
+                format!("is in the directory {directory}, which is not there: make it first")
+            } else {
+                format!("is in {directory}, expected a directory: {error}")
+            });
         }
     }
     if file.is_dir() {

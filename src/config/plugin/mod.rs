@@ -7,9 +7,8 @@ mod log;
 mod sql;
 mod webhook;
 
-use humantime::format_duration;
-
 pub(crate) use self::log::LogTarget;
+use super::as_written;
 use super::document::{Given, POSITIVE, Section};
 use super::outside::Outside;
 use crate::event::Hooks;
@@ -34,6 +33,8 @@ struct Kind {
     name: &'static str,
     /// Its keys beside [`COMMON_KEYS`].
     keys: &'static [&'static str],
+    /// Of these one has to be given, most often the first.
+    required: &'static [&'static str],
     /// The most events in one delivery, unless said otherwise.
     max_batch: usize,
     /// The most deliveries side by side, unless said otherwise. With none there is one at a time,
@@ -110,13 +111,15 @@ impl PluginConfig {
         let kind = read_kind(&mut section);
         let mut policy = read_policy(&mut section, kind.unwrap_or(&log::KIND));
         let kind = kind?;
+        let is_given = kind.required.iter().any(|key| section.has(key));
+        let missing = kind.required.first().copied().filter(|_| !is_given);
         let answer = (kind.read)(Read {
             section: &mut section,
             outside,
             policy: &mut policy,
         });
         refuse_foreign(&mut section, kind);
-        section.finish(&[COMMON_KEYS, kind.keys].concat());
+        section.finish_without(missing, &[kind.keys, COMMON_KEYS].concat());
         let (name, (hooks, kind)) = (name?, answer?);
         let plugin = Self {
             name: name.value,
@@ -165,8 +168,8 @@ fn read_policy(section: &mut Section<'_, '_>, kind: &Kind) -> DeliveryPolicy {
     {
         let problem = format!(
             "`plugin.backoff` is {}, expected at most `backoff_max`, which is {}",
-            format_duration(backoff),
-            format_duration(backoff_max),
+            as_written(backoff),
+            as_written(backoff_max),
         );
         section.refuse(given.origin, problem);
     }

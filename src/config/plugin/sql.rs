@@ -20,6 +20,7 @@ pub(super) const KIND: Kind = Kind {
         "gateway_shutdown",
         "gateway_pre_restart",
     ],
+    required: &["url", "url_env"],
     max_batch: DeliveryPolicy::MAX_BATCH,
     max_in_flight: None,
     read,

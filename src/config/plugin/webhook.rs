@@ -18,6 +18,7 @@ pub(super) const KIND: Kind = Kind {
         "headers_file",
         "ca_file",
     ],
+    required: &["url", "url_env"],
     max_batch: 256,
     max_in_flight: Some(4),
     read,

@@ -110,7 +110,7 @@ fn a_command_that_could_not_be_started_is_refused() {
         ),
         (
             "command = [\"archive\"]",
-            "4: `plugin.command`: `archive` is to be found in PATH, which the program is not given: add `PATH` to `pass_env`, expected a program that can be run",
+            "4: `plugin.command`: `archive` is to be found in PATH, which the program is not given: add `PATH` to `pass_env`",
         ),
         (
             "command = [\"archive\"]\nenv = { PATH = \"/nowhere\" }\npass_env = [\"PATH\"]",

@@ -5,6 +5,7 @@ use sqlite3_parser::lexer::Scanner;
 use sqlite3_parser::lexer::sql::{TokenType, Tokenizer};
 
 use super::parameters::{self, Parameter};
+use crate::nearest::nearest;
 
 /// What begins a statement that can't run inside the plugin's transaction, that would make or leave
 /// a database, or that tells the database nothing of the session.
@@ -100,12 +101,22 @@ fn check_parameter(token: &str) -> Result<(), String> {
     }
     if Parameter::of_token(token).is_none() {
         let names: Vec<_> = parameters::ALL.iter().map(|known| known.name).collect();
+        let meant = meant(token.trim_start_matches([':', '@', '$']), &names);
+        let meant = meant.map_or(String::new(), |name| format!(", the nearest is `:{name}`"));
         return Err(format!(
-            "unknown parameter `{token}`: expected one of {}",
+            "unknown parameter `{token}`{meant}: expected one of {}",
             names.join(", ")
         ));
     }
     Ok(())
+}
+
+/// Which of `names` an unknown one was meant to be: most statements are about a session.
+fn meant<'n>(name: &str, names: &[&'n str]) -> Option<&'n str> {
+    let name = name.to_lowercase();
+    let of_session = format!("session_{name}");
+    let found = names.iter().find(|known| **known == of_session);
+    found.copied().or_else(|| nearest(&name, names))
 }
 
 #[cfg(test)]
@@ -162,9 +173,20 @@ mod tests {
             ),
             (
                 "UPDATE s SET a = :sesion_id",
-                "unknown parameter `:sesion_id`: expected one of event_id, type",
+                "unknown parameter `:sesion_id`, the nearest is `:session_id`: expected one of event_id, type",
             ),
-            ("UPDATE s SET a = @Reason", "unknown parameter `@Reason`"),
+            (
+                "UPDATE s SET a = :id",
+                "unknown parameter `:id`, the nearest is `:session_id`: ",
+            ),
+            (
+                "UPDATE s SET a = @Reason",
+                "unknown parameter `@Reason`, the nearest is `:reason`: ",
+            ),
+            (
+                "UPDATE s SET a = :colour",
+                "unknown parameter `:colour`: expected one of event_id",
+            ),
             ("UPDATE s SET a = $reason::x", "can't be read from"),
             ("commit", "`commit` is not possible here"),
             ("ATTACH 'new.db' AS n", "`ATTACH` is not possible here"),

@@ -9,7 +9,7 @@ use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
-use super::signature::SigningKey;
+use super::signature::{EXPECTED, SigningKey};
 use crate::session::InvalidField;
 
 /// Headers that are about the connection or the form of the body, and so not for a file to set.
@@ -114,7 +114,7 @@ impl WebhookSettings {
         let keys = secrets.split_ascii_whitespace().map(SigningKey::parse);
         self.keys = keys.collect::<Result<_, _>>().map_err(refused)?;
         if self.keys.is_empty() {
-            return Err(refused("expected `whsec_` and a key in base64".into()));
+            return Err(refused(EXPECTED.into()));
         }
         Ok(self)
     }

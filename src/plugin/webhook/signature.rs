@@ -21,6 +21,10 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
+/// What a secret is, and how one is made.
+pub(super) const EXPECTED: &str = "expected `whsec_` and a key in base64, as \
+    `echo \"whsec_$(openssl rand -base64 32)\"` prints";
+
 /// A key that sender and receiver share. It is never shown.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct SigningKey(Vec<u8>);
@@ -29,7 +33,7 @@ impl SigningKey {
     /// Reads `whsec_` and the key in base64. What is wrong is said without repeating the text.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let Some(encoded) = text.strip_prefix(PREFIX) else {
-            return Err("expected `whsec_` and a key in base64".into());
+            return Err(EXPECTED.into());
         };
         let Ok(key) = BASE64.decode(encoded) else {
             return Err("expected base64 after `whsec_`".into());
@@ -103,8 +107,8 @@ mod tests {
     fn a_secret_that_is_none_is_refused_without_being_shown() {
         let encoded = |length| format!("whsec_{}", BASE64_STANDARD.encode(vec![7; length]));
         for (text, expected) in [
-            ("", "expected `whsec_` and a key in base64"),
-            (&SECRET[6..], "expected `whsec_` and a key in base64"),
+            ("", EXPECTED),
+            (&SECRET[6..], EXPECTED),
             ("whsec_not base64", "expected base64 after `whsec_`"),
             ("whsec_", "its key is 0 bytes long, expected 24 to 64"),
             (&encoded(23), "its key is 23 bytes long, expected 24 to 64"),

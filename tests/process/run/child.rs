@@ -87,8 +87,14 @@ fn a_command_that_can_not_be_run_is_said_before_anything_starts() {
     let file = dir.path().join("data");
     std::fs::write(&file, "no program").unwrap();
     let try_run = |program: &str| run(&mut run_command(dir.path(), &[], &[program]));
-    try_run("no-such-program").failed(127, &["can't run `no-such-program`"]);
-    try_run("./no-such-program").failed(127, &["can't run `./no-such-program`"]);
+    try_run("no-such-program").failed(
+        127,
+        &["can't run `no-such-program`: there is no such program in PATH\n"],
+    );
+    try_run("./no-such-program").failed(
+        127,
+        &["can't run `./no-such-program`: there is no such program\n"],
+    );
     try_run("./data").failed(126, &["can't run `./data`"]);
     assert!(!dir.path().join("state").exists());
     // What only the system can tell: it wants another program for it.

@@ -133,6 +133,8 @@ async fn a_shutdown_is_previewed_and_begun() {
     let begun = begun.json();
     assert_eq!(begun["reason"], "restart");
     assert!(begun["deadline_at"].is_string());
+    assert_eq!(begun["pid"], json!(std::process::id()));
+    assert_eq!(begun["state_dir"], json!(null), "the test has none");
     let report = gateway.supervisor.stopped().await.unwrap();
     assert_eq!(begun["instance"], json!(report.instance));
     assert_eq!(report.restart_expected_ms, Some(1234));
