@@ -154,7 +154,8 @@ pub(super) fn load(flags: &Flags, is_around: bool) -> Result<Config, ConfigError
     Ok(config)
 }
 
-/// Takes the state directory for this process, and waits a moment for one that has it; if that can't be, says why and answers the exit code.
+/// Takes the state directory for this process, and waits a moment for one that has it; if that can't be,
+/// says why and answers the exit code.
 pub(super) fn open_state_dir(config: &Config) -> Result<StateDir, ExitCode> {
     let mut opened = StateDir::open(&config.state_dir);
     if let Err(StateDirError::InUse { pid, .. }) = opened {
