@@ -80,7 +80,10 @@ impl StateDir {
     /// The process that has the directory at `path`, if there is one and it says which it is.
     #[cfg(feature = "cli")]
     pub(crate) fn owner(path: &Path) -> Option<u32> {
-        let lock = File::open(path.join(LOCK)).ok()?;
+        let path = path.join(LOCK);
+        // Whatever else has this name might have to be waited for.
+        path.metadata().ok().filter(fs::Metadata::is_file)?;
+        let lock = File::open(path).ok()?;
         match lock.try_lock_shared() {
             Err(TryLockError::WouldBlock) => read_pid(lock).ok()?,
             _ => None,

@@ -153,7 +153,11 @@ impl Plugin {
     fn test(&self, client: &Client, output: Output) -> Result<(), Failure> {
         let answer = client.post(&self.path("test"), &json!({}))?;
         let outcome: Tested = answer.read()?;
-        let verdict = tested(&outcome, &self.name, self.hears(client));
+        let heard = match output {
+            Output::Json => BOTH,
+            Output::Table => self.hears(client),
+        };
+        let verdict = tested(&outcome, &self.name, heard);
         if outcome.outcome == "ok" {
             return answer.print(output, |_: &Tested| verdict);
         }

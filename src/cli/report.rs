@@ -156,7 +156,7 @@ fn summary(stop: &Stop, now: Timestamp) -> String {
     let mut facts = Table::new(&["LAST STOP", &clean(&stop.outcome)]);
     let verdict = match stop.killed() {
         Some(recovery) => format!(
-            "it was killed; the next start ended {}",
+            "it ended without a stop, as when it is killed; the next start ended {}",
             count(recovery.found, "session")
         ),
         None => verdict(&stop.outcome).into(),
@@ -373,7 +373,7 @@ mod tests {
         let stop = serde_json::from_value(stop).unwrap();
         assert_snapshot!(summary(&stop, now()), @r"
         LAST STOP        owed
-        verdict          it was killed; the next start ended 1 session
+        verdict          it ended without a stop, as when it is killed; the next start ended 1 session
         exit code        137
         reason           crash
         last seen alive  2026-11-22T11:00:02.200Z (3m 10s ago)

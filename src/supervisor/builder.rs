@@ -91,8 +91,9 @@ impl Builder {
 
     /// Has all state outlive the process, and the machine's power, in the directory `path`: what happens
     /// to sessions in a [`SqliteLedger`](crate::SqliteLedger), and the reports of stops. The directory is
-    /// made if there is none; a relative one is where the process was started. Blocks until the ledger
-    /// is open.
+    /// made if there is none; a relative one is looked for where the process is now. Blocks until the ledger
+    /// is open. Who has just dropped a supervisor, or a builder, that had the same directory may find it in
+    /// use for another moment: until the threads of its ledger have closed it.
     ///
     /// Stands for [`state_dir`](Self::state_dir) and [`ledger`](Self::ledger) with
     /// [`Durability::Power`](crate::Durability::Power).

@@ -240,6 +240,7 @@ fn check_report(expected: &Expected, ended: &Ended, sessions: usize, cap: Durati
             // Where others have the processor, the lane may say what hung only after the report.
             let has_waited = ended.took > cap + IDLE_SLACK;
             if hangs && has_waited && last_error == "its lane did not answer" {
+                assert_eq!(culprit["timed_out"], true, "{}", context());
                 return;
             }
             let hung = culprit["hung_threads"].as_u64() > Some(0);

@@ -43,7 +43,8 @@ pub(super) fn until_gone(
     while began.elapsed() < left + PATIENCE {
         let presence = client.presence();
         let is_over = events.is_none() && (had_events || began.elapsed() > SETTLED);
-        if sight.is_gone(presence, is_over) && !process.is_there() {
+        if sight.is_gone(presence, is_over) && (sight.is_succeeded(presence) || !process.is_there())
+        {
             // What it told last may still be on its way.
             let until = Instant::now() + LAST_WORDS;
             while events.is_some() && Instant::now() < until {
@@ -111,6 +112,8 @@ struct Sight {
 impl Sight {
     /// Whether it is gone. One that takes sessions again is another, which a service manager has
     /// started in its place: `is_over` says that the one before must have closed its door by now.
+    ///
+    /// The answer is to be taken together with [`Process::is_there`], unless another was seen in its place.
     fn is_gone(&mut self, presence: Presence, is_over: bool) -> bool {
         match presence {
             Presence::Gone => true,
@@ -120,6 +123,12 @@ impl Sight {
                 false
             }
         }
+    }
+
+    /// Whether another has been seen in its place: a door that was closed never opens again. In containers
+    /// that one may well have the same number.
+    fn is_succeeded(&self, presence: Presence) -> bool {
+        presence == Presence::Ready && self.was_closing
     }
 }
 
@@ -139,12 +148,16 @@ mod tests {
             !sight.is_gone(Presence::Closing, true),
             "the next one recovers"
         );
+        assert!(!sight.is_succeeded(Presence::Closing));
         assert!(sight.is_gone(Presence::Ready, false));
+        assert!(sight.is_succeeded(Presence::Ready));
     }
 
     #[test]
     fn one_that_was_quicker_back_than_seen_closing_is_another() {
-        assert!(Sight::default().is_gone(Presence::Ready, true));
+        let mut sight = Sight::default();
+        assert!(sight.is_gone(Presence::Ready, true));
+        assert!(!sight.is_succeeded(Presence::Ready), "nor is it sure");
     }
 
     #[test]

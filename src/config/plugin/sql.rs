@@ -1,6 +1,7 @@
 //! The kind `sql`: a database, and a statement for each hook.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use super::{Answer, Kind, PluginKind, Read, read_url};
@@ -89,8 +90,9 @@ fn check_file(path: &Path) -> Result<(), String> {
     match fs::metadata(&path) {
         Ok(found) if found.is_dir() => Err(format!("{shown} is a directory, expected a file")),
         Ok(_) => Ok(()),
-        Err(error) => Err(format!(
+        Err(error) if error.kind() == ErrorKind::NotFound => Err(format!(
             "{shown} is not there yet, expected a file, which is never made: {error}"
         )),
+        Err(error) => Err(format!("{shown} can't be looked at: {error}")),
     }
 }

@@ -272,7 +272,10 @@ async fn listen(pipe: pipe::Receiver, life: &Life, scribe: &RefCell<Scribe>) {
     let mut lines = Lines::new(pipe);
     while let Some(line) = lines.next().await {
         if let Err(about) = life.unanswered.take(line) {
-            life.strays.set(life.strays.get() + 1);
+            // Once it is given up a late answer is one, too.
+            if !life.is_over.is_cancelled() {
+                life.strays.set(life.strays.get() + 1);
+            }
             scribe.borrow_mut().note(about, line);
         }
     }
