@@ -13,9 +13,7 @@ use axum::Router;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::routing::{get, post};
-use session_supervisor::{
-    EndDetails, EndReason, LogPlugin, PluginSpec, SessionGuard, SessionId, SessionSupervisor,
-};
+use session_supervisor::{LogPlugin, PluginSpec, SessionGuard, SessionId, SessionSupervisor};
 use tokio::net::TcpListener;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -77,14 +75,8 @@ async fn start(
 
 /// Runs a job. Where it panics, or the program stops, the guard is dropped with it.
 async fn run(kind: String, guard: SessionGuard) {
-    let done = match work(&kind).await {
-        Ok(()) => guard.finish(EndReason::Completed).await,
-        Err(error) => {
-            let details = EndDetails::default().with_detail(error.to_string());
-            guard.finish_with(EndReason::Failed, details).await
-        }
-    };
-    if let Err(error) = done {
+    let outcome = work(&kind).await;
+    if let Err(error) = guard.finish_by(&outcome).await {
         eprintln!("the end of a job is not recorded yet: {error}");
     }
 }
