@@ -22,7 +22,8 @@ pub(crate) struct Budget {
     pub(crate) lifecycle_timeout: Duration,
     /// All teardown steps together, after the cap at the latest.
     pub(crate) teardown: Duration,
-    /// What is kept of the cap for the exit of the process itself.
+    /// What is kept of the cap for the exit of the process itself: it moves the cut and what goes by it, not
+    /// the end.
     pub(super) exit: Duration,
 }
 
@@ -62,13 +63,14 @@ impl Budget {
         Ok(())
     }
 
-    /// What is kept of the cap for what comes after the drain: the report.
+    /// What is kept of the cap for what comes after the cut: lanes that count what they owe, and the report
+    /// so far. The report itself has time of its own, from the teardown's.
     fn reserve(&self) -> Duration {
         self.cap - Self::cut_after(self.cap)
     }
 
     /// How long after the request deliveries are cut, with this cap, where the process takes no time
-    /// to exit. The rest is for the report.
+    /// to exit. The rest is for lanes to count, and to note how far the report is.
     pub(crate) fn cut_after(cap: Duration) -> Duration {
         cap - Duration::from_millis(50).min(cap / 10)
     }

@@ -26,7 +26,7 @@ use crate::session::{End, EndDetails};
 
 /// How long the end of the stop may take to be noted and its report to be written, whatever is left
 /// of the budget.
-const END_PATIENCE: Duration = Duration::from_millis(50);
+const END_PATIENCE: Duration = Duration::from_millis(25);
 
 /// How long plugins may take to let go of what they have.
 const CLOSE_PATIENCE: Duration = Duration::from_millis(200);
@@ -323,7 +323,7 @@ impl Sequence {
         let mut patience = self.settings.budget.ledger_patience();
         if !self.all_recorded.get() {
             // It was waited for in vain before.
-            patience = patience.min(END_PATIENCE / 2);
+            patience = patience.min(END_PATIENCE);
         }
         if let Err(error) = ledger_answer(noted, patience).await {
             self.settings.monitor.ledger_failed();
@@ -350,7 +350,7 @@ impl Sequence {
         });
         // A process that was frozen past its budget still says how it went.
         let end = self.settings.budget.last_word(self.request.asked_at);
-        let end = end.max(Instant::now() + END_PATIENCE / 2);
+        let end = end.max(Instant::now() + END_PATIENCE);
         let ended = join(self.note_end(), self.writer.write(&report));
         if timeout_at(end, ended).await.is_err() {
             warn!("the end of the stop could not be recorded, or its report written, in time");

@@ -18,7 +18,8 @@ use crate::state_dir::StateDir;
 
 /// How often the gateway is looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// How long beyond its deadline a gateway is waited for: its clock may differ from ours.
+/// How long beyond its deadline, which is that of hooks and drain, a gateway is waited for: it has teardown
+/// and exit before it, and its clock may differ from ours.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long the stream of a gateway that is gone may take to end.
