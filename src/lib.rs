@@ -79,6 +79,7 @@ mod supervisor;
 #[cfg(feature = "cli")]
 mod telemetry;
 pub mod testing;
+mod text;
 #[cfg(feature = "actix-web")]
 mod web;
 

@@ -46,8 +46,7 @@ impl Check {
 fn describe(config: &Config) -> String {
     let listen: Vec<_> = config.listen.iter().map(ToString::to_string).collect();
     let (shutdown, sessions) = (&config.shutdown, &config.sessions);
-    let text = |duration| as_written(duration);
-    let or_never = |limit: Option<Duration>| limit.map_or("never".into(), text);
+    let or_never = |limit: Option<Duration>| limit.map_or("never".into(), as_written);
     let mut settings = Table::new(&["SETTING", "VALUE"]);
     for (name, value) in [
         ("listen", listen.join(", ")),
@@ -55,9 +54,9 @@ fn describe(config: &Config) -> String {
         ("max_active", sessions.max_active.to_string()),
         ("idle_after", or_never(sessions.idle_after)),
         ("max_age", or_never(sessions.max_age)),
-        ("retention", text(sessions.retention)),
+        ("retention", as_written(sessions.retention)),
         ("ledger", config.ledger.to_string()),
-        ("restart_expected", text(shutdown.restart_expected)),
+        ("restart_expected", as_written(shutdown.restart_expected)),
     ] {
         settings.row([name.into(), value.into()]);
     }
@@ -198,13 +197,16 @@ fn plugins(plugins: &[PluginConfig]) -> String {
             .iter()
             .filter(|hook| plugin.hooks.contains(**hook));
         let hooks: Vec<_> = hooks.map(|hook| hook.as_str()).collect();
-        let text = |duration| as_written(duration);
-        let backoff = format!("{}..{}", text(policy.backoff), text(policy.backoff_max));
+        let backoff = format!(
+            "{}..{}",
+            as_written(policy.backoff),
+            as_written(policy.backoff_max)
+        );
         table.row([
             plugin.name.as_str().into(),
             plugin.kind.name().into(),
-            text(policy.timeout).into(),
-            text(policy.retry_for).into(),
+            as_written(policy.timeout).into(),
+            as_written(policy.retry_for).into(),
             backoff.into(),
             policy.max_attempts.to_string().into(),
             policy.max_batch.to_string().into(),

@@ -60,9 +60,9 @@ struct Cli {
         global = true,
         value_name = "FORMAT",
         value_enum,
-        default_value_t
+        default_value_t,
+        hide_possible_values = true
     )]
-    #[arg(hide_possible_values = true)]
     log_format: LogFormat,
 }
 

@@ -63,12 +63,12 @@ impl Endpoint {
                 None if is_health_check => Ok(()),
                 None => Err(Problem::new(Kind::Forbidden, "it is not known who asks")),
             };
-            let is_taken = checked.is_ok() || !is_read;
-            // Nobody asks for that of a read that is taken.
-            if !(is_taken && is_read) {
-                request.req_data_mut().insert(Permission(checked));
+            if is_read && checked.is_ok() {
+                // Nobody asks for it.
+                return true;
             }
-            is_taken
+            request.req_data_mut().insert(Permission(checked));
+            !is_read
         }))
     }
 }

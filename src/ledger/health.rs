@@ -36,13 +36,8 @@ impl Writing {
     fn check(&self) -> Result<(), &LedgerError> {
         let counts = |(at, _): &&(Instant, LedgerError)| at.elapsed() < APPENDS_RECOVER;
         let append_failed = self.append_failed.as_ref().filter(counts);
-        match append_failed
-            .map(|(_, error)| error)
-            .or(self.beat_failed.as_ref())
-        {
-            Some(error) => Err(error),
-            None => Ok(()),
-        }
+        let error = append_failed.map(|(_, error)| error);
+        error.or(self.beat_failed.as_ref()).map_or(Ok(()), Err)
     }
 
     fn tell(&mut self, error: &LedgerError) {

@@ -7,6 +7,7 @@ use serde::{Serialize, Serializer};
 use super::Attempt;
 use crate::event::Hook;
 use crate::session::SessionId;
+use crate::text::beginning;
 
 /// How many sessions a notice of a failure names.
 const MAX_NAMED: usize = 5;
@@ -102,9 +103,7 @@ fn shorten(error: &Arc<str>) -> Arc<str> {
         return Arc::clone(error);
     }
     let dots = "…";
-    let mut ends = (0..=MAX_ERROR_BYTES - dots.len()).rev();
-    let end = ends.find(|end| error.is_char_boundary(*end));
-    format!("{}{dots}", &error[..end.unwrap_or_default()]).into()
+    format!("{}{dots}", beginning(error, MAX_ERROR_BYTES - dots.len())).into()
 }
 
 /// How far a drain is.

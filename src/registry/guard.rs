@@ -10,6 +10,7 @@ use tokio::sync::{Notify, oneshot};
 use super::{Ended, EndedSession, SessionRegistry, StartedSession, Touch};
 use crate::error::Error;
 use crate::session::{EndDetails, EndReason, Incarnation, MAX_DETAIL_BYTES, NewSession, Session};
+use crate::text::beginning;
 
 /// Holds a session that ends when this is dropped, so that no way out of a handler forgets it: with
 /// [`EndReason::Disconnected`], or [`EndReason::Failed`] where the thread is panicking.
@@ -139,11 +140,9 @@ impl SessionGuard {
         match outcome {
             Ok(_) => self.finish_with(EndReason::Completed, details),
             Err(error) => {
-                let mut text = error.to_string();
-                let mut fits = (0..=MAX_DETAIL_BYTES.min(text.len())).rev();
-                let end = fits.find(|end| text.is_char_boundary(*end));
-                text.truncate(end.unwrap_or(0));
-                self.finish_with(EndReason::Failed, details.with_detail(text))
+                let text = error.to_string();
+                let details = details.with_detail(beginning(&text, MAX_DETAIL_BYTES));
+                self.finish_with(EndReason::Failed, details)
             }
         }
     }

@@ -1,8 +1,8 @@
 //! The shutdown: what is left ends, everyone is told, and it takes no longer than its cap.
 //!
 //! The phases: door closed, `gateway_shutdown` (and `gateway_pre_restart`) hooks, session-end
-//! drain, the plugins let go of, teardown steps, report, stop. The coordinator has a thread of its own, where signals
-//! arrive too, so that no blocked thread can stop its clock.
+//! drain, the plugins let go of, teardown steps, report, stop. The coordinator has a thread of its
+//! own, where signals arrive too, so that no blocked thread can stop its clock.
 
 mod archive;
 mod budget;

@@ -89,11 +89,7 @@ impl Sequence {
 
     /// Waits for `answer`, but not past the cap.
     async fn bounded<T>(&self, answer: impl Future<Output = T>) -> Option<T> {
-        tokio::select! {
-            biased;
-            answer = answer => Some(answer),
-            () = self.give_up.cancelled() => None,
-        }
+        before(&self.give_up, answer).await
     }
 
     /// Records why the sessions end, for the next start in case that this process does not come to
@@ -377,16 +373,18 @@ impl Sequence {
 /// What comes until all have answered, or, where some are late, until `give_up`.
 async fn gather<T>(mut answers: mpsc::UnboundedReceiver<T>, give_up: &CancellationToken) -> Vec<T> {
     let mut gathered = Vec::new();
-    loop {
-        tokio::select! {
-            // Those that have come are taken even if it is late already.
-            biased;
-            answer = answers.recv() => match answer {
-                Some(answer) => gathered.push(answer),
-                None => return gathered,
-            },
-            () = give_up.cancelled() => return gathered,
-        }
+    while let Some(Some(answer)) = before(give_up, answers.recv()).await {
+        gathered.push(answer);
+    }
+    gathered
+}
+
+/// `answer`, unless `give_up` comes first. One that is there is taken even if it is late already.
+async fn before<T>(give_up: &CancellationToken, answer: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        biased;
+        answer = answer => Some(answer),
+        () = give_up.cancelled() => None,
     }
 }
 

@@ -3,6 +3,8 @@
 mod assembly;
 
 use std::fmt;
+#[cfg(feature = "sqlite")]
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +13,11 @@ use jiff::Timestamp;
 use super::reload::ReadSettings;
 use super::{LiveSettings, SessionSupervisor};
 use crate::clock::WallClock;
+#[cfg(feature = "sqlite")]
+use crate::durability::Durability;
 use crate::error::Error;
+#[cfg(feature = "sqlite")]
+use crate::ledger::SqliteLedger;
 use crate::ledger::{Ledger, MemoryLedger};
 use crate::plugin::PluginSpec;
 use crate::shutdown::{Deferral, HeldAtStop, TeardownSteps};
@@ -90,21 +96,21 @@ impl Builder {
     }
 
     /// Has all state outlive the process, and the machine's power, in the directory `path`: what happens
-    /// to sessions in a [`SqliteLedger`](crate::SqliteLedger), and the reports of stops. The directory is
+    /// to sessions in a [`SqliteLedger`], and the reports of stops. The directory is
     /// made if there is none; a relative one is looked for where the process is now. Blocks until the ledger
     /// is open. Who has just dropped a supervisor, or a builder, that had the same directory may find it in
     /// use for another moment: until the threads of its ledger have closed it.
     ///
     /// Stands for [`state_dir`](Self::state_dir) and [`ledger`](Self::ledger) with
-    /// [`Durability::Power`](crate::Durability::Power).
+    /// [`Durability::Power`].
     ///
     /// # Errors
     ///
     /// [`Error::State`], as when another process has the directory.
     #[cfg(feature = "sqlite")]
-    pub fn durable(self, path: impl Into<std::path::PathBuf>) -> Result<Self, Error> {
+    pub fn durable(self, path: impl Into<PathBuf>) -> Result<Self, Error> {
         let dir = StateDir::open(path).map_err(|error| Error::State(error.to_string()))?;
-        let ledger = crate::SqliteLedger::open_in(&dir, crate::Durability::Power);
+        let ledger = SqliteLedger::open_in(&dir, Durability::Power);
         let ledger = ledger.map_err(|error| Error::State(error.to_string()))?;
         Ok(self.ledger(ledger).state_dir(dir))
     }

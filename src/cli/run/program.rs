@@ -62,7 +62,8 @@ pub(super) fn find(command: &[OsString]) -> Result<(), Unusable> {
 }
 
 fn find_in(program: &OsStr, path: Option<&OsStr>) -> io::Result<()> {
-    let files: Vec<PathBuf> = if program.as_bytes().contains(&b'/') {
+    let is_path = program.as_bytes().contains(&b'/');
+    let files: Vec<PathBuf> = if is_path {
         vec![program.into()]
     } else if program.is_empty() {
         Vec::new()
@@ -73,11 +74,7 @@ fn find_in(program: &OsStr, path: Option<&OsStr>) -> io::Result<()> {
             .map(|directory| directory.join(program))
             .collect()
     };
-    let place = if program.as_bytes().contains(&b'/') {
-        ""
-    } else {
-        " in PATH"
-    };
+    let place = if is_path { "" } else { " in PATH" };
     let missing = format!("there is no such program{place}");
     let mut problem = io::Error::new(io::ErrorKind::NotFound, missing);
     for file in files {

@@ -44,8 +44,7 @@ pub(super) fn until_gone(
     while began.elapsed() < left + PATIENCE {
         let presence = client.presence();
         let is_over = events.is_none() && (had_events || began.elapsed() > SETTLED);
-        if sight.is_gone(presence, is_over) && (sight.is_succeeded(presence) || !process.is_there())
-        {
+        if sight.is_gone(presence, is_over, || process.is_there()) {
             // What it told last may still be on its way.
             let until = Instant::now() + LAST_WORDS;
             while events.is_some() && Instant::now() < until {
@@ -88,9 +87,7 @@ fn show(events: Option<Receiver<Told>>, progress: &mut Progress) -> Option<Recei
 /// What a gateway says of its process. An older one says nothing.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Process {
-    #[serde(default)]
     pid: Option<u32>,
-    #[serde(default)]
     state_dir: Option<PathBuf>,
 }
 
@@ -113,23 +110,22 @@ struct Sight {
 impl Sight {
     /// Whether it is gone. One that takes sessions again is another, which a service manager has
     /// started in its place: `is_over` says that the one before must have closed its door by now.
-    ///
-    /// The answer is to be taken together with [`Process::is_there`], unless another was seen in its place.
-    fn is_gone(&mut self, presence: Presence, is_over: bool) -> bool {
+    /// `has_process` says whether its process is there all the same; not where another has been seen in its
+    /// place, which in containers may well have the same number: a door that was closed never opens again.
+    fn is_gone(
+        &mut self,
+        presence: Presence,
+        is_over: bool,
+        has_process: impl FnOnce() -> bool,
+    ) -> bool {
         match presence {
-            Presence::Gone => true,
-            Presence::Ready => self.was_closing || is_over,
+            Presence::Gone => !has_process(),
+            Presence::Ready => self.was_closing || is_over && !has_process(),
             Presence::Closing => {
                 self.was_closing = true;
                 false
             }
         }
-    }
-
-    /// Whether another has been seen in its place: a door that was closed never opens again. In containers
-    /// that one may well have the same number.
-    fn is_succeeded(&self, presence: Presence) -> bool {
-        presence == Presence::Ready && self.was_closing
     }
 }
 
@@ -139,26 +135,29 @@ mod tests {
 
     #[test]
     fn one_that_is_back_is_another() {
-        let mut sight = Sight::default();
-        assert!(
-            !sight.is_gone(Presence::Ready, false),
-            "it has not begun to close"
-        );
-        assert!(!sight.is_gone(Presence::Closing, false));
-        assert!(
-            !sight.is_gone(Presence::Closing, true),
-            "the next one recovers"
-        );
-        assert!(!sight.is_succeeded(Presence::Closing));
-        assert!(sight.is_gone(Presence::Ready, false));
-        assert!(sight.is_succeeded(Presence::Ready));
+        for has_process in [false, true] {
+            let mut sight = Sight::default();
+            assert!(
+                !sight.is_gone(Presence::Ready, false, || has_process),
+                "it has not begun to close"
+            );
+            assert!(!sight.is_gone(Presence::Closing, false, || has_process));
+            assert!(
+                !sight.is_gone(Presence::Closing, true, || has_process),
+                "the next one recovers"
+            );
+            assert!(sight.is_gone(Presence::Ready, false, || has_process));
+        }
     }
 
     #[test]
     fn one_that_was_quicker_back_than_seen_closing_is_another() {
         let mut sight = Sight::default();
-        assert!(sight.is_gone(Presence::Ready, true));
-        assert!(!sight.is_succeeded(Presence::Ready), "nor is it sure");
+        assert!(sight.is_gone(Presence::Ready, true, || false));
+        assert!(
+            !sight.is_gone(Presence::Ready, true, || true),
+            "nor is it sure"
+        );
     }
 
     #[test]
@@ -180,6 +179,8 @@ mod tests {
 
     #[test]
     fn nobody_listening_is_gone_whatever_was_seen_before() {
-        assert!(Sight::default().is_gone(Presence::Gone, false));
+        let mut sight = Sight::default();
+        assert!(sight.is_gone(Presence::Gone, false, || false));
+        assert!(!sight.is_gone(Presence::Gone, false, || true));
     }
 }
