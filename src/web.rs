@@ -1,17 +1,20 @@
 //! For a service on actix-web: what a client is answered whose request met an [`Error`], and a server
 //! that answers until the sessions have had their ends.
 
-use std::io;
 use std::sync::Arc;
+use std::{fmt, io};
 
-use actix_web::dev::Server;
+use actix_http::{Request, Response};
+use actix_service::IntoServiceFactory;
+use actix_web::body::MessageBody;
+use actix_web::dev::{AppConfig, Service, ServiceFactory};
 use actix_web::http::StatusCode;
 use actix_web::http::header::ContentType;
-use actix_web::{HttpResponse, ResponseError};
+use actix_web::{HttpResponse, HttpServer, ResponseError};
 
 use crate::error::Error;
 use crate::session::InvalidField;
-use crate::shutdown::{Shutdown, ShutdownReport};
+use crate::shutdown::{ListenForSignals, Shutdown, ShutdownReport};
 use crate::supervisor::SessionSupervisor;
 
 /// The name of the teardown step that stops a server.
@@ -46,20 +49,22 @@ impl ResponseError for InvalidField {
 }
 
 impl SessionSupervisor {
-    /// Runs the server of a service until a shutdown is over, whoever asks for it, and answers the
-    /// report. Until all sessions have had their ends it goes on, so that clients hear of them, and
-    /// whether the service is [ready](Self::is_ready); then the teardown step `http-server` stops it, before
-    /// all steps that were added by then.
+    /// Runs the server of a service until a shutdown is over, in place of
+    /// [`HttpServer::run`], and answers the report. Like that it stops at a signal:
+    /// [`handle_signals`](crate::Builder::handle_signals) is on from here on, and the server's own
+    /// handling of signals is off. Until all sessions have had their ends the server goes on, so that
+    /// clients hear of them, and whether the service is [ready](Self::is_ready); then the teardown step
+    /// `http-server` stops it, before all steps that were added by then.
     ///
-    /// For that the signals must be the supervisor's
-    /// ([`handle_signals`](crate::Builder::handle_signals),
-    /// [`disable_signals`](actix_web::HttpServer::disable_signals)). Requests that are under way are
-    /// given the server's [`shutdown_timeout`](actix_web::HttpServer::shutdown_timeout), which is 30 s
-    /// unless it is set, and are cut off when the supervisor's [`teardown`](crate::Builder::teardown) is
-    /// over. Let that be longer by a second, since a server that has open connections looks only once a
-    /// second whether they are over; several servers share it.
+    /// Requests that are under way then, and connections that clients keep open, are given the time of
+    /// that step, or the server's [`shutdown_timeout`](HttpServer::shutdown_timeout) where it is less,
+    /// and are then cut off. A server with open connections looks only once a second whether they are
+    /// over, so let [`teardown`](crate::Builder::teardown), which is 1 s unless set, be 3 s: otherwise
+    /// none of them is waited for, and the report has a warning.
     ///
-    /// A server that ends by itself takes the sessions with it: the supervisor shuts down.
+    /// A server that ends by itself takes the sessions with it: the supervisor shuts down. Whoever wants
+    /// the signals handled otherwise has the server's handle stop it in a
+    /// [teardown step](crate::Builder::teardown_step).
     ///
     /// # Errors
     ///
@@ -68,7 +73,7 @@ impl SessionSupervisor {
     ///
     /// # Panics
     ///
-    /// On another runtime than one of tokio's or actix's.
+    /// On another runtime than one of tokio's or actix's, and where the server is bound to no address.
     ///
     /// # Examples
     ///
@@ -81,14 +86,30 @@ impl SessionSupervisor {
     /// # async fn serve() -> anyhow::Result<()> {
     /// // With the feature `sqlite` also `.durable("state")?`.
     /// let builder = SessionSupervisor::builder().teardown(Duration::from_secs(3));
-    /// let supervisor = builder.handle_signals().start().await?;
+    /// let supervisor = builder.start().await?;
     /// let server = HttpServer::new(App::new).bind("127.0.0.1:8080")?;
-    /// let server = server.disable_signals().shutdown_timeout(2).run();
     /// let report = supervisor.serve(server).await?;
     /// # Ok(())
     /// # }
     /// ```
-    pub async fn serve(&self, server: Server) -> io::Result<Arc<ShutdownReport>> {
+    pub async fn serve<F, I, S, B>(
+        &self,
+        server: HttpServer<F, I, S, B>,
+    ) -> io::Result<Arc<ShutdownReport>>
+    where
+        F: Fn() -> I + Send + Clone + 'static,
+        I: IntoServiceFactory<S, Request>,
+        S: ServiceFactory<Request, Config = AppConfig> + 'static,
+        S::Error: Into<actix_web::Error> + 'static,
+        S::InitError: fmt::Debug,
+        S::Response: Into<Response<B>> + 'static,
+        S::Service: 'static,
+        <S::Service as Service<Request>>::Future: 'static,
+        B: MessageBody + 'static,
+    {
+        // Where nobody is left to listen, a shutdown is over already.
+        let _ = self.coordinator().send(ListenForSignals).await;
+        let server = server.disable_signals().run();
         let handle = server.handle();
         let stop = move || async move {
             handle.stop(true).await;

@@ -40,7 +40,6 @@ async fn main() -> anyhow::Result<ExitCode> {
         .plugin(audit)
         .idle_after(Duration::from_secs(600))
         .teardown(Duration::from_secs(3))
-        .handle_signals()
         .start()
         .await?;
 
@@ -51,10 +50,7 @@ async fn main() -> anyhow::Result<ExitCode> {
         let app = App::new().app_data(handle.clone()).app_data(room.clone());
         app.service(join).service(ready)
     })
-    .listen(listener)?
-    .disable_signals() // the supervisor has them
-    .shutdown_timeout(2)
-    .run();
+    .listen(listener)?;
 
     // Until its sessions have had their ends the server goes on, and says that it is not ready.
     let report = supervisor.serve(server).await?;

@@ -19,7 +19,7 @@ use super::draft::Draft;
 use super::footprint::time_to_let_go;
 use super::report::{Outcome, ShutdownReport};
 use super::sequence::Sequence;
-use super::settings::{Adjust, AskForCap, CoordinatorSettings};
+use super::settings::{Adjust, AskForCap, CoordinatorSettings, ListenForSignals};
 use super::signal::{self, Signal};
 use super::writer::ReportWriter;
 use super::{BeginShutdown, Shutdown, ShutdownNotice};
@@ -52,6 +52,7 @@ struct SequenceOver {
 pub struct ShutdownCoordinator {
     settings: Rc<CoordinatorSettings>,
     stop: Option<Stop>,
+    listens_for_signals: bool,
     first_signal: Option<Instant>,
     /// Begins the stop that is kept back, whoever keeps it.
     kept_back: Option<SpawnHandle>,
@@ -77,6 +78,7 @@ impl ShutdownCoordinator {
         Self {
             settings: Rc::new(settings),
             stop: None,
+            listens_for_signals: false,
             first_signal: None,
             kept_back: None,
         }
@@ -262,14 +264,6 @@ impl ShutdownCoordinator {
 
 impl Actor for ShutdownCoordinator {
     type Context = Context<Self>;
-
-    fn started(&mut self, ctx: &mut Context<Self>) {
-        if self.settings.handle_signals
-            && let Err(error) = signal::listen(&ctx.address().recipient())
-        {
-            warn!(%error, "can't listen for signals");
-        }
-    }
 }
 
 impl Handler<Shutdown> for ShutdownCoordinator {
@@ -332,6 +326,19 @@ impl Handler<AskForCap> for ShutdownCoordinator {
 
     fn handle(&mut self, _: AskForCap, _: &mut Context<Self>) -> Self::Result {
         MessageResult(self.settings.budget.cap)
+    }
+}
+
+impl Handler<ListenForSignals> for ShutdownCoordinator {
+    type Result = ();
+
+    fn handle(&mut self, _: ListenForSignals, ctx: &mut Context<Self>) {
+        if std::mem::replace(&mut self.listens_for_signals, true) {
+            return;
+        }
+        if let Err(error) = signal::listen(&ctx.address().recipient()) {
+            warn!(%error, "can't listen for signals");
+        }
     }
 }
 

@@ -34,7 +34,7 @@ pub use self::report::{
     DrainReport, Outcome, PluginReport, RecoveryReport, ShutdownReport, StepOutcome, StepReport,
 };
 pub(crate) use self::settings::{
-    Adjust, AskForCap, CoordinatorSettings, HeldAtStop, ReportSlot, ReportWatch,
+    Adjust, AskForCap, CoordinatorSettings, HeldAtStop, ListenForSignals, ReportSlot, ReportWatch,
 };
 pub(crate) use self::signal::Signal;
 #[cfg(feature = "cli")]

@@ -86,6 +86,11 @@ pub(crate) struct Adjust {
 #[rtype(result = "Duration")]
 pub(crate) struct AskForCap;
 
+/// The signals of this process are the coordinator's from now on.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub(crate) struct ListenForSignals;
+
 /// What becomes at a stop of the sessions that other programs hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum HeldAtStop {
@@ -147,7 +152,6 @@ pub(crate) struct CoordinatorSettings {
     pub(crate) reports: ReportSlot,
     /// The downtime that a planned restart by signal announces.
     pub(crate) restart_expected: Duration,
-    pub(crate) handle_signals: bool,
     pub(crate) held_at_stop: HeldAtStop,
     /// Keeps requests back, if anybody has to be heard before a stop begins.
     pub(crate) deferral: Option<Deferral>,

@@ -1,11 +1,12 @@
 //! Services on actix-web: a server over real connections, in real time, since the supervisor has
 //! threads of its own.
 
+use std::future::pending;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_web::dev::{Server, ServerHandle, Service as _};
+use actix_web::dev::Service as _;
 use actix_web::rt::task::JoinHandle;
 use actix_web::test::{TestRequest, call_service, init_service, read_body};
 use actix_web::web::{Data, get};
@@ -16,6 +17,8 @@ use session_supervisor::{
     ShutdownReport, StepOutcome,
 };
 
+use tokio::sync::Notify;
+
 use crate::support::id;
 
 async fn ready(supervisor: Data<SessionSupervisor>) -> Result<&'static str, Error> {
@@ -23,8 +26,14 @@ async fn ready(supervisor: Data<SessionSupervisor>) -> Result<&'static str, Erro
     Ok("ready")
 }
 
-/// A server with a health route, on a port of its own.
-fn server(supervisor: &SessionSupervisor) -> (Server, String) {
+/// What serving answers.
+type Served = io::Result<Arc<ShutdownReport>>;
+
+/// Serves a health route meanwhile, on a port of its own, until a stop or until `ends`.
+fn serve(
+    supervisor: &SessionSupervisor,
+    ends: impl Future<Output = ()> + Send + 'static,
+) -> (JoinHandle<Served>, String) {
     let handle = Data::new(supervisor.clone());
     let server = HttpServer::new(move || {
         let app = App::new().app_data(handle.clone());
@@ -32,17 +41,9 @@ fn server(supervisor: &SessionSupervisor) -> (Server, String) {
     });
     let server = server.workers(1).bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/readyz", server.addrs()[0]);
-    let server = server.disable_signals().shutdown_timeout(1).run();
-    (server, url)
-}
-
-/// What serving answers.
-type Served = io::Result<Arc<ShutdownReport>>;
-
-/// Serves it meanwhile.
-fn serve(supervisor: &SessionSupervisor, server: Server) -> JoinHandle<Served> {
-    let supervisor = supervisor.clone();
-    actix_web::rt::spawn(async move { supervisor.serve(server).await })
+    let (supervisor, server) = (supervisor.clone(), server.shutdown_signal(ends));
+    let served = actix_web::rt::spawn(async move { supervisor.serve(server).await });
+    (served, url)
 }
 
 /// The status that a fresh connection is answered with, if it is let in.
@@ -99,8 +100,7 @@ async fn a_server_answers_until_the_sessions_have_had_their_ends_and_is_stopped_
     let builder = builder.teardown_step("pool", || async { Ok(()) });
     let supervisor = builder.cap(Duration::from_secs(30)).start().await.unwrap();
     let guard = supervisor.guard(id("A")).await.unwrap();
-    let (server, url) = server(&supervisor);
-    let served = serve(&supervisor, server);
+    let (served, url) = serve(&supervisor, pending());
     assert_eq!(status(&url).await, Some(200));
 
     gate.close();
@@ -124,11 +124,10 @@ async fn a_server_answers_until_the_sessions_have_had_their_ends_and_is_stopped_
 async fn a_server_that_ends_by_itself_takes_the_sessions_with_it() {
     let supervisor = SessionSupervisor::builder().start().await.unwrap();
     let guard = supervisor.guard(id("A")).await.unwrap();
-    let (server, url) = server(&supervisor);
-    let handle: ServerHandle = server.handle();
-    let served = serve(&supervisor, server);
+    let ends = Arc::new(Notify::new());
+    let (served, url) = serve(&supervisor, Arc::clone(&ends).notified_owned());
     assert_eq!(status(&url).await, Some(200));
-    handle.stop(true).await;
+    ends.notify_one();
     assert_eq!(in_time(guard.ended()).await.unwrap(), EndReason::Shutdown);
     let report = in_time(served).await.unwrap().unwrap();
     assert_eq!(report.drain.sessions, 1);

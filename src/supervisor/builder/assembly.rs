@@ -20,7 +20,7 @@ use crate::place::Place;
 use crate::plugin::PluginSpec;
 use crate::registry::{Door, RegistrySettings, SessionRegistry, SharedSessions};
 use crate::shutdown::{
-    CoordinatorSettings, ReportArchive, ReportSlot, ShutdownCoordinator, Watchdog,
+    CoordinatorSettings, ListenForSignals, ReportArchive, ReportSlot, ShutdownCoordinator, Watchdog,
 };
 use crate::supervisor::SessionSupervisor;
 use crate::supervisor::reload::Reloader;
@@ -163,13 +163,15 @@ impl Builder {
             reports: report_slot,
             restart_expected: self.live.restart_expected,
             hangups: reloader.can_read().then_some(hangups),
-            handle_signals: self.handle_signals,
             held_at_stop: self.held_at_stop,
             deferral: self.deferral.clone(),
             watchdog,
             owns_system,
         };
         let coordinator = place()?.start(move || ShutdownCoordinator::new(coordinator_settings));
+        if self.handle_signals {
+            coordinator.do_send(ListenForSignals);
+        }
         // From here on a signal finds its handler, and whoever got the handle finds everyone.
         let died = |_| Error::Start("a thread of the supervisor died".into());
         bus.send(Ping).await.map_err(died)?;
