@@ -4,11 +4,17 @@ use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::file_id::FileInUse;
 
 /// The file whose lock says that a process has the directory.
 const LOCK: &str = "lock";
+
+/// How long to wait for the directory of a process that is ending, and how often to look.
+const PATIENCE: Duration = Duration::from_secs(2);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// The longest content of the lock file that can be a process's number.
 const MAX_PID: u64 = 20;
@@ -75,6 +81,27 @@ impl StateDir {
             Ok(Taken::Before(pid)) => Err(StateDirError::InUse { path, pid }),
             Err(error) => Err(StateDirError::Io { path, error }),
         }
+    }
+
+    /// Takes the directory like [`open`](Self::open), and waits a moment, 2 s at the most, for one that has
+    /// it: most often the process before, which is ending. Blocks the thread.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`open`](Self::open).
+    pub fn open_when_free(path: impl Into<PathBuf>) -> Result<Self, StateDirError> {
+        let path = path.into();
+        let mut opened = Self::open(&path);
+        if let Err(StateDirError::InUse { pid, .. }) = opened {
+            let owner = process(pid);
+            tracing::info!("waiting for {owner}, which has the state directory, to end");
+            let began = Instant::now();
+            while matches!(opened, Err(StateDirError::InUse { .. })) && began.elapsed() < PATIENCE {
+                thread::sleep(LOOK_EVERY);
+                opened = Self::open(&path);
+            }
+        }
+        opened
     }
 
     /// The process that has the directory at `path`, if there is one and it says which it is.
@@ -155,7 +182,7 @@ fn read_pid(lock: File) -> io::Result<Option<u32>> {
 }
 
 /// A process as messages name it.
-pub(crate) fn process(pid: Option<u32>) -> String {
+fn process(pid: Option<u32>) -> String {
     pid.map_or_else(
         || "another process".to_owned(),
         |pid| format!("process {pid}"),
@@ -195,6 +222,18 @@ mod tests {
         assert!(StateDir::open(&path).is_err(), "a clone has it still");
         drop(second);
         StateDir::open(&path).unwrap();
+    }
+
+    #[test]
+    fn a_directory_that_is_about_to_be_let_go_of_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let had = StateDir::open(dir.path()).unwrap();
+        let lets_go = thread::spawn(move || {
+            thread::sleep(2 * LOOK_EVERY);
+            drop(had);
+        });
+        StateDir::open_when_free(dir.path()).unwrap();
+        lets_go.join().unwrap();
     }
 
     #[cfg(feature = "cli")]

@@ -14,6 +14,8 @@ use actix::prelude::*;
 use futures_util::future::join3;
 use tokio::time::{Instant, timeout};
 
+#[cfg(feature = "cli")]
+pub(crate) use self::builder::DEFAULT_RETENTION;
 pub use self::builder::{Builder, Threads};
 pub use self::holders::Hold;
 pub use self::live::LiveSettings;

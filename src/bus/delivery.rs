@@ -7,7 +7,7 @@ use tracing::warn;
 
 use super::host::PluginHost;
 use super::lane::{Failure, Outcome};
-use crate::event::{Deadline, Deliver, Event};
+use crate::event::{Acks, Deadline, Deliver, Event};
 use crate::plugin::{Disabled, Down, OutOfTime, Panicked};
 
 impl PluginHost {
@@ -31,7 +31,7 @@ impl PluginHost {
         };
         // It may have had to wait for the last one to let go.
         if deadline.is_over() {
-            return Outcome::failed(Failure::TimedOut);
+            return Outcome::failed(Failure::TimedOut(None));
         }
         let acks = delivery.acks.clone();
         let mut request = Box::pin(actor.send(delivery));
@@ -50,8 +50,8 @@ impl PluginHost {
         deadline.cancel();
         let failure = match answer {
             Some(Ok(Ok(()))) => None,
-            Some(Ok(Err(error))) => Some(failure_of(&error)),
-            Some(Err(MailboxError::Timeout)) | None => Some(Failure::TimedOut),
+            Some(Ok(Err(error))) => Some(failure_of(&error, &acks)),
+            Some(Err(MailboxError::Timeout)) | None => Some(Failure::TimedOut(acks.last_remark())),
             Some(Err(MailboxError::Closed)) => {
                 warn!(plugin = self.spec().name(), "the plugin's actor died");
                 Some(Failure::Panicked("the plugin's actor died".into()))
@@ -64,10 +64,10 @@ impl PluginHost {
     }
 }
 
-fn failure_of(error: &anyhow::Error) -> Failure {
+fn failure_of(error: &anyhow::Error, acks: &Acks) -> Failure {
     let message = format!("{error:#}").into();
     if error.is::<OutOfTime>() {
-        Failure::TimedOut
+        Failure::TimedOut(acks.last_remark())
     } else if let Some(down) = error.downcast_ref::<Down>() {
         Failure::Down(message, down.wait())
     } else if error.is::<Disabled>() {

@@ -30,8 +30,8 @@ use tokio::time::Instant;
 use tracing::{Instrument as _, error, error_span, warn};
 
 use self::host::PluginHost;
-pub(crate) use self::lane::LaneTally;
 use self::lane::{Lane, Now};
+pub(crate) use self::lane::{LaneTally, MAX_UNFINISHED};
 pub(crate) use self::messages::{
     ActiveIds, AskForActive, ClosePlugins, CutAt, DeliveryStates, Drain, PluginStatuses,
     RecordEach, TellLifecycle, ToRecord, WaitUntilTold,

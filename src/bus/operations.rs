@@ -231,7 +231,7 @@ impl TestOutcome {
     fn of(outcome: &Outcome) -> Self {
         match &outcome.failure {
             Some(Failure::Down(..) | Failure::Disabled(_) | Failure::Error(_)) => Self::Error,
-            Some(Failure::TimedOut) => Self::Timeout,
+            Some(Failure::TimedOut(_)) => Self::Timeout,
             Some(Failure::Panicked(_)) => Self::Panic,
             // Some event was rejected.
             None => Self::Error,

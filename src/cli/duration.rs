@@ -2,16 +2,13 @@
 
 use std::time::Duration;
 
-/// None that makes sense is longer; `humantime` panics near `u64::MAX` seconds.
-const LONGEST_TEXT: usize = 24;
-const LONGEST: Duration = Duration::from_secs(10 * 31_557_600);
+use crate::config;
 
 /// A duration with a unit.
 pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
     const EXPECTED: &str = "expected one with a unit such as 1500ms, 30m or 7d, up to 10y";
-    let short = Some(text).filter(|text| text.len() <= LONGEST_TEXT);
-    let duration = short.and_then(|text| humantime::parse_duration(text).ok());
-    let duration = duration.filter(|duration| *duration <= LONGEST);
+    let duration = config::parse_duration(text).ok();
+    let duration = duration.filter(|duration| *duration <= config::LONGEST);
     duration.ok_or_else(|| format!("is no duration, {EXPECTED}"))
 }
 

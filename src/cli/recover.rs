@@ -108,7 +108,7 @@ impl Recover {
                 ledger.display()
             )));
         }
-        let state_dir = StateDir::open(&config.state_dir).map_err(failed)?;
+        let state_dir = StateDir::open_when_free(&config.state_dir).map_err(failed)?;
         if self.dry_run {
             let survey = SqliteLedger::survey(&ledger, NAMED).map_err(failed)?;
             let durability = config.ledger.durability;

@@ -4,8 +4,6 @@ use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{self, PathBuf};
 use std::process::ExitCode;
-use std::thread;
-use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use tokio::runtime::{Builder, Runtime};
@@ -15,13 +13,9 @@ use crate::config::{Config, ConfigError, Env, Flags, LedgerKind, parse_address};
 use crate::gateway::{Gateway, Token, raise_file_limit};
 use crate::ledger::SqliteLedger;
 use crate::shutdown::{Deferral, HeldAtStop};
-use crate::state_dir::{StateDir, StateDirError, process};
+use crate::state_dir::{StateDir, StateDirError};
 use crate::supervisor::{self, LiveSettings, SessionSupervisor};
 use crate::web::SERVER_STEP;
-
-/// How long to wait for the state directory of a process that is ending, and how often to look.
-const PATIENCE: Duration = Duration::from_secs(2);
-const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Runs the gateway until a signal
 ///
@@ -154,21 +148,9 @@ pub(super) fn load(flags: &Flags, is_around: bool) -> Result<Config, ConfigError
     Ok(config)
 }
 
-/// Takes the state directory for this process, and waits a moment for one that has it; if that can't be,
-/// says why and answers the exit code.
+/// Takes the state directory for this process; if that can't be, says why and answers the exit code.
 pub(super) fn open_state_dir(config: &Config) -> Result<StateDir, ExitCode> {
-    let mut opened = StateDir::open(&config.state_dir);
-    if let Err(StateDirError::InUse { pid, .. }) = opened {
-        // Most often the one before, which is stopping.
-        let owner = process(pid);
-        tracing::info!("waiting for {owner}, which has the state directory, to end");
-        let began = Instant::now();
-        while matches!(opened, Err(StateDirError::InUse { .. })) && began.elapsed() < PATIENCE {
-            thread::sleep(LOOK_EVERY);
-            opened = StateDir::open(&config.state_dir);
-        }
-    }
-    opened.map_err(|problem| match problem {
+    StateDir::open_when_free(&config.state_dir).map_err(|problem| match problem {
         // No fault of the configuration: a service manager may try again.
         StateDirError::Io { ref error, .. } if is_want_of_space(error) => {
             fail(COULD_NOT_START, &format_args!("can't start: {problem}"))

@@ -8,17 +8,14 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{ConfigError, as_written, table_of};
+use super::duration::{LONGEST, Malformed, as_written, parse_duration};
+use super::{ConfigError, table_of};
 use crate::nearest::nearest;
 
-/// Any positive duration. The upper end keeps sums of durations and moments representable.
+/// Any positive duration.
 pub(super) const POSITIVE: RangeInclusive<Duration> = Duration::from_millis(1)..=LONGEST;
 /// Any duration.
 pub(super) const FROM_ZERO: RangeInclusive<Duration> = Duration::ZERO..=LONGEST;
-const LONGEST: Duration = Duration::from_secs(10 * 31_557_600);
-
-/// No duration that makes sense is longer; `humantime` panics near `u64::MAX` seconds.
-const LONGEST_DURATION_TEXT: usize = 24;
 
 /// Where a value was given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -320,23 +317,17 @@ impl<'a, 'd> Section<'a, 'd> {
                 ));
             }
         };
-        let malformed = || {
-            format!("{key} is {text:?}, expected a duration such as \"2s\", \"250ms\" or \"7d\"")
-        };
-        if text.len() > LONGEST_DURATION_TEXT {
-            return Err(malformed());
-        }
-        match humantime::parse_duration(text) {
+        match parse_duration(text) {
             Ok(duration) if range.contains(&duration) => Ok(duration),
             Ok(_) => {
                 let (least, most) = range.into_inner();
                 let (least, most) = (as_written(least), as_written(most));
                 Err(format!("{key} is {text:?}, expected {least} to {most}"))
             }
-            Err(humantime::DurationError::UnknownUnit { unit, .. }) if unit.is_empty() => {
-                Err(without_unit(&format_args!("{text:?}")))
-            }
-            Err(_) => Err(malformed()),
+            Err(Malformed::NoUnit) => Err(without_unit(&format_args!("{text:?}"))),
+            Err(Malformed::NoDuration) => Err(format!(
+                "{key} is {text:?}, expected a duration such as \"2s\", \"250ms\" or \"7d\""
+            )),
         }
     }
 

@@ -1,8 +1,32 @@
-//! Durations as a file has them.
+//! Durations as files, flags and the environment have them: parsed and written.
 
 use std::time::Duration;
 
-use humantime::format_duration;
+use humantime::{DurationError, format_duration};
+
+/// None that makes sense is longer. Keeps sums of durations and moments representable.
+pub(crate) const LONGEST: Duration = Duration::from_secs(10 * 31_557_600);
+
+/// Nor is the text of any; `humantime` panics near `u64::MAX` seconds.
+const LONGEST_TEXT: usize = 24;
+
+/// What is wrong with the text of a duration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Malformed {
+    NoUnit,
+    NoDuration,
+}
+
+/// The duration that a text such as `7d` or `1h 30m` says.
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, Malformed> {
+    if text.len() > LONGEST_TEXT {
+        return Err(Malformed::NoDuration);
+    }
+    humantime::parse_duration(text).map_err(|error| match error {
+        DurationError::UnknownUnit { unit, .. } if unit.is_empty() => Malformed::NoUnit,
+        _ => Malformed::NoDuration,
+    })
+}
 
 /// `duration` as a file would have it, such as `7d` or `1h 30m`.
 pub(crate) fn as_written(duration: Duration) -> String {
@@ -22,8 +46,6 @@ pub(crate) fn as_written(duration: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
-    use humantime::parse_duration;
-
     use super::*;
 
     #[test]
@@ -55,6 +77,14 @@ mod tests {
         ] {
             let duration = Duration::from_secs(seconds);
             assert_eq!(parse_duration(text), Ok(duration), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_has_no_unit_is_told_from_what_is_no_duration() {
+        assert_eq!(parse_duration("5"), Err(Malformed::NoUnit));
+        for text in ["", "s", "-1s", "5s x", "184467440737095516150s"] {
+            assert!(parse_duration(text).is_err(), "{text}");
         }
     }
 }

@@ -31,12 +31,13 @@ use std::time::Duration;
 use self::auth::AuthConfig;
 pub(crate) use self::auth::TokenConfig;
 use self::document::{Document, Given, Origin, POSITIVE, Section, line_of};
-pub(crate) use self::duration::as_written;
+pub(crate) use self::duration::{LONGEST, as_written, parse_duration};
 use self::outside::Outside;
 pub(crate) use self::plugin::PluginConfig;
 pub(crate) use self::shutdown::{DEFAULT_GRACE, SLACK, ShutdownConfig};
 pub(crate) use self::sources::{Env, Flags, parse_address};
 use crate::durability::Durability;
+use crate::supervisor::{DEFAULT_RETENTION, LiveSettings};
 
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 7467));
 const TOP_KEYS: &[&str] = &[
@@ -200,8 +201,9 @@ impl SessionsConfig {
     fn read(mut section: Section<'_, '_>) -> Self {
         let mut duration = |key| Some(section.duration(key, POSITIVE)?.value);
         let (idle_after, max_age) = (duration("idle_after"), duration("max_age"));
-        let retention = duration("retention").unwrap_or(Duration::from_secs(7 * 24 * 3600));
-        let max_active = section.count("max_active").unwrap_or(1_000_000);
+        let retention = duration("retention").unwrap_or(DEFAULT_RETENTION);
+        let max_active = section.count("max_active");
+        let max_active = max_active.unwrap_or(LiveSettings::default().max_active);
         section.finish(SESSIONS_KEYS);
         Self {
             max_active,

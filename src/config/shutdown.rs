@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::as_written;
 use super::document::{FROM_ZERO, Given, Origin, POSITIVE, Section};
+use crate::shutdown::{Budget, MAX_CAP, MIN_CAP};
+use crate::supervisor::LiveSettings;
 
-const MIN_CAP: Duration = Duration::from_millis(100);
-const MAX_CAP: Duration = Duration::from_secs(600);
 /// What the process needs beyond its budgets to be gone before it is killed.
 pub(crate) const SLACK: Duration = Duration::from_secs(1);
 /// How long a program that a gateway is around has to exit, unless said otherwise.
@@ -39,12 +39,13 @@ pub(crate) struct ShutdownConfig {
 
 impl Default for ShutdownConfig {
     fn default() -> Self {
+        let live = LiveSettings::default();
         Self {
-            cap: Duration::from_secs(2),
-            lifecycle_timeout: Duration::from_millis(250),
-            teardown: Duration::from_secs(1),
+            cap: live.cap,
+            lifecycle_timeout: Budget::default_lifecycle_timeout(live.cap),
+            teardown: live.teardown,
             kill_after: Duration::from_secs(10),
-            restart_expected: Duration::ZERO,
+            restart_expected: live.restart_expected,
             grace: Duration::ZERO,
         }
     }
@@ -65,14 +66,15 @@ impl ShutdownConfig {
         };
         let mut config = Self {
             cap: or(&cap, default.cap),
-            lifecycle_timeout: default.lifecycle_timeout,
+            lifecycle_timeout: Duration::ZERO,
             teardown: or(&teardown, default.teardown),
             kill_after: or(&kill_after, default.kill_after),
             restart_expected: or(&restart_expected, default.restart_expected),
             grace: or(&grace, default.grace),
         };
         let quarter = config.cap / 4;
-        config.lifecycle_timeout = or(&lifecycle_timeout, default.lifecycle_timeout.min(quarter));
+        let usual = Budget::default_lifecycle_timeout(config.cap);
+        config.lifecycle_timeout = or(&lifecycle_timeout, usual);
 
         if let Some(given) = lifecycle_timeout
             && given.value > quarter

@@ -75,6 +75,7 @@ pub(crate) enum Verdict {
 struct Answers {
     /// Filled at the first answer: most batches are acknowledged as a whole.
     verdicts: Vec<Verdict>,
+    remark: Option<Arc<str>>,
     closed: bool,
 }
 
@@ -135,6 +136,16 @@ impl Acks {
     /// When the delivery has no event at `index`.
     pub fn reject(&self, index: usize, error: impl Into<anyhow::Error>) {
         self.answer(index, Verdict::Rejected(format!("{:#}", error.into())));
+    }
+
+    /// Says what may be the matter if the delivery has no answer in time: it stands in the plugin's
+    /// `last_error` then, behind `timed out`. The last one counts.
+    pub fn remark(&self, remark: impl Into<Arc<str>>) {
+        self.lock().remark = Some(remark.into());
+    }
+
+    pub(crate) fn last_remark(&self) -> Option<Arc<str>> {
+        self.lock().remark.clone()
     }
 
     /// Ends the delivery: takes the answers given so far, and ignores all later ones. Empty when

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 pub const MIN_CAP: Duration = Duration::from_millis(100);
 
 /// The longest cap.
-const MAX_CAP: Duration = Duration::from_secs(600);
+pub(crate) const MAX_CAP: Duration = Duration::from_secs(600);
 
 /// The longest teardown, ten years: longer ones are not to be reckoned with.
 const MAX_TEARDOWN: Duration = Duration::from_secs(10 * 31_557_600);

@@ -27,6 +27,8 @@ use tokio::time::Instant;
 
 pub(crate) use self::archive::ReportArchive;
 pub(crate) use self::budget::Budget;
+#[cfg(feature = "cli")]
+pub(crate) use self::budget::MAX_CAP;
 pub use self::budget::MIN_CAP;
 pub use self::coordinator::ShutdownCoordinator;
 pub(crate) use self::deferral::Deferral;

@@ -37,6 +37,9 @@ pub enum Threads {
     Current,
 }
 
+/// How long ended sessions are kept, unless set.
+pub(crate) const DEFAULT_RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
+
 /// Sets up a [`SessionSupervisor`].
 #[must_use = "nothing runs before `start`"]
 pub struct Builder {
@@ -71,7 +74,7 @@ impl Default for Builder {
             ledger: Arc::new(MemoryLedger::new()),
             teardown_steps: TeardownSteps::default(),
             state_dir: None,
-            retention: Duration::from_secs(7 * 24 * 3600),
+            retention: DEFAULT_RETENTION,
             threads: Threads::default(),
             handle_signals: false,
             exits_process: false,
@@ -98,8 +101,8 @@ impl Builder {
     /// Has all state outlive the process, and the machine's power, in the directory `path`: what happens
     /// to sessions in a [`SqliteLedger`], and the reports of stops. The directory is
     /// made if there is none; a relative one is looked for where the process is now. Blocks until the ledger
-    /// is open. Who has just dropped a supervisor, or a builder, that had the same directory may find it in
-    /// use for another moment: until the threads of its ledger have closed it.
+    /// is open; one that another has, most often the process before, which is ending, is waited for a
+    /// moment, as by [`StateDir::open_when_free`].
     ///
     /// Stands for [`state_dir`](Self::state_dir) and [`ledger`](Self::ledger) with
     /// [`Durability::Power`].
@@ -109,7 +112,8 @@ impl Builder {
     /// [`Error::State`], as when another process has the directory.
     #[cfg(feature = "sqlite")]
     pub fn durable(self, path: impl Into<PathBuf>) -> Result<Self, Error> {
-        let dir = StateDir::open(path).map_err(|error| Error::State(error.to_string()))?;
+        let dir =
+            StateDir::open_when_free(path).map_err(|error| Error::State(error.to_string()))?;
         let ledger = SqliteLedger::open_in(&dir, Durability::Power);
         let ledger = ledger.map_err(|error| Error::State(error.to_string()))?;
         Ok(self.ledger(ledger).state_dir(dir))

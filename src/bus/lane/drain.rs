@@ -13,7 +13,7 @@ use crate::event::{Event, Hook, Seq};
 use crate::monitor::DrainStanding;
 
 /// How many sessions a tally names.
-const MAX_UNFINISHED: usize = 1000;
+pub(crate) const MAX_UNFINISHED: usize = 1000;
 
 /// A shutdown, as a lane sees it.
 #[derive(Debug)]
@@ -130,7 +130,7 @@ impl Lane {
 
     /// The cut came before this lane had done what it could.
     pub(in crate::bus) fn set_timed_out(&mut self) {
-        self.last_error = Some(Failure::TimedOut.message());
+        self.last_error = Some(Failure::TimedOut(None).message());
         if let Some(drain) = &mut self.drain {
             drain.timed_out = true;
         }

@@ -25,8 +25,8 @@ pub(in crate::bus) enum Failure {
     Disabled(Arc<str>),
     /// The plugin returned some other error.
     Error(Arc<str>),
-    /// No answer in time.
-    TimedOut,
+    /// No answer in time, and what the plugin had [remarked](crate::Acks::remark) on that.
+    TimedOut(Option<Arc<str>>),
     /// The plugin panicked, or its actor is dead.
     Panicked(Arc<str>),
 }
@@ -38,7 +38,8 @@ impl Failure {
             | Self::Disabled(error)
             | Self::Error(error)
             | Self::Panicked(error) => Arc::clone(error),
-            Self::TimedOut => "timed out".into(),
+            Self::TimedOut(None) => "timed out".into(),
+            Self::TimedOut(Some(remark)) => format!("timed out; {remark}").into(),
         }
     }
 }
@@ -71,7 +72,7 @@ impl Outcome {
         let failure = self.failure.as_ref().map(|failure| match failure {
             _ if is_cut => DeliveryOutcome::Cut,
             Failure::Down(..) | Failure::Disabled(_) | Failure::Error(_) => DeliveryOutcome::Error,
-            Failure::TimedOut => DeliveryOutcome::Timeout,
+            Failure::TimedOut(_) => DeliveryOutcome::Timeout,
             Failure::Panicked(_) => DeliveryOutcome::Panic,
         });
         Attempt {

@@ -40,7 +40,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use self::drain::Drain;
-pub(crate) use self::drain::LaneTally;
+pub(crate) use self::drain::{LaneTally, MAX_UNFINISHED};
 use self::flight::Tries;
 pub(super) use self::flight::{Failure, Flight, Now, Outcome, Step};
 use self::parked::{ParkedEvents, Parking};

@@ -164,7 +164,7 @@ impl Lane {
         } else {
             self.last_error = Some(failure.message());
         }
-        if *failure == Failure::TimedOut {
+        if matches!(failure, Failure::TimedOut(_)) {
             self.batch_limit = (flight.events.len() / 2).max(1);
         }
         let alone = flight.events.len() == 1;
@@ -172,7 +172,7 @@ impl Lane {
             _ if cut => true,
             Failure::Down(..) | Failure::Disabled(_) => true,
             Failure::Error(_) => false,
-            Failure::TimedOut | Failure::Panicked(_) if alone => {
+            Failure::TimedOut(_) | Failure::Panicked(_) if alone => {
                 let others_can_tell = flight.events.iter().any(|it| self.owes_others(it));
                 let since = match others_can_tell {
                     true => flight.tries.acknowledged_at_last,
@@ -180,7 +180,7 @@ impl Lane {
                 };
                 self.acknowledged == since
             }
-            Failure::TimedOut | Failure::Panicked(_) => !some_landed,
+            Failure::TimedOut(_) | Failure::Panicked(_) => !some_landed,
         };
         let tries = flight.tries.fail(self.acknowledged);
         if alone && !is_down {

@@ -51,13 +51,11 @@ fn read(
 
     let settings = settings?;
     if let Err(InvalidField { field, problem }) = settings.check(&|name| outside.env.get(name)) {
-        let (at, expected) = match field {
-            "cwd" => (cwd_at, ", expected a directory"),
-            // It says what to do.
-            _ if problem.contains("add `PATH`") => (command_at, ""),
-            _ => (command_at, ", expected a program that can be run"),
+        let at = match field {
+            "cwd" => cwd_at,
+            _ => command_at,
         };
-        let problem = format!("{}: {problem}{expected}", section.full(field));
+        let problem = format!("{}: {problem}", section.full(field));
         section.refuse(at.unwrap_or(section.origin), problem);
     }
     Some((hooks, PluginKind::Command(settings)))

@@ -40,6 +40,7 @@ fn read(
         // Refused, and so never used; its statements are still looked at.
         .unwrap_or_else(|| SqlSettings::new(""));
     let mut has_statement = false;
+    let mut origins = Vec::new();
     for hook in Hook::ALL {
         let name = hook.as_str();
         has_statement |= section.has(name);
@@ -47,7 +48,10 @@ fn read(
             continue;
         };
         match settings.clone().with_statement(*hook, statement.value) {
-            Ok(with_statement) => settings = with_statement,
+            Ok(with_statement) => {
+                settings = with_statement;
+                origins.push((*hook, statement.origin));
+            }
             Err(error) => {
                 let problem = format!("{}: {}", section.full(name), error.problem);
                 section.refuse(statement.origin, problem);
@@ -61,6 +65,14 @@ fn read(
             names.join(", ")
         );
         section.refuse(section.origin, problem);
+    }
+    let misfits = settings.misfits();
+    for (hook, misfit) in misfits {
+        let origin = origins.iter().find(|(of, _)| *of == hook);
+        let origin = origin.map_or(section.origin, |(_, origin)| *origin);
+        let (name, database) = (section.full(hook.as_str()), settings.path().display());
+        let warning = format!("{name} does not fit the database {database} as it is now: {misfit}");
+        section.warn(origin, warning);
     }
     Some((settings.hooks(), PluginKind::Sql(settings)))
 }

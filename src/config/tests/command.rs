@@ -146,7 +146,7 @@ fn a_command_that_could_not_be_started_is_refused() {
         ),
         (
             "command = [\"bin/archive\"]\ncwd = \"a_file\"",
-            "5: `plugin.cwd`: `DIR/a_file` is no directory, expected a directory",
+            "5: `plugin.cwd`: `DIR/a_file` is no directory, expected one",
         ),
         (
             "command = [\"bin/archive\"]\nurl = \"x\"",

@@ -37,6 +37,12 @@ impl World {
         self.directory.path().join(name)
     }
 
+    /// Changes a database, which is made if there is none.
+    fn database(&self, name: &str, sql: &str) {
+        let connection = rusqlite::Connection::open(self.path(name)).unwrap();
+        connection.execute_batch(sql).unwrap();
+    }
+
     fn env(mut self, name: &'static str, value: &str) -> Self {
         self.env.insert(name, value.to_owned());
         self
@@ -211,7 +217,7 @@ fn a_file_without_a_plugin_means_none() {
 #[test]
 fn every_key_is_read() {
     let world = World::new();
-    fs::write(world.path("app.db"), "").unwrap();
+    world.database("app.db", "CREATE TABLE s (x)");
     let config = world
         .read(
             r#"
@@ -356,7 +362,7 @@ fn a_database_is_found_by_url_or_by_environment() {
 }
 
 #[test]
-fn a_database_that_is_not_there_yet_is_warned_of() {
+fn a_database_that_is_not_there_yet_or_that_a_statement_does_not_fit_is_warned_of() {
     let world = World::new();
     let warnings = |path: &str| {
         let text = format!(
@@ -365,7 +371,14 @@ fn a_database_that_is_not_there_yet_is_warned_of() {
         );
         world.read(&text).unwrap().warnings
     };
-    assert_eq!(warnings("a_file"), [""; 0]);
+    world.database("app.db", "CREATE TABLE s (x)");
+    assert_eq!(warnings("app.db"), [""; 0]);
+    world.database("app.db", "DROP TABLE s");
+    let unfit = format!(
+        "c.toml:5: `plugin.session_end` does not fit the database {} as it is now: no such table: s",
+        world.path("app.db").display()
+    );
+    assert_eq!(warnings("app.db"), [unfit]);
     let of = |path: &str| format!("c.toml:4: the database {} is ", world.path(path).display());
     let [missing] = &warnings("nosuch.db")[..] else {
         panic!("expected one warning");

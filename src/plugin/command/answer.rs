@@ -3,12 +3,17 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use serde::Deserialize;
 use tokio::sync::Notify;
 
 use super::output::shown;
 use crate::event::{Acks, Deliver, EventId};
+use crate::text::beginning;
+
+/// How much of a line that is no answer the plugin's `last_error` shows.
+const MAX_REMARKED_BYTES: usize = 200;
 
 /// A line of the program that answers an event.
 #[derive(Debug, PartialEq, Eq)]
@@ -59,7 +64,11 @@ impl Batch {
 
 /// The events that a program has not answered.
 #[derive(Debug, Default)]
-pub(super) struct Unanswered(RefCell<HashMap<EventId, (Rc<Batch>, usize)>>);
+pub(super) struct Unanswered {
+    events: RefCell<HashMap<EventId, (Rc<Batch>, usize)>>,
+    /// Those that are waited for: few.
+    batches: RefCell<Vec<Rc<Batch>>>,
+}
 
 impl Unanswered {
     /// Expects answers for the events of `delivery`.
@@ -73,23 +82,37 @@ impl Unanswered {
         let entries = ids
             .enumerate()
             .map(|(index, id)| (id, (Rc::clone(&batch), index)));
-        self.0.borrow_mut().extend(entries);
+        self.events.borrow_mut().extend(entries);
+        self.batches.borrow_mut().push(Rc::clone(&batch));
         batch
     }
 
-    /// Expects no more answers for `delivery`.
-    pub(super) fn forget(&self, delivery: &Deliver) {
-        let mut unanswered = self.0.borrow_mut();
+    /// Expects no more answers for `delivery`, which made `batch`.
+    pub(super) fn forget(&self, delivery: &Deliver, batch: &Rc<Batch>) {
+        let mut unanswered = self.events.borrow_mut();
         for event in delivery.events.iter() {
             unanswered.remove(&event.id());
         }
+        let mut batches = self.batches.borrow_mut();
+        batches.retain(|other| !Rc::ptr_eq(other, batch));
     }
 
-    /// Takes a line. What it is, unless it answers an event.
+    /// Takes a line. What it is, unless it answers an event: whoever waits is told of that.
     pub(super) fn take(&self, line: &[u8]) -> Result<(), &'static str> {
+        self.answer(line).inspect_err(|about| {
+            let line = shown(line);
+            let remark = format!("{about}: {}", beginning(&line, MAX_REMARKED_BYTES));
+            let remark: Arc<str> = remark.into();
+            for batch in &*self.batches.borrow() {
+                batch.acks.remark(Arc::clone(&remark));
+            }
+        })
+    }
+
+    fn answer(&self, line: &[u8]) -> Result<(), &'static str> {
         let answer = Answer::parse(line).ok_or("the program wrote what is no answer")?;
         let (Answer::Taken(id) | Answer::Rejected(id, _)) = &answer;
-        let found = self.0.borrow_mut().remove(id);
+        let found = self.events.borrow_mut().remove(id);
         let (batch, index) = found.ok_or("the program answered what it was not asked")?;
         match answer {
             Answer::Taken(_) => batch.acks.acknowledge(index),

@@ -224,8 +224,8 @@ fn check_directory(directory: &Path) -> Result<(), String> {
     let shown = directory.display();
     match directory.metadata() {
         Ok(found) if found.is_dir() => Ok(()),
-        Ok(_) => Err(format!("`{shown}` is no directory")),
-        Err(error) => Err(format!("`{shown}`: {error}")),
+        Ok(_) => Err(format!("`{shown}` is no directory, expected one")),
+        Err(error) => Err(format!("`{shown}`: {error}, expected a directory")),
     }
 }
 

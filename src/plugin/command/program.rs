@@ -48,7 +48,10 @@ pub(super) fn find(program: &OsStr, path: Option<&OsStr>) -> Result<PathBuf, Str
         let file = absolute(program).map_err(|error| format!("`{shown}`: {error}"))?;
         return match check_executable(&file) {
             Ok(()) => Ok(file),
-            Err(problem) => Err(format!("`{}` {problem}", file.display())),
+            Err(problem) => Err(format!(
+                "`{}` {problem}, expected a program that can be run",
+                file.display()
+            )),
         };
     }
     let Some(path) = path else {
@@ -60,7 +63,9 @@ pub(super) fn find(program: &OsStr, path: Option<&OsStr>) -> Result<PathBuf, Str
     let mut files = files.filter_map(|file| absolute(file).ok());
     files
         .find(|file| check_executable(file).is_ok())
-        .ok_or_else(|| format!("`{shown}` is in no directory of the PATH that it is given"))
+        .ok_or_else(|| format!(
+            "`{shown}` is in no directory of the PATH that it is given, expected a program that can be run"
+        ))
 }
 
 fn check_executable(file: &Path) -> Result<(), String> {

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, info, warn};
 
 use super::CommandSettings;
-use super::answer::Unanswered;
+use super::answer::{Batch, Unanswered};
 use super::group::{Ending, Group, Pipes, beside};
 use super::output::{Lines, Scribe, Tail};
 use crate::event::{Deliver, Event};
@@ -81,6 +81,7 @@ impl Stream {
         let mut waiting = Waiting {
             life: &program.life,
             delivery,
+            batch: &batch,
             is_settled: false,
         };
         let answered = async {
@@ -167,12 +168,13 @@ impl Life {
 struct Waiting<'a> {
     life: &'a Life,
     delivery: &'a Deliver,
+    batch: &'a Rc<Batch>,
     is_settled: bool,
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.life.unanswered.forget(self.delivery);
+        self.life.unanswered.forget(self.delivery, self.batch);
         let is_of_lane = |event: &Event| event.session().is_some() && !event.is_synthetic();
         if !self.is_settled && self.delivery.events.iter().any(is_of_lane) {
             self.life.end(Cause::GivenUp);
@@ -224,7 +226,7 @@ async fn keep(
     };
     let fate = format!("the program {cause} ({status}{strays}){explanation}");
     match is_given_up {
-        // Its delivery says no more than that it timed out.
+        // Its delivery says no more than that it timed out, and its last stray line.
         true => warn!(program = name, pid = group.pid(), "{fate}"),
         false => info!(program = name, pid = group.pid(), "{fate}"),
     }

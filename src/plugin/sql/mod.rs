@@ -1,6 +1,8 @@
 //! Events as SQL statements.
 
 mod batch;
+#[cfg(feature = "cli")]
+mod fit;
 mod parameters;
 mod statement;
 #[cfg(test)]

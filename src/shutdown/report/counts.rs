@@ -3,13 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::millis;
-use crate::bus::{LaneTally, PluginState, RecordedEnds, ToldUnrecorded};
+use crate::bus::{LaneTally, MAX_UNFINISHED, PluginState, RecordedEnds, ToldUnrecorded};
 use crate::event::OpenSession;
 use crate::monitor::DrainStanding;
 use crate::session::SessionId;
-
-/// How many sessions a plugin's part names.
-const MAX_UNFINISHED: usize = 1000;
 
 /// The session-end drain. Counts are pairs of a session that this stop ended and a plugin that
 /// hears of ends: sessions × plugins = delivered + owed + dead + lost.

@@ -212,4 +212,8 @@ fn a_program_that_answers_nothing_it_was_asked_is_told_of_when_it_is_ended() {
     for expected in ["WARN", "did not answer in time, and was ended"] {
         assert!(line.contains(expected), "{line}");
     }
+    super::wait_for_plugin(&gateway, "program", |plugin| {
+        let error = plugin["last_error"].as_str().unwrap_or_default();
+        error.starts_with("timed out; the program wrote what is no answer: {")
+    });
 }

@@ -490,7 +490,7 @@ impl Bench {
         let index = self.flights.iter().position(|flight| flight.id == id);
         let flight = self.flights.remove(index.expect("a known flight"));
         if self.lane.is_cut(self.now.mono) {
-            outcome.failure = Some(Failure::TimedOut);
+            outcome.failure = Some(Failure::TimedOut(None));
             self.was_cut_off = true;
         }
         let verdicts = outcome.verdicts.iter();

@@ -128,7 +128,7 @@ fn a_start_without_an_answer_goes_before_its_rejected_end() {
         });
         bench.next_outcome = Some(Outcome {
             verdicts: vec![Verdict::Open, Verdict::Rejected("no such session".into())],
-            failure: Some(Failure::TimedOut),
+            failure: Some(Failure::TimedOut(None)),
         });
         bench.start("A");
         bench.end("A");

@@ -33,7 +33,7 @@ fn nothing_is_delivered_before_the_opening_is_over() {
 fn an_opening_that_fails_is_tried_again_after_the_backoff_and_costs_no_event() {
     let mut bench = opening();
     let failures = [
-        Failure::TimedOut,
+        Failure::TimedOut(None),
         Failure::Error("no such column".into()),
         Failure::Down("locked".into(), None),
     ];

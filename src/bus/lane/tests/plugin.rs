@@ -81,7 +81,7 @@ impl Bench {
                 }
                 Takes::Fails => Some(Failure::Error("failed".into())),
                 Takes::Down => Some(Failure::Down("down".into(), None)),
-                Takes::Hangs => Some(Failure::TimedOut),
+                Takes::Hangs => Some(Failure::TimedOut(None)),
                 Takes::Kills => {
                     self.kills = true;
                     break;
@@ -92,7 +92,7 @@ impl Bench {
         }
         let calls = u32::try_from(flight.events.len()).unwrap();
         let took = match failure {
-            Some(Failure::TimedOut) => self.policy.timeout,
+            Some(Failure::TimedOut(_)) => self.policy.timeout,
             _ => self.call_time * calls,
         };
         if verdicts.iter().all(|verdict| *verdict == Verdict::Open) {

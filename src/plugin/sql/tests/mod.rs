@@ -1,5 +1,7 @@
 //! The plugin against real database files.
 
+#[cfg(feature = "cli")]
+mod fit;
 mod opening;
 mod outage;
 mod values;
