@@ -15,22 +15,13 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::gateway::{Gateway, json_lines};
+use crate::gateway::{AUDITED, Gateway, json_lines};
 use crate::tools::{is_installed, skip};
 
 const PAGE: &str = include_str!("browser/page.html");
 
 /// How long the page may take for all that it tries.
 const PATIENCE: Duration = Duration::from_secs(120);
-
-const CONFIG: &str = r#"
-state_dir = "state"
-
-[[plugin]]
-name = "audit"
-kind = "log"
-path = "audit.jsonl"
-"#;
 
 /// A request as a server of the test got it.
 struct Request {
@@ -231,7 +222,7 @@ struct Victim {
 
 impl Victim {
     fn start() -> Self {
-        let gateway = Gateway::start_in(tempfile::tempdir().unwrap(), CONFIG);
+        let gateway = Gateway::start_in(tempfile::tempdir().unwrap(), AUDITED);
         gateway.begin("a");
         let (_, sessions) = gateway.get("/v1/sessions");
         Self { gateway, sessions }

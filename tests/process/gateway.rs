@@ -19,6 +19,16 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How long plugins may take until they have what they are owed.
 const SETTLED_WITHIN: Duration = Duration::from_secs(120);
 
+/// A configuration with a log of all events, `audit.jsonl`, to which tests add what they need.
+pub(crate) const AUDITED: &str = r#"
+state_dir = "state"
+
+[[plugin]]
+name = "audit"
+kind = "log"
+path = "audit.jsonl"
+"#;
+
 /// The binary under test.
 pub(crate) fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_session-supervisor"));

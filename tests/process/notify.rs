@@ -11,22 +11,13 @@ use sd_notify::NotifyState;
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::gateway::Gateway;
+use crate::gateway::{AUDITED, Gateway};
 
 /// How long anything may take before a test fails instead of hanging.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How often the progress of a drain is told at the most.
 const PROGRESS_EVERY: Duration = Duration::from_millis(250);
-
-const CONFIG: &str = r#"
-state_dir = "state"
-
-[[plugin]]
-name = "audit"
-kind = "log"
-path = "audit.jsonl"
-"#;
 
 const DATABASE: &str = r#"
 [[plugin]]
@@ -133,7 +124,7 @@ fn statuses(messages: &[Vec<String>]) -> Vec<&str> {
 #[test]
 fn a_manager_is_told_of_the_start_once_it_listens_and_of_the_stop() {
     for manager in [Manager::new(), Manager::abstract_one()] {
-        let gateway = manager.start(CONFIG, &[]);
+        let gateway = manager.start(AUDITED, &[]);
         let address = gateway.url().strip_prefix("http://").unwrap();
         let listening = format!("STATUS=listening on {address}");
         assert_eq!(manager.next(), ["READY=1", &listening]);
@@ -150,7 +141,7 @@ fn a_manager_is_told_of_the_start_once_it_listens_and_of_the_stop() {
 #[test]
 fn a_stop_that_is_asked_for_over_http_is_told_too() {
     let manager = Manager::new();
-    let gateway = manager.start(CONFIG, &[]);
+    let gateway = manager.start(AUDITED, &[]);
     gateway.post("/v1/shutdown", &json!({}));
     assert_eq!(gateway.wait().status.code(), Some(0));
     let messages = manager.until("STATUS=stopped: clean, 0 of 0 deliveries");
@@ -172,7 +163,7 @@ fn locked_database() -> (TempDir, PathBuf, Connection) {
 fn the_progress_of_a_drain_is_told_now_and_then() {
     let (dir, path, lock) = locked_database();
     let manager = Manager::new();
-    let config = format!("{CONFIG}{DATABASE}[shutdown]\ncap = \"8s\"\n");
+    let config = format!("{AUDITED}{DATABASE}[shutdown]\ncap = \"8s\"\n");
     let gateway = manager.start_in(dir, &config, &[]);
     for n in 0..500 {
         gateway.begin(&format!("sess-{n}"));
@@ -201,7 +192,7 @@ fn the_progress_of_a_drain_is_told_now_and_then() {
 fn what_a_stop_leaves_owed_is_in_its_last_words() {
     let (dir, _, _lock) = locked_database();
     let manager = Manager::new();
-    let gateway = manager.start_in(dir, &format!("{CONFIG}{DATABASE}"), &[]);
+    let gateway = manager.start_in(dir, &format!("{AUDITED}{DATABASE}"), &[]);
     gateway.begin("A");
     assert_eq!(gateway.stop(Signal::SIGTERM).status.code(), Some(0));
     manager.until("STATUS=stopped: owed, 1 of 2 deliveries");
@@ -214,7 +205,7 @@ const WATCHDOG: Duration = Duration::from_millis(800);
 fn signs_of_life_come_twice_in_the_time_of_the_watchdog_until_the_gateway_hangs() {
     let manager = Manager::new();
     let limit = WATCHDOG.as_micros().to_string();
-    let gateway = manager.start(CONFIG, &[("WATCHDOG_USEC", &limit)]);
+    let gateway = manager.start(AUDITED, &[("WATCHDOG_USEC", &limit)]);
     manager.until("WATCHDOG=1");
     let alive = manager.signs_of_life(WATCHDOG * 4);
     assert!((4..=9).contains(&alive), "{alive}");
@@ -233,7 +224,7 @@ fn signs_of_life_go_on_while_a_stop_drains() {
     let (dir, _, _lock) = locked_database();
     let manager = Manager::new();
     let limit = WATCHDOG.as_micros().to_string();
-    let config = format!("{CONFIG}{DATABASE}[shutdown]\ncap = \"4s\"\n");
+    let config = format!("{AUDITED}{DATABASE}[shutdown]\ncap = \"4s\"\n");
     let gateway = manager.start_in(dir, &config, &[("WATCHDOG_USEC", &limit)]);
     gateway.begin("A");
     gateway.signal(Signal::SIGTERM);
@@ -247,7 +238,7 @@ fn signs_of_life_go_on_while_a_stop_drains() {
 fn a_watchdog_that_is_meant_for_another_process_gets_no_sign_of_life() {
     let manager = Manager::new();
     let env = [("WATCHDOG_USEC", "40000"), ("WATCHDOG_PID", "1")];
-    let _gateway = manager.start(CONFIG, &env);
+    let _gateway = manager.start(AUDITED, &env);
     manager.next();
     assert_eq!(manager.next_within(Duration::from_millis(200)), None);
 }
@@ -262,7 +253,7 @@ fn monotonic_usec() -> i128 {
 #[test]
 fn a_reload_is_told_from_its_beginning_to_its_end() {
     let manager = Manager::new();
-    let gateway = manager.start(CONFIG, &[]);
+    let gateway = manager.start(AUDITED, &[]);
     let [_, listening] = &manager.next()[..] else {
         panic!("no status");
     };
@@ -288,11 +279,11 @@ fn a_reload_is_told_from_its_beginning_to_its_end() {
         status.clone()
     };
     reload("reloaded");
-    let wrong = format!("max_idle = 1\nREADY = \"\\n\"\n{CONFIG}");
+    let wrong = format!("max_idle = 1\nREADY = \"\\n\"\n{AUDITED}");
     std::fs::write(gateway.path("config.toml"), wrong).unwrap();
     let status = reload("not reloaded: ");
     assert!(status.contains("config.toml:1: "), "{status}");
-    std::fs::write(gateway.path("config.toml"), CONFIG).unwrap();
+    std::fs::write(gateway.path("config.toml"), AUDITED).unwrap();
     reload("reloaded");
     assert_eq!(gateway.stop(Signal::SIGTERM).status.code(), Some(0));
 }
@@ -305,7 +296,7 @@ fn g4_a_manager_that_does_not_listen_holds_up_neither_start_nor_stop() {
     full.connect(&manager.name).unwrap();
     while full.send(b"WATCHDOG=1").is_ok() {}
     let env = [("WATCHDOG_USEC", "10000")];
-    let gateway = manager.start(CONFIG, &env);
+    let gateway = manager.start(AUDITED, &env);
     gateway.begin("A");
     let ended = gateway.stop(Signal::SIGTERM);
     assert_eq!(ended.status.code(), Some(0));
@@ -320,7 +311,7 @@ fn a_manager_that_listens_late_is_told_all_the_same() {
     full.set_nonblocking(true).unwrap();
     full.connect(&manager.name).unwrap();
     while full.send(b"WATCHDOG=1").is_ok() {}
-    let _gateway = manager.start(CONFIG, &[]);
+    let _gateway = manager.start(AUDITED, &[]);
     manager.until("READY=1");
 }
 
@@ -329,7 +320,7 @@ fn a_manager_that_can_not_be_found_is_a_line_in_the_log() {
     for socket in ["/nowhere/to/be/found", "vsock:2:1234", "@"] {
         let dir = tempfile::tempdir().unwrap();
         let env = [("NOTIFY_SOCKET", socket), ("WATCHDOG_USEC", "10000")];
-        let gateway = Gateway::start_with_env(dir, CONFIG, &env);
+        let gateway = Gateway::start_with_env(dir, AUDITED, &env);
         gateway.begin("A");
         let ended = gateway.stop(Signal::SIGTERM);
         assert_eq!(ended.status.code(), Some(0));

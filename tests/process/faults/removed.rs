@@ -8,12 +8,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::gateway::Gateway;
+use crate::gateway::{AUDITED, Gateway};
 
 const PATIENCE: Duration = Duration::from_secs(30);
-
-const CONFIG: &str = "state_dir = \"state\"\n[[plugin]]\nname = \"audit\"\nkind = \"log\"\n\
-    path = \"audit.jsonl\"\n";
 
 /// Takes something of a state directory away.
 type TakeAway = fn(&Path);
@@ -33,7 +30,7 @@ fn g6_a_gateway_whose_files_are_taken_away_records_nothing_that_nobody_would_fin
         }),
     ];
     for (way, take_away) in ways {
-        let gateway = Gateway::start_in(tempfile::tempdir().unwrap(), CONFIG);
+        let gateway = Gateway::start_in(tempfile::tempdir().unwrap(), AUDITED);
         let state = gateway.path("state");
         gateway.begin("A");
         take_away(&state);

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::{CONFIG, assert_within, ends};
-use crate::gateway::{Gateway, agent, post};
+use super::{assert_within, ends};
+use crate::gateway::{AUDITED, Gateway, agent, post};
 
 /// The lease of each heartbeat, once it counts: the more there are, the longer a round of them takes
 /// while thousands of sessions end.
@@ -96,7 +96,7 @@ fn in_time(last: Instant, ttl: Duration) -> Result<(), Duration> {
 /// Lets every other holder fall silent, with leases of `ttl`. Fails with how long the others were silent,
 /// if that was as long as a lease.
 fn half_falls_silent(holders: usize, sessions: usize, ttl: Duration) -> Result<(), Duration> {
-    let quick = format!("{CONFIG}[ledger]\ndurability = \"process\"\n");
+    let quick = format!("{AUDITED}[ledger]\ndurability = \"process\"\n");
     let gateway = Gateway::start_in(tempfile::tempdir().unwrap(), &quick);
     // The clients share nothing more of it.
     let url = gateway.url();

@@ -22,18 +22,15 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use self::program::Example;
-use crate::gateway::{Gateway, command, json_lines};
+use crate::gateway::{AUDITED, Gateway, command, json_lines};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How much later than its lease a holder's sessions may end, on a machine that has other work.
 const LATE: Duration = Duration::from_secs(2);
 
-const CONFIG: &str = "state_dir = \"state\"\n\
-    [[plugin]]\nname = \"audit\"\nkind = \"log\"\npath = \"audit.jsonl\"\n";
-
 fn start() -> Gateway {
-    Gateway::start_in(tempfile::tempdir().unwrap(), CONFIG)
+    Gateway::start_in(tempfile::tempdir().unwrap(), AUDITED)
 }
 
 /// Starts one where another was, in `dir`, at `url`.

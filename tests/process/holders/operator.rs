@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::{CONFIG, start, wait_for_ends};
-use crate::gateway::{Gateway, agent};
+use super::{start, wait_for_ends};
+use crate::gateway::{AUDITED, Gateway, agent};
 
 #[test]
 fn holders_are_listed_with_their_leases_and_ended() {
@@ -65,7 +65,7 @@ fn a_token_of_a_holder_opens_nothing_but_what_that_holds() {
         holder = \"worker\"\n";
     let (ops, worker) = ("operator-0123456789", "worker-0123456789");
     let env = [("OPS", ops), ("WORKER", worker)];
-    let config = format!("{CONFIG}{tokens}");
+    let config = format!("{AUDITED}{tokens}");
     let gateway = Gateway::start_with_env(tempfile::tempdir().unwrap(), &config, &env);
     let ask = |token: &str, path: &str, body: Value| {
         let request = agent().post(format!("{}{path}", gateway.url()));

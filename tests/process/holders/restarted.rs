@@ -5,10 +5,9 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use super::{
-    CONFIG, Example, assert_active, ends, events, incarnation, reasons, start, start_again,
-    wait_for_ends,
+    Example, assert_active, ends, events, incarnation, reasons, start, start_again, wait_for_ends,
 };
-use crate::gateway::Gateway;
+use crate::gateway::{AUDITED, Gateway};
 
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -79,7 +78,7 @@ fn g11_a_program_that_died_while_the_gateway_was_away_loses_its_sessions_after_a
         let program = example.hold(&gateway, "worker", hour, &["A"]);
         let ended = gateway.stop(Signal::SIGKILL);
         program.stop(Signal::SIGKILL);
-        let gateway = Gateway::start_in(ended.dir, CONFIG);
+        let gateway = Gateway::start_in(ended.dir, AUDITED);
         assert_active(&gateway, &["A"]);
         let holder = &gateway.get("/v1/holders").1["holders"][0];
         assert_eq!(holder["lease"], "awaited", "{holder}");

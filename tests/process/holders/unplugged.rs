@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::program::{Example, Program};
-use super::{CONFIG, ends, reasons, wait_until};
-use crate::gateway::{Finished, Gateway, command, run};
+use super::{ends, reasons, wait_until};
+use crate::gateway::{AUDITED, Finished, Gateway, command, run};
 
 const HERE: &str = "192.0.2.1";
 const TOKEN: &str = "operator-0123456789";
@@ -67,7 +67,7 @@ fn start() -> Gateway {
     let dir = tempfile::tempdir().unwrap();
     let tokens = "[[auth.token]]\nname = \"ops\"\ntoken_env = \"OPS\"\nscope = \"operator\"\n";
     let config = dir.path().join("config.toml");
-    std::fs::write(&config, format!("{CONFIG}{tokens}")).unwrap();
+    std::fs::write(&config, format!("{AUDITED}{tokens}")).unwrap();
     let script = format!(
         "ip link set lo up && ip link add here type veth peer name there && \
          ip addr add {HERE}/30 dev here && ip link set here up && \

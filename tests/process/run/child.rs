@@ -6,13 +6,13 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use super::{CONFIG, Python, ends, folder, report, run_command, run_sh};
-use crate::gateway::{Finished, run};
+use super::{Python, ends, folder, report, run_command, run_sh};
+use crate::gateway::{AUDITED, Finished, run};
 use crate::tools::skip;
 
 #[test]
 fn the_command_has_the_environment_and_its_exit_code_is_passed_through() {
-    let dir = folder(CONFIG);
+    let dir = folder(AUDITED);
     let ended = run_sh(&dir, "env | grep ^SESSION_SUPERVISOR_ | sort; exit 7");
     assert_eq!(ended.code, Some(7), "{ended:?}");
     let names: Vec<_> = ended
@@ -44,7 +44,7 @@ fn the_command_has_the_environment_and_its_exit_code_is_passed_through() {
 
 #[test]
 fn the_command_has_the_limit_of_open_files_that_run_was_started_with() {
-    let dir = folder(CONFIG);
+    let dir = folder(AUDITED);
     let script = "ulimit -S -n; sed -n 's/^Max open files *//p' /proc/$PPID/limits";
     let inner = run_command(dir.path(), &[], &["sh", "-c", script]);
     // Fewer files than `run` itself wants.
@@ -83,7 +83,7 @@ fn standard_streams_are_the_commands_and_the_log_goes_to_standard_error() {
 
 #[test]
 fn a_command_that_can_not_be_run_is_said_before_anything_starts() {
-    let dir = folder(CONFIG);
+    let dir = folder(AUDITED);
     let file = dir.path().join("data");
     std::fs::write(&file, "no program").unwrap();
     let try_run = |program: &str| run(&mut run_command(dir.path(), &[], &[program]));
@@ -105,7 +105,7 @@ fn a_command_that_can_not_be_run_is_said_before_anything_starts() {
 
 #[test]
 fn a_grace_that_does_not_fit_is_a_problem_of_the_configuration() {
-    let dir = folder(CONFIG);
+    let dir = folder(AUDITED);
     let with_grace = |grace: &str| {
         let mut command = run_command(dir.path(), &["--grace", grace], &["true"]);
         run(&mut command)
@@ -115,7 +115,7 @@ fn a_grace_that_does_not_fit_is_a_problem_of_the_configuration() {
     with_grace("6001ms").failed(78, &[expected]);
     with_grace("6s").done();
     // The default has to fit too.
-    let short = format!("{CONFIG}[shutdown]\nkill_after = \"7s\"\n");
+    let short = format!("{AUDITED}[shutdown]\nkill_after = \"7s\"\n");
     std::fs::write(dir.path().join("config.toml"), short).unwrap();
     let ended = run(&mut run_command(dir.path(), &[], &["true"]));
     ended.failed(78, &["config.toml:9: `--grace` 4s + `cap` 2s"]);
@@ -144,7 +144,7 @@ fn as_the_first_process_it_reaps_orphans_and_leaves_its_own_children_to_those_wh
     const TEST: &str = "as_the_first_process_it_reaps_orphans";
     let Some(python) = Python::find() else { return };
     let config = format!(
-        "{CONFIG}[[plugin]]\nname = \"told\"\nkind = \"command\"\n\
+        "{AUDITED}[[plugin]]\nname = \"told\"\nkind = \"command\"\n\
          command = [\"sh\", \"-c\", \"cat > /dev/null; exit 0\"]\npass_env = [\"PATH\"]\n"
     );
     let program = r#"
@@ -186,7 +186,7 @@ while zombies() or ask("GET", "/v1/sessions?limit=1")[0] != 200:
 fn the_command_has_the_terminal_and_it_comes_back() {
     let Some(python) = Python::find() else { return };
     let dir = python.folder(
-        CONFIG,
+        AUDITED,
         "say('inside', os.tcgetpgrp(0) == os.getpgrp() == os.getpid())\nsay('line', input())",
     );
     // A session on a terminal of its own, as a shell has it.

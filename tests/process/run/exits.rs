@@ -3,7 +3,8 @@
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use super::{Around, CONFIG, Python, TWO_SESSIONS, all, events, send};
+use super::{Around, Python, TWO_SESSIONS, all, events, send};
+use crate::gateway::AUDITED;
 
 /// How soon after the exit of the program its sessions are on record as ended.
 const NOTICED_WITHIN_MS: i128 = 100;
@@ -11,7 +12,7 @@ const NOTICED_WITHIN_MS: i128 = 100;
 /// Kills the command of a `run`. How long after that, in milliseconds, its sessions were on record as
 /// ended.
 fn noticed_after(python: Python) -> i128 {
-    let mut around = Around::start(python.folder(CONFIG, TWO_SESSIONS), &[]);
+    let mut around = Around::start(python.folder(AUDITED, TWO_SESSIONS), &[]);
     let pid = around.wait_for("ready").parse().unwrap();
     let killed_at = jiff::Timestamp::now();
     send(pid, Signal::SIGKILL);
@@ -48,7 +49,7 @@ fn g11_the_sessions_of_a_command_that_is_killed_end_with_crash_within_100_ms() {
 fn g11_the_sessions_of_a_command_that_exits_end_with_shutdown_or_else_with_crash() {
     let Some(python) = Python::find() else { return };
     for (code, reason) in [(0, "shutdown"), (3, "crash")] {
-        let dir = python.folder(CONFIG, &format!("start('A'); sys.exit({code})"));
+        let dir = python.folder(AUDITED, &format!("start('A'); sys.exit({code})"));
         let mut around = Around::start(dir, &[]);
         assert_eq!(around.code(), code);
         assert_eq!(around.ends(), all(&["A"], reason));

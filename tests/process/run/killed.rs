@@ -7,14 +7,12 @@ use nix::sys::signal::Signal;
 use rusqlite::{Connection, OpenFlags};
 use serde_json::{Value, json};
 
-use super::{
-    Around, CONFIG, ORDERLY, Python, TWO_SESSIONS, all, distinct_ends, is_alive, run_command,
-};
-use crate::gateway::{command, run};
+use super::{Around, ORDERLY, Python, TWO_SESSIONS, all, distinct_ends, is_alive, run_command};
+use crate::gateway::{AUDITED, command, run};
 
 /// A folder in which a `run` was killed while its program had two sessions.
 fn killed(python: Python) -> Around {
-    let mut around = Around::start(python.folder(CONFIG, TWO_SESSIONS), &[]);
+    let mut around = Around::start(python.folder(AUDITED, TWO_SESSIONS), &[]);
     let pid = around.wait_for("ready");
     around.signal(Signal::SIGKILL);
     around.child.wait().unwrap();
@@ -74,13 +72,13 @@ fn g11_a_wrapper_killed_while_it_stops_leaves_the_reason_that_it_had() {
     let Some(python) = Python::find() else { return };
     let slow = "[[plugin]]\nname = \"slow\"\nkind = \"command\"\n\
                 command = [\"sleep\", \"20\"]\npass_env = [\"PATH\"]\n";
-    let mut around = Around::start(python.folder(&format!("{CONFIG}{slow}"), ORDERLY), &[]);
+    let mut around = Around::start(python.folder(&format!("{AUDITED}{slow}"), ORDERLY), &[]);
     around.wait_for("ready");
     around.signal(Signal::SIGUSR2);
     around.wait_until("reason on record", || intent(around.dir.path()).is_some());
     around.signal(Signal::SIGKILL);
     assert_eq!(around.child.wait().unwrap().code(), None);
-    std::fs::write(around.dir.path().join("config.toml"), CONFIG).unwrap();
+    std::fs::write(around.dir.path().join("config.toml"), AUDITED).unwrap();
     run(&mut run_command(around.dir.path(), &[], &["true"])).done();
     let ends = distinct_ends(&around);
     let mut expected = all(&["A"], "completed");
@@ -116,7 +114,7 @@ status, session = ask('GET', '/v1/sessions/last')
 assert session['state'] == 'active', session
 say('lease', json.dumps(lease()))
 ";
-    let mut around = Around::start(python.folder(CONFIG, program), &[]);
+    let mut around = Around::start(python.folder(AUDITED, program), &[]);
     assert_eq!(around.code(), 0, "{}", around.log());
     let lease: Value = serde_json::from_str(&around.wait_for("lease")).unwrap();
     let state = (&lease["lease"], &lease["expires_in_ms"]);

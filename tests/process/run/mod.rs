@@ -20,15 +20,6 @@ use crate::tools::{is_installed, skip};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-const CONFIG: &str = r#"
-state_dir = "state"
-
-[[plugin]]
-name = "audit"
-kind = "log"
-path = "audit.jsonl"
-"#;
-
 /// What the programs of these tests have of the API.
 const CLIENT: &str = r#"
 import json, os, signal, subprocess, sys, time, urllib.error, urllib.request

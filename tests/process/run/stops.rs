@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use super::{Around, CONFIG, ORDERLY, Python, all, distinct_ends, is_alive, run_command};
-use crate::gateway::{command, run};
+use super::{Around, ORDERLY, Python, all, distinct_ends, is_alive, run_command};
+use crate::gateway::{AUDITED, command, run};
 
 fn stops_in_order(python: Python, sent: Signal, passed_on: &str, reason: &str) {
-    let mut around = Around::start(python.folder(CONFIG, ORDERLY), &[]);
+    let mut around = Around::start(python.folder(AUDITED, ORDERLY), &[]);
     around.wait_for("ready");
     around.signal(sent);
     assert_eq!(around.code(), 5);
@@ -73,7 +73,7 @@ while len(got) < 3: time.sleep(0.01)
 # Not where they come in: one may come while another is being noted.
 say('got', ' '.join(sorted(got)))
 ";
-    let mut around = Around::start(python.folder(CONFIG, program), &[]);
+    let mut around = Around::start(python.folder(AUDITED, program), &[]);
     around.wait_for("ready");
     for signal in [Signal::SIGUSR1, Signal::SIGWINCH, Signal::SIGHUP] {
         around.signal(signal);
@@ -95,7 +95,7 @@ start('A'); say('ready', inner.pid); time.sleep(600)
 #[test]
 fn g11_a_command_that_does_not_exit_is_killed_with_its_group_when_the_grace_is_over() {
     let Some(python) = Python::find() else { return };
-    let mut around = Around::start(python.folder(CONFIG, STUBBORN), &["--grace", "300ms"]);
+    let mut around = Around::start(python.folder(AUDITED, STUBBORN), &["--grace", "300ms"]);
     let inner = around.wait_for("ready");
     let began = Instant::now();
     around.signal(Signal::SIGTERM);
@@ -112,7 +112,7 @@ fn g11_a_command_that_does_not_exit_is_killed_with_its_group_when_the_grace_is_o
 #[test]
 fn a_further_signal_after_a_second_kills_the_command_and_forces_the_exit() {
     let Some(python) = Python::find() else { return };
-    let mut around = Around::start(python.folder(CONFIG, STUBBORN), &[]);
+    let mut around = Around::start(python.folder(AUDITED, STUBBORN), &[]);
     let inner = around.wait_for("ready");
     around.signal(Signal::SIGTERM);
     around.wait_for_log("waiting for the program");
@@ -136,7 +136,7 @@ fn a_further_signal_after_a_second_kills_the_command_and_forces_the_exit() {
 fn g11_a_stop_over_http_waits_for_the_command_too() {
     let Some(python) = Python::find() else { return };
     let config = format!(
-        "{CONFIG}[[auth.token]]\nname = \"ops\"\nscope = \"operator\"\ntoken_env = \"OPS\"\n"
+        "{AUDITED}[[auth.token]]\nname = \"ops\"\nscope = \"operator\"\ntoken_env = \"OPS\"\n"
     );
     let dir = python.folder(
         &config,
