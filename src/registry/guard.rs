@@ -168,7 +168,7 @@ impl SessionGuard {
     pub(super) fn watch(&self) -> WatchEnd {
         WatchEnd {
             session: Arc::clone(self.session()),
-            signal: Arc::clone(&self.signal),
+            teller: EndTeller(Arc::clone(&self.signal)),
         }
     }
 }
@@ -207,19 +207,40 @@ pub(super) struct LetGo {
 #[rtype(result = "()")]
 pub(super) struct WatchEnd {
     pub(super) session: Arc<Session>,
-    pub(super) signal: Arc<EndSignal>,
+    pub(super) teller: EndTeller,
 }
 
-/// Tells a guard that its session has ended.
+/// Tells a guard why its session has ended. Dropped before, as with the mailbox of a registry that is
+/// gone, it says that this will never be known.
+#[derive(Debug)]
+pub(super) struct EndTeller(Arc<EndSignal>);
+
+impl EndTeller {
+    pub(super) fn tell(self, reason: EndReason) {
+        self.0.tell(Some(reason));
+    }
+
+    fn has_listener(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
+}
+
+impl Drop for EndTeller {
+    fn drop(&mut self) {
+        self.0.tell(None);
+    }
+}
+
+/// What a guard hears of the end of its session.
 #[derive(Debug, Default)]
-pub(super) struct EndSignal {
+struct EndSignal {
     /// Why it has ended; none where that will never be known.
     reason: OnceLock<Option<EndReason>>,
     told: Notify,
 }
 
 impl EndSignal {
-    pub(super) fn tell(&self, reason: Option<EndReason>) {
+    fn tell(&self, reason: Option<EndReason>) {
         // The first end is the one that counts.
         let _ = self.reason.set(reason);
         self.told.notify_waiters();
@@ -239,32 +260,38 @@ impl EndSignal {
 
 /// The guards of active sessions that wait for their ends.
 #[derive(Debug, Default)]
-pub(super) struct WatchedEnds(HashMap<Incarnation, Vec<Arc<EndSignal>>>);
+pub(super) struct WatchedEnds(HashMap<Incarnation, Vec<EndTeller>>);
 
 impl WatchedEnds {
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    pub(super) fn insert(&mut self, incarnation: Incarnation, signal: Arc<EndSignal>) {
-        let signals = self.0.entry(incarnation).or_default();
+    pub(super) fn insert(&mut self, incarnation: Incarnation, teller: EndTeller) {
+        let tellers = self.0.entry(incarnation).or_default();
         // A session that is guarded again and again has as many entries as it has guards.
-        signals.retain(|signal| Arc::strong_count(signal) > 1);
-        signals.push(signal);
+        tellers.retain(EndTeller::has_listener);
+        tellers.push(teller);
     }
 
     /// The session has ended.
     pub(super) fn tell(&mut self, incarnation: Incarnation, reason: EndReason) {
-        for signal in self.0.remove(&incarnation).into_iter().flatten() {
-            signal.tell(Some(reason));
+        for teller in self.0.remove(&incarnation).into_iter().flatten() {
+            teller.tell(reason);
         }
     }
 }
 
-impl Drop for WatchedEnds {
-    fn drop(&mut self) {
-        for signal in self.0.values().flatten() {
-            signal.tell(None);
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_guard_that_nobody_can_tell_any_more_does_not_wait_and_the_first_word_counts() {
+        let (told, gone) = (Arc::<EndSignal>::default(), Arc::<EndSignal>::default());
+        EndTeller(Arc::clone(&told)).tell(EndReason::Idle);
+        drop(EndTeller(Arc::clone(&gone)));
+        assert_eq!(told.wait().await, Some(EndReason::Idle));
+        assert_eq!(gone.wait().await, None);
     }
 }

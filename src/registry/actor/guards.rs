@@ -35,20 +35,18 @@ impl Handler<StartGuarded> for SessionRegistry {
 impl Handler<WatchEnd> for SessionRegistry {
     type Result = ();
 
-    fn handle(&mut self, WatchEnd { session, signal }: WatchEnd, _: &mut Context<Self>) {
+    fn handle(&mut self, WatchEnd { session, teller }: WatchEnd, _: &mut Context<Self>) {
         let active = self.active.get(&session.id);
         if active.is_some_and(|active| active.incarnation == session.incarnation) {
-            return self.watched.insert(session.incarnation, signal);
+            return self.watched.insert(session.incarnation, teller);
         }
         // It has ended since its start was answered.
         let found = self.find(session.id.clone());
         actix_rt::spawn(async move {
-            let Ok(ended) = found.await else {
-                return signal.tell(None);
-            };
+            let Ok(ended) = found.await else { return };
             let ended = ended.filter(|record| record.session.incarnation == session.incarnation);
             let end = ended.and_then(|record| record.end);
-            signal.tell(Some(end.map_or(EndReason::Unknown, |(end, _)| end.reason)));
+            teller.tell(end.map_or(EndReason::Unknown, |(end, _)| end.reason));
         });
     }
 }
