@@ -1,6 +1,7 @@
 //! The documents against the code: `docs/guarantees.md` names the tests that hold each guarantee, all
 //! of them and none that is not; `docs/architecture.md` names every file, and who imports whom;
-//! `docs/embedding.md` names every example; and every link leads somewhere.
+//! `docs/embedding.md` names every example; every link leads somewhere, and every file that is named
+//! is there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -243,4 +244,23 @@ fn every_link_between_documents_leads_somewhere() {
         }
     }
     assert!(links > 100, "{links}");
+}
+
+#[test]
+fn every_file_that_the_documents_name_is_there() {
+    let mut named = 0;
+    for document in documents() {
+        let text = prose(&document);
+        for span in text.split('`').skip(1).step_by(2) {
+            // A test may stand behind it.
+            let path = span.split(':').next().unwrap().trim();
+            let folders = ["src/", "tests/", "docs/", "benches/"];
+            if folders.iter().any(|folder| path.starts_with(folder)) {
+                named += 1;
+                let shown = format!("`{span}` in {}", document.display());
+                assert!(Path::new(ROOT).join(path).exists(), "{shown}");
+            }
+        }
+    }
+    assert!(named > 100, "{named}");
 }
