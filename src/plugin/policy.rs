@@ -16,7 +16,8 @@ pub struct DeliveryPolicy {
     pub backoff: Duration,
     /// The longest wait after a failed round. Default 5 min.
     pub backoff_max: Duration,
-    /// How often an event may be rejected by itself before it becomes a dead letter. Default 5.
+    /// How often an event may be rejected by itself before it becomes a dead letter. Default 5, which takes
+    /// about 15 s.
     pub max_attempts: u32,
     /// The most events in one delivery. Default 4096.
     pub max_batch: usize,
@@ -48,9 +49,12 @@ impl DeliveryPolicy {
 
     /// The policy for plugins that make a call per event, such as
     /// [`PluginSpec::per_session`](crate::PluginSpec::per_session): 8 deliveries side by side, of at most 512 events each. A session
-    /// whose call is slow or hangs holds up one of the eight, and not whatever comes later.
+    /// whose call is slow or hangs holds up one of the eight, and not whatever comes later. An event may be
+    /// rejected 20 times, which takes about an hour: the error of a call is more often that of
+    /// whatever it needs than that of its event.
     pub fn per_session() -> Self {
         Self {
+            max_attempts: 20,
             max_batch: 512,
             max_in_flight: 8,
             ..Self::default()

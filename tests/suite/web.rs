@@ -2,7 +2,8 @@
 //! threads of its own.
 
 use std::future::pending;
-use std::io;
+use std::io::{self, Write as _};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use actix_web::{App, HttpResponse, HttpServer};
 use session_supervisor::testing::{gated, in_time};
 use session_supervisor::{
     EndReason, Error, Hook, LedgerError, Outcome, SessionKey, SessionSupervisor, Shutdown,
-    ShutdownReport, StepOutcome,
+    ShutdownReport, StepOutcome, Watched,
 };
 
 use tokio::sync::Notify;
@@ -131,4 +132,42 @@ async fn a_server_that_ends_by_itself_takes_the_sessions_with_it() {
     assert_eq!(in_time(guard.ended()).await.unwrap(), EndReason::Shutdown);
     let report = in_time(served).await.unwrap().unwrap();
     assert_eq!(report.drain.sessions, 1);
+}
+
+#[actix_web::test]
+async fn a_client_that_goes_away_before_its_answer_ends_the_session_of_its_handler() {
+    async fn handler(supervisor: Data<SessionSupervisor>) -> Result<HttpResponse, Error> {
+        let _guard = supervisor.guard(id("A")).await?;
+        pending().await
+    }
+    let supervisor = SessionSupervisor::builder().start().await.unwrap();
+    let mut watcher = supervisor.watch(None);
+    let handle = Data::new(supervisor.clone());
+    let server = HttpServer::new(move || {
+        let app = App::new().app_data(handle.clone());
+        app.route("/", get().to(handler))
+    });
+    let server = server.workers(1).h1_allow_half_closed(false);
+    let server = server.bind("127.0.0.1:0").unwrap();
+    let address = server.addrs()[0];
+    let served = actix_web::rt::spawn({
+        let supervisor = supervisor.clone();
+        async move { supervisor.serve(server).await }
+    });
+
+    let mut client = TcpStream::connect(address).unwrap();
+    client
+        .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        .unwrap();
+    let Some(Watched::Event(start)) = in_time(watcher.next()).await else {
+        panic!("no start");
+    };
+    assert_eq!(start.hook(), Hook::SessionStart);
+    drop(client);
+    let Some(Watched::Event(end)) = in_time(watcher.next()).await else {
+        panic!("no end");
+    };
+    assert_eq!(end.how_ended().unwrap().reason, EndReason::Disconnected);
+    supervisor.shutdown(Shutdown::now()).await.unwrap();
+    in_time(served).await.unwrap().unwrap();
 }
