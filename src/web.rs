@@ -58,9 +58,12 @@ impl SessionSupervisor {
     ///
     /// Requests that are under way then, and connections that clients keep open, are given the time of
     /// that step, or the server's [`shutdown_timeout`](HttpServer::shutdown_timeout) where it is less,
-    /// and are then cut off. A server with open connections looks only once a second whether they are
-    /// over, so let [`teardown`](crate::Builder::teardown), which is 1 s unless set, be 3 s: otherwise
-    /// none of them is waited for, and the report has a warning.
+    /// and are then cut off, with a warning in the report. A server with open connections looks only once a
+    /// second whether they are over, so with a [`teardown`](crate::Builder::teardown) of less than
+    /// 2 s none of them is waited for.
+    ///
+    /// A client that goes away before it is answered ends its handler, and what guards that has, only with
+    /// [`h1_allow_half_closed(false)`](HttpServer::h1_allow_half_closed).
     ///
     /// A server that ends by itself takes the sessions with it: the supervisor shuts down. Whoever wants
     /// the signals handled otherwise has the server's handle stop it in a
@@ -78,15 +81,12 @@ impl SessionSupervisor {
     /// # Examples
     ///
     /// ```no_run
-    /// use std::time::Duration;
-    ///
     /// use actix_web::{App, HttpServer};
     /// use session_supervisor::SessionSupervisor;
     ///
     /// # async fn serve() -> anyhow::Result<()> {
     /// // With the feature `sqlite` also `.durable("state")?`.
-    /// let builder = SessionSupervisor::builder().teardown(Duration::from_secs(3));
-    /// let supervisor = builder.start().await?;
+    /// let supervisor = SessionSupervisor::builder().start().await?;
     /// let server = HttpServer::new(App::new).bind("127.0.0.1:8080")?;
     /// let report = supervisor.serve(server).await?;
     /// # Ok(())

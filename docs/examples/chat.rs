@@ -39,7 +39,6 @@ async fn main() -> anyhow::Result<ExitCode> {
         .durable(state_dir)?
         .plugin(audit)
         .idle_after(Duration::from_secs(600))
-        .teardown(Duration::from_secs(3))
         .start()
         .await?;
 

@@ -43,7 +43,7 @@ impl Default for ShutdownConfig {
         Self {
             cap: live.cap,
             lifecycle_timeout: Budget::default_lifecycle_timeout(live.cap),
-            teardown: live.teardown,
+            teardown: Duration::from_secs(1),
             kill_after: Duration::from_secs(10),
             restart_expected: live.restart_expected,
             grace: Duration::ZERO,

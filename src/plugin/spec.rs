@@ -10,6 +10,7 @@ use super::adapter::{PerSession, PluginActor};
 use super::{DeliveryPolicy, Plugin};
 use crate::event::{Deadline, Deliver, Event, Hook, Hooks};
 use crate::place::Place;
+use crate::session::{End, Session};
 
 /// What a plugin was made of, and how to compare it.
 #[derive(Clone)]
@@ -98,6 +99,36 @@ impl PluginSpec {
         R: Future<Output = anyhow::Result<()>> + 'static,
     {
         Self::per_session_with_deadline(name, move |event, _| call(event))
+    }
+
+    /// A closure that is called for each end, as [`per_session`](Self::per_session) is for each event: for
+    /// what wants to know of nothing else. An end that it is told twice has the same
+    /// [`incarnation`](Session::incarnation).
+    ///
+    /// ```
+    /// use session_supervisor::PluginSpec;
+    ///
+    /// let billing = PluginSpec::on_end("billing", |session, end| async move {
+    ///     println!("{} is over: {}", session.id, end.reason);
+    ///     Ok(())
+    /// });
+    /// ```
+    pub fn on_end<F, R>(name: impl Into<Arc<str>>, call: F) -> Self
+    where
+        F: Fn(Arc<Session>, Arc<End>) -> R + Clone + Send + Sync + 'static,
+        R: Future<Output = anyhow::Result<()>> + 'static,
+    {
+        let call = move |event: Event| {
+            let ended = event.session().cloned().zip(event.how_ended().cloned());
+            let told = ended.map(|(session, end)| call(session, end));
+            async move {
+                match told {
+                    Some(told) => told.await,
+                    None => Ok(()),
+                }
+            }
+        };
+        Self::per_session(name, call).with_hooks(Hooks::NONE.with(Hook::SessionEnd))
     }
 
     /// A closure that is called once per event, with the deadline of the delivery: to tell others how

@@ -104,6 +104,13 @@ impl From<Map<String, Value>> for Metadata {
     }
 }
 
+impl<N: Into<String>, V: Into<Value>, const LEN: usize> From<[(N, V); LEN]> for Metadata {
+    fn from(details: [(N, V); LEN]) -> Self {
+        let details = details.into_iter();
+        details.map(|(name, value)| (name, value.into())).collect()
+    }
+}
+
 impl<N: Into<String>> FromIterator<(N, Value)> for Metadata {
     fn from_iter<I: IntoIterator<Item = (N, Value)>>(details: I) -> Self {
         let details = details.into_iter();

@@ -127,7 +127,7 @@ impl NewSession {
         self
     }
 
-    /// Sets [`metadata`](Self::metadata).
+    /// Sets [`metadata`](Self::metadata), such as `[("name", "a report")]`.
     #[must_use]
     pub fn with_metadata(mut self, metadata: impl Into<Metadata>) -> Self {
         self.metadata = metadata.into();

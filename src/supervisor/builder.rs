@@ -133,7 +133,8 @@ impl Builder {
         self
     }
 
-    /// How long all teardown steps may take together; 1 s unless set.
+    /// How long all teardown steps may take together; 3 s unless set, since a server on actix-web looks
+    /// only once a second whether its connections are over.
     pub fn teardown(mut self, teardown: Duration) -> Self {
         self.live.teardown = teardown;
         self

@@ -41,7 +41,7 @@ impl Default for LiveSettings {
             plugins: Vec::new(),
             cap: Duration::from_secs(2),
             lifecycle_timeout: None,
-            teardown: Duration::from_secs(1),
+            teardown: Duration::from_secs(3),
             restart_expected: Duration::ZERO,
             max_active: 1_000_000,
             idle_after: None,
