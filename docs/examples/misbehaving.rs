@@ -26,6 +26,9 @@ use tracing_subscriber::fmt::MakeWriter;
 /// How many starts are asked for at once.
 const STARTS_AT_ONCE: usize = 4096;
 
+/// As `serve` has it. There are no teardown steps, and with the cap it is when the process has to be gone.
+const TEARDOWN: Duration = Duration::from_secs(1);
+
 /// Holds sessions until it gets a signal.
 #[derive(Parser)]
 struct Options {
@@ -85,6 +88,7 @@ async fn run(options: Options) -> anyhow::Result<ExitCode> {
     };
     let supervisor = SessionSupervisor::builder()
         .cap(options.cap)
+        .teardown(TEARDOWN)
         .ledger(ledger)
         .state_dir(state_dir)
         .plugin(log("first"))

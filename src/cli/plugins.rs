@@ -199,7 +199,14 @@ fn plugins(plugins: &[PluginView]) -> String {
         let (name, letters) = (clean(&plugin.name), count(plugin.dead, "dead letter"));
         format!("\n{letters} of {name}: `session-supervisor plugins dead {name}` says why")
     });
-    format!("{table}{}", hints.collect::<String>())
+    let quarantined = plugins
+        .iter()
+        .filter(|plugin| plugin.state == "quarantined");
+    let tries = quarantined.map(|plugin| {
+        let name = clean(&plugin.name);
+        format!("\n{name} is tried seldom now: `session-supervisor plugins resume {name}` does so at once")
+    });
+    format!("{table}{}", hints.chain(tries).collect::<String>())
 }
 
 const BOTH: &str = "a start and an end";

@@ -124,7 +124,9 @@ impl Report {
         let path = dir.join(FILE);
         let shown = path.display();
         let text = fs::read_to_string(&path).map_err(|error| {
-            Failure::Failed(if error.kind() == ErrorKind::NotFound {
+            Failure::Failed(if !dir.exists() {
+                format!("there is no directory {}", dir.display())
+            } else if error.kind() == ErrorKind::NotFound {
                 format!(
                     "no stop is reported in {}: none has happened yet, or its state directory is \
                      another\n  what to do: name it with --state-dir, or its configuration with \

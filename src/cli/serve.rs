@@ -250,7 +250,9 @@ fn read_again(flags: &Flags, running: &Config, is_around: bool) -> anyhow::Resul
 
 fn bind(addresses: &[SocketAddr]) -> anyhow::Result<Vec<TcpListener>> {
     let bind = |address: &SocketAddr| {
-        TcpListener::bind(address).with_context(|| format!("can't listen on {address}"))
+        TcpListener::bind(address).with_context(|| {
+            format!("can't listen on {address}, expected a free address: see `--listen`")
+        })
     };
     addresses.iter().map(bind).collect()
 }
@@ -266,7 +268,7 @@ mod tests {
         let error = bind(&[address]).unwrap_err();
         let message = format!("{error:#}");
         assert!(
-            message.starts_with(&format!("can't listen on {address}: ")),
+            message.starts_with(&format!("can't listen on {address}, ")),
             "{message}"
         );
     }

@@ -118,6 +118,10 @@ fn read_secret(section: &mut Section<'_, '_>, outside: Outside<'_>) -> Option<Se
         section.refuse(section.origin, problem);
     }
     let (file, variable) = (section.string("token_file"), section.string("token_env"));
+    let key = match file {
+        Some(_) => "token_file",
+        None => "token_env",
+    };
     let text = match (file, variable) {
         (Some(_), Some(variable)) => {
             let problem =
@@ -134,7 +138,8 @@ fn read_secret(section: &mut Section<'_, '_>, outside: Outside<'_>) -> Option<Se
     match Secret::new(&text.value) {
         Ok(secret) => Some(secret),
         Err(error) => {
-            section.refuse(text.origin, error.to_string());
+            let key = section.full(key);
+            section.refuse(text.origin, format!("{key}: {error}"));
             None
         }
     }

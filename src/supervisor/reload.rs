@@ -95,7 +95,11 @@ impl Reloader {
                 // Whoever asked may be gone.
                 (Some(reply), reloaded) => drop(reply.send(reloaded)),
                 (None, Ok(_)) => {}
-                (None, Err(error)) => error!(%error, "not reloaded: everything stays as it is"),
+                (None, Err(error)) => {
+                    // A record is one line.
+                    let error = error.to_string().replace('\n', "; ");
+                    error!(%error, "not reloaded: everything stays as it is");
+                }
             }
         }
     }

@@ -136,7 +136,7 @@ const MATRIX: &[Expected] = &[
     },
 ];
 
-/// How long teardown steps may take, which is the default of the library.
+/// How long teardown steps may take, as the example says.
 const TEARDOWN: Duration = Duration::from_secs(1);
 
 /// How long after the cap a process is gone at the latest, on a machine that has nothing else to do.

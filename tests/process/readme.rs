@@ -50,7 +50,7 @@ fn without_times(text: &str) -> Vec<String> {
 /// What the README says that it prints.
 fn promised() -> &'static str {
     let readme = include_str!("../../README.md");
-    let block = readme.split("It prints, after the gateway's log lines:\n\n```text\n");
+    let block = readme.split("It prints, beside what the gateway logs:\n\n```text\n");
     block
         .skip(1)
         .flat_map(|rest| rest.split("```"))

@@ -181,7 +181,7 @@ fn g6_a_start_that_kills_the_process_is_a_dead_letter_and_its_end_with_it() {
     assert_eq!(
         letters,
         "deadly: session_start s100: 5: the process died while the plugin had it\n\
-         deadly: session_end s100 completed: 0: waits behind an earlier event of its session\n"
+         deadly: session_end s100 completed: 0: not tried, since an earlier event of its session failed\n"
     );
     assert_eq!(noted(home.path(), "good"), events_but(&[]));
     let others = events_but(&["session_start s100", "session_end s100 completed"]);

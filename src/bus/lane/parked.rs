@@ -18,7 +18,7 @@ use crate::ledger::Parked;
 use crate::session::Incarnation;
 
 /// Why an event waits that was not tried.
-const BEHIND: &str = "waits behind an earlier event of its session";
+const BEHIND: &str = "not tried, since an earlier event of its session failed";
 
 #[derive(Debug)]
 struct Entry {

@@ -115,7 +115,7 @@ fn state(lane: &Lane) -> String {
     match (lane.done, lane.total.saturating_sub(lane.delivered)) {
         (false, _) => String::new(),
         (true, 0) => "done".into(),
-        (true, owed) => format!("done, {owed} not told"),
+        (true, owed) => format!("over, {owed} not told"),
     }
 }
 
@@ -165,7 +165,7 @@ mod tests {
         let (mut lines, now) = (Lines::default(), Instant::now());
         assert_eq!(
             lines.update(&drain(4, true), now),
-            ["audit: 4 of 11 done, 7 not told"]
+            ["audit: 4 of 11 over, 7 not told"]
         );
         assert!(lines.update(&drain(4, true), now + LINE_EVERY).is_empty());
     }

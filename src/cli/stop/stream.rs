@@ -22,6 +22,15 @@ pub(super) struct Drain {
     pub(super) plugins: Vec<Lane>,
 }
 
+impl Drain {
+    /// How many ends the plugins were not told of, of those that are done.
+    pub(super) fn untold(&self) -> u64 {
+        let done = self.plugins.iter().filter(|lane| lane.done);
+        done.map(|lane| lane.total.saturating_sub(lane.delivered))
+            .sum()
+    }
+}
+
 /// How far a plugin is.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub(super) struct Lane {

@@ -41,6 +41,7 @@ pub(super) fn until_gone(
     let mut progress = Progress::new();
     let mut sight = Sight::default();
     let had_events = events.is_some();
+    let mut untold = 0;
     while began.elapsed() < left + PATIENCE {
         let presence = client.presence();
         let is_over = events.is_none() && (had_events || began.elapsed() > SETTLED);
@@ -48,16 +49,20 @@ pub(super) fn until_gone(
             // What it told last may still be on its way.
             let until = Instant::now() + LAST_WORDS;
             while events.is_some() && Instant::now() < until {
-                events = show(events, &mut progress);
+                events = show(events, &mut progress, &mut untold);
             }
             progress.finish();
-            note(&format!(
-                "the gateway is gone after {}",
-                exact(began.elapsed())
-            ));
+            let rest = match untold {
+                0 => String::new(),
+                untold => format!(
+                    "; not told of their ends: {untold}, `report` says of what becomes of them"
+                ),
+            };
+            let took = exact(began.elapsed());
+            note(&format!("the gateway is gone after {took}{rest}"));
             return Ok(());
         }
-        events = show(events, &mut progress);
+        events = show(events, &mut progress, &mut untold);
     }
     progress.finish();
     Err(Failure::Failed(format!(
@@ -68,8 +73,13 @@ pub(super) fn until_gone(
     )))
 }
 
-/// Shows what is told until it is time to look again. None once the stream has ended.
-fn show(events: Option<Receiver<Told>>, progress: &mut Progress) -> Option<Receiver<Told>> {
+/// Shows what is told until it is time to look again, and notes how many ends some plugin was not told
+/// of. None once the stream has ended.
+fn show(
+    events: Option<Receiver<Told>>,
+    progress: &mut Progress,
+    untold: &mut u64,
+) -> Option<Receiver<Told>> {
     let until = Instant::now() + LOOK_EVERY;
     let Some(events) = events else {
         thread::sleep(LOOK_EVERY);
@@ -77,7 +87,12 @@ fn show(events: Option<Receiver<Told>>, progress: &mut Progress) -> Option<Recei
     };
     loop {
         match events.recv_timeout(until.saturating_duration_since(Instant::now())) {
-            Ok(told) => progress.show(&told),
+            Ok(told) => {
+                if let Told::Drain(drain) = &told {
+                    *untold = drain.untold();
+                }
+                progress.show(&told);
+            }
             Err(RecvTimeoutError::Timeout) => return Some(events),
             Err(RecvTimeoutError::Disconnected) => return None,
         }

@@ -58,6 +58,11 @@ fn read(
         let problem = format!("{}: {problem}", section.full(field));
         section.refuse(at.unwrap_or(section.origin), problem);
     }
+    if let Some(script) = settings.missing_script() {
+        let script = script.display();
+        let warning = format!("`plugin.command`: {script} is not there, expected a file");
+        section.warn(command_at.unwrap_or(section.origin), warning);
+    }
     Some((hooks, PluginKind::Command(settings)))
 }
 

@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use super::{Answer, Kind, PluginKind, Read, read_url};
-use crate::config::document::Section;
+use crate::config::document::{Origin, Section};
 use crate::config::outside::Outside;
 use crate::event::Hook;
 use crate::plugin::{DeliveryPolicy, SqlSettings};
@@ -66,15 +66,31 @@ fn read(
         );
         section.refuse(section.origin, problem);
     }
-    let misfits = settings.misfits();
-    for (hook, misfit) in misfits {
-        let origin = origins.iter().find(|(of, _)| *of == hook);
-        let origin = origin.map_or(section.origin, |(_, origin)| *origin);
-        let (name, database) = (section.full(hook.as_str()), settings.path().display());
-        let warning = format!("{name} does not fit the database {database} as it is now: {misfit}");
-        section.warn(origin, warning);
-    }
+    warn_of_misfits(section, &settings, &origins);
     Some((settings.hooks(), PluginKind::Sql(settings)))
+}
+
+/// The tables may be made later, like the database: nothing is refused.
+fn warn_of_misfits(section: &Section<'_, '_>, settings: &SqlSettings, origins: &[(Hook, Origin)]) {
+    let path = settings.path();
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let database = path.display();
+    match settings.misfits() {
+        Ok(misfits) => {
+            for (hook, misfit) in misfits {
+                let origin = origins.iter().find(|(of, _)| *of == hook);
+                let origin = origin.map_or(section.origin, |(_, origin)| *origin);
+                let name = section.full(hook.as_str());
+                let warning =
+                    format!("{name} does not fit the database {database} as it is now: {misfit}");
+                section.warn(origin, warning);
+            }
+        }
+        Err(error) => section.warn(
+            section.origin,
+            format!("{database} is no database: {error}"),
+        ),
+    }
 }
 
 fn read_database(section: &mut Section<'_, '_>, outside: Outside<'_>) -> Option<SqlSettings> {

@@ -64,7 +64,7 @@ fn one_newline_at_the_end_of_a_file_is_no_part_of_the_secret() {
         write_secret(&world, "t", &format!("{OPS}{end}"));
         let refusals = world.refusals(text);
         assert!(
-            refusals[0].starts_with("c.toml:4: the secret has "),
+            refusals[0].starts_with("c.toml:4: `auth.token.token_file`: the secret has "),
             "{refusals:?}"
         );
         assert!(!refusals[0].contains(OPS), "{refusals:?}");

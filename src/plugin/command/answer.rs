@@ -73,6 +73,8 @@ pub(super) struct Unanswered {
 impl Unanswered {
     /// Expects answers for the events of `delivery`.
     pub(super) fn expect(&self, delivery: &Deliver) -> Rc<Batch> {
+        let missing = "the program has not answered all events: does it flush each answer?";
+        delivery.acks.remark(missing);
         let batch = Rc::new(Batch {
             acks: delivery.acks.clone(),
             open: Cell::new(delivery.events.len()),
@@ -101,7 +103,9 @@ impl Unanswered {
     pub(super) fn take(&self, line: &[u8]) -> Result<(), &'static str> {
         self.answer(line).inspect_err(|about| {
             let line = shown(line);
-            let remark = format!("{about}: {}", beginning(&line, MAX_REMARKED_BYTES));
+            let line = beginning(&line, MAX_REMARKED_BYTES);
+            let remark =
+                format!(r#"{about}: {line} (expected a line such as {{"ack":"<event_id>"}})"#);
             let remark: Arc<str> = remark.into();
             for batch in &*self.batches.borrow() {
                 batch.acks.remark(Arc::clone(&remark));

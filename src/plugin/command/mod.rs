@@ -184,6 +184,21 @@ impl CommandSettings {
         directory.map_err(|problem| InvalidField::new("cwd", problem))
     }
 
+    /// An argument that looks like a script for an interpreter, such as `archive.py`, and is no file, as
+    /// the program will find it. It may well be something else.
+    #[cfg(feature = "cli")]
+    pub(crate) fn missing_script(&self) -> Option<PathBuf> {
+        let directory = self.directory.clone().unwrap_or_default();
+        let first = self
+            .arguments
+            .first()
+            .map(|script| directory.join(script))?;
+        let extension = first.extension()?.to_str()?;
+        let is_script = ["js", "mjs", "pl", "py", "rb", "sh", "ts"].contains(&extension);
+        let path = std::path::absolute(first).ok()?;
+        (is_script && !path.exists()).then_some(path)
+    }
+
     /// The value of a variable that the program is given.
     fn variable(
         &self,

@@ -30,6 +30,7 @@ pub(super) async fn deliver(settings: &CommandSettings, delivery: &Deliver) -> a
             is_incomplete = true;
             continue;
         }
+        delivery.acks.remark("the program has not exited");
         let remaining = delivery.deadline.remaining();
         let mut input = serde_json::to_vec(&event.wire(delivery.attempt, remaining))?;
         input.push(b'\n');

@@ -9,7 +9,7 @@ use rusqlite::{CachedStatement, Connection, ErrorCode, Transaction, TransactionB
 
 use super::SqlSettings;
 use super::parameters::{Facts, Parameter};
-use crate::event::{Acks, Deadline, Deliver};
+use crate::event::{Acks, Deliver};
 use crate::plugin::{Down, OutOfTime};
 use crate::session::SessionId;
 
@@ -77,7 +77,7 @@ pub(super) fn run(
         .progress_handler(STEPS_BETWEEN_LOOKS, Some(move || until.is_over()))
         .and_then(|()| connection.busy_timeout(LOCK_LOOK))
         .map_err(down)?;
-    let transaction = begin(connection, deadline)?;
+    let transaction = begin(connection, delivery)?;
     if let Some(active) = &delivery.active {
         fill_active(&transaction, active).map_err(down)?;
     }
@@ -103,7 +103,8 @@ pub(super) fn run(
 
 /// Begins a transaction, and waits for whoever else has the lock: a moment at a time, since the deadline
 /// can be moved forward by a shutdown.
-fn begin<'c>(connection: &'c Connection, deadline: &Deadline) -> anyhow::Result<Transaction<'c>> {
+fn begin<'c>(connection: &'c Connection, delivery: &Deliver) -> anyhow::Result<Transaction<'c>> {
+    let deadline = &delivery.deadline;
     let give_up = Instant::now() + MAX_BUSY_TIMEOUT;
     loop {
         // Each is rolled back by its drop, and there is one at a time.
@@ -111,6 +112,11 @@ fn begin<'c>(connection: &'c Connection, deadline: &Deadline) -> anyhow::Result<
             Ok(transaction) => return Ok(transaction),
             Err(error) => {
                 let is_busy = error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy);
+                if is_busy {
+                    delivery
+                        .acks
+                        .remark("the database is locked by another program");
+                }
                 if !is_busy || deadline.is_over() || Instant::now() >= give_up {
                     return Err(down(error));
                 }

@@ -11,22 +11,23 @@ use crate::event::Hook;
 impl SqlSettings {
     /// What the database has against statements as it is now, such as that a table is missing, each
     /// with its hook. Nothing where it can't be looked at just now.
-    pub(crate) fn misfits(&self) -> Vec<(Hook, String)> {
-        let Some(connection) = look_at(&self.path) else {
-            return Vec::new();
+    ///
+    /// # Errors
+    ///
+    /// When the file is no database.
+    pub(crate) fn misfits(&self) -> rusqlite::Result<Vec<(Hook, String)>> {
+        let Some(connection) = look_at(&self.path)? else {
+            return Ok(Vec::new());
         };
         let misfit = |(hook, sql): (&Hook, &String)| Some((*hook, misfit(&connection, sql)?));
-        self.statements.iter().filter_map(misfit).collect()
+        Ok(self.statements.iter().filter_map(misfit).collect())
     }
 }
 
 fn misfit(connection: &Connection, sql: &str) -> Option<String> {
     let error = connection.prepare(sql).err()?;
     // Anything else may be over in a moment, such as a lock.
-    let is_lasting = matches!(
-        error.sqlite_error_code(),
-        Some(ErrorCode::Unknown | ErrorCode::NotADatabase)
-    );
+    let is_lasting = error.sqlite_error_code() == Some(ErrorCode::Unknown);
     is_lasting.then(|| match error {
         rusqlite::Error::SqlInputError { msg, .. }
         | rusqlite::Error::SqliteFailure(_, Some(msg)) => msg,
@@ -35,8 +36,22 @@ fn misfit(connection: &Connection, sql: &str) -> Option<String> {
 }
 
 /// Opens the database such that no file is made, changed or locked, since whoever looks may not be the
-/// user who is to write.
-fn look_at(path: &Path) -> Option<Connection> {
+/// user who is to write. None where that can't be.
+fn look_at(path: &Path) -> rusqlite::Result<Option<Connection>> {
+    let Some(connection) = open(path) else {
+        return Ok(None);
+    };
+    // What the one for `gateway_start` finds.
+    let prepared =
+        "PRAGMA temp_store = MEMORY; CREATE TEMP TABLE active (id TEXT PRIMARY KEY) WITHOUT ROWID";
+    match connection.execute_batch(prepared) {
+        Ok(()) => Ok(Some(connection)),
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::NotADatabase) => Err(error),
+        Err(_) => Ok(None),
+    }
+}
+
+fn open(path: &Path) -> Option<Connection> {
     let path = std::path::absolute(path).ok()?;
     // A pipe would be waited for.
     if !path.metadata().is_ok_and(|found| found.is_file()) {
@@ -63,13 +78,5 @@ fn look_at(path: &Path) -> Option<Connection> {
     };
     let connection = connection.ok()?;
     connection.busy_timeout(Duration::ZERO).ok()?;
-    // What the one for `gateway_start` finds.
-    let prepared =
-        "PRAGMA temp_store = MEMORY; CREATE TEMP TABLE active (id TEXT PRIMARY KEY) WITHOUT ROWID";
-    let is_readable = match connection.execute_batch(prepared) {
-        Ok(()) => true,
-        // Said of each statement, too.
-        Err(error) => error.sqlite_error_code() == Some(ErrorCode::NotADatabase),
-    };
-    is_readable.then_some(connection)
+    Some(connection)
 }

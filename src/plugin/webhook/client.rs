@@ -124,7 +124,14 @@ fn no_answer(error: &reqwest::Error) -> anyhow::Error {
     while let Some(next) = cause.and_then(std::error::Error::source) {
         cause = Some(next);
     }
+    let is_plain = |cause: &rustls::Error| {
+        let plain = rustls::InvalidMessage::InvalidContentType;
+        *cause == rustls::Error::InvalidMessage(plain)
+    };
     match cause {
+        Some(cause) if cause.downcast_ref().is_some_and(is_plain) => {
+            anyhow::anyhow!("{what}: the other side does not speak TLS, is its URL one of http://?")
+        }
         Some(cause) => anyhow::anyhow!("{what}: {cause}"),
         None => anyhow::anyhow!(what),
     }

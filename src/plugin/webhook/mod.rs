@@ -93,6 +93,8 @@ impl WebhookPlugin {
 
 impl Plugin for WebhookPlugin {
     async fn deliver(&self, delivery: &Deliver) -> anyhow::Result<()> {
+        let origin = self.settings.origin();
+        delivery.acks.remark(format!("no answer from {origin}"));
         match self.settings.body {
             WebhookBody::Event => self.send_each(delivery).await,
             WebhookBody::Batch => self.send(Message::of_batch(delivery)?).await,
