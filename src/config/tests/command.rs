@@ -170,3 +170,25 @@ fn the_values_of_variables_are_in_no_debug_output() {
         "{shown}"
     );
 }
+
+#[test]
+fn a_script_that_is_not_there_is_warned_of() {
+    let world = world();
+    let warnings = |command: &str| {
+        let text = plugin(&format!(
+            "command = [\"bin/archive\", {command}]\ncwd = \"bin\""
+        ));
+        world.read(&text).unwrap().warnings
+    };
+    let there = world.path("bin/there.py");
+    fs::write(&there, "").unwrap();
+    for fine in ["\"there.py\"", "\"--out\", \"nosuch.py\"", "\"nosuch\""] {
+        assert_eq!(warnings(fine), [""; 0], "{fine}");
+    }
+    let script = world.path("bin/nosuch.py");
+    let warning = format!(
+        "c.toml:4: `plugin.command`: {} is not there, expected a file",
+        script.display()
+    );
+    assert_eq!(warnings("\"nosuch.py\", \"-v\""), [warning]);
+}

@@ -22,6 +22,12 @@ async fn a_locked_database_is_down_until_it_is_free() {
         assert!(problem.contains("database is locked"), "{problem}");
         let took = began.elapsed();
         assert!(took < Duration::from_secs(2), "{took:?}");
+        // Where the bus is the first to find that the time is over.
+        let remark = late.acks.last_remark();
+        assert_eq!(
+            remark.as_deref(),
+            Some("the database is locked by another program")
+        );
         assert!(late.acks.close().is_empty());
     }
 
