@@ -7,7 +7,7 @@ use std::{fmt, io};
 use actix_http::{Request, Response};
 use actix_service::IntoServiceFactory;
 use actix_web::body::MessageBody;
-use actix_web::dev::{AppConfig, Service, ServiceFactory};
+use actix_web::dev::{AppConfig, Server, Service, ServiceFactory};
 use actix_web::http::StatusCode;
 use actix_web::http::header::ContentType;
 use actix_web::{HttpResponse, HttpServer, ResponseError};
@@ -57,10 +57,12 @@ impl SessionSupervisor {
     /// `http-server` stops it, before all steps that were added by then.
     ///
     /// Requests that are under way then, and connections that clients keep open, are given the time of
-    /// that step, or the server's [`shutdown_timeout`](HttpServer::shutdown_timeout) where it is less,
-    /// and are then cut off, with a warning in the report. A server with open connections looks only once a
-    /// second whether they are over, so with a [`teardown`](crate::Builder::teardown) of less than
-    /// 2 s none of them is waited for.
+    /// that step, which shares the [`teardown`](crate::Builder::teardown) with the steps behind it. If that
+    /// is not enough the report has a warning; what is still open goes on beside the other steps, and
+    /// is cut off when this returns. Where the server's
+    /// [`shutdown_timeout`](HttpServer::shutdown_timeout) is less, it is cut off then. A server with
+    /// open connections looks only once a second whether they are over, so with 1 s or less for the step none
+    /// of them is waited for.
     ///
     /// A client that goes away before it is answered ends its handler, and what guards that has, only with
     /// [`h1_allow_half_closed(false)`](HttpServer::h1_allow_half_closed).
@@ -92,10 +94,10 @@ impl SessionSupervisor {
     /// # Ok(())
     /// # }
     /// ```
-    pub async fn serve<F, I, S, B>(
+    pub fn serve<F, I, S, B>(
         &self,
         server: HttpServer<F, I, S, B>,
-    ) -> io::Result<Arc<ShutdownReport>>
+    ) -> impl Future<Output = io::Result<Arc<ShutdownReport>>>
     where
         F: Fn() -> I + Send + Clone + 'static,
         I: IntoServiceFactory<S, Request>,
@@ -107,9 +109,14 @@ impl SessionSupervisor {
         <S::Service as Service<Request>>::Future: 'static,
         B: MessageBody + 'static,
     {
+        // Not in the future, which can be sent to other threads without what the server is made of.
+        let server = server.disable_signals().run();
+        self.serve_running(server)
+    }
+
+    async fn serve_running(&self, server: Server) -> io::Result<Arc<ShutdownReport>> {
         // Where nobody is left to listen, a shutdown is over already.
         let _ = self.coordinator().send(ListenForSignals).await;
-        let server = server.disable_signals().run();
         let handle = server.handle();
         let stop = move || async move {
             handle.stop(true).await;

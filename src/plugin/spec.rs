@@ -103,7 +103,8 @@ impl PluginSpec {
 
     /// A closure that is called for each end, as [`per_session`](Self::per_session) is for each event: for
     /// what wants to know of nothing else. An end that it is told twice has the same
-    /// [`incarnation`](Session::incarnation).
+    /// [`incarnation`](Session::incarnation). It is not called for test events, which tell of no real
+    /// session.
     ///
     /// ```
     /// use session_supervisor::PluginSpec;
@@ -119,7 +120,8 @@ impl PluginSpec {
         R: Future<Output = anyhow::Result<()>> + 'static,
     {
         let call = move |event: Event| {
-            let ended = event.session().cloned().zip(event.how_ended().cloned());
+            let event = Some(event).filter(|event| !event.is_synthetic());
+            let ended = event.and_then(|it| it.session().cloned().zip(it.how_ended().cloned()));
             let told = ended.map(|(session, end)| call(session, end));
             async move {
                 match told {

@@ -333,11 +333,12 @@ impl Handler<ListenForSignals> for ShutdownCoordinator {
     type Result = ();
 
     fn handle(&mut self, _: ListenForSignals, ctx: &mut Context<Self>) {
-        if std::mem::replace(&mut self.listens_for_signals, true) {
+        if self.listens_for_signals {
             return;
         }
-        if let Err(error) = signal::listen(&ctx.address().recipient()) {
-            warn!(%error, "can't listen for signals");
+        match signal::listen(&ctx.address().recipient()) {
+            Ok(()) => self.listens_for_signals = true,
+            Err(error) => warn!(%error, "can't listen for signals"),
         }
     }
 }

@@ -102,7 +102,8 @@ impl Builder {
     /// to sessions in a [`SqliteLedger`], and the reports of stops. The directory is
     /// made if there is none; a relative one is looked for where the process is now. Blocks until the ledger
     /// is open; one that another has, most often the process before, which is ending, is waited for a
-    /// moment, as by [`StateDir::open_when_free`].
+    /// moment, as by [`StateDir::open_when_free`]. Where a supervisor with [`Threads::Current`] on this
+    /// thread had it, let that go first: it can't while this waits.
     ///
     /// Stands for [`state_dir`](Self::state_dir) and [`ledger`](Self::ledger) with
     /// [`Durability::Power`].

@@ -27,6 +27,11 @@ async fn ready(supervisor: Data<SessionSupervisor>) -> Result<&'static str, Erro
     Ok("ready")
 }
 
+/// What a runtime may move between its threads.
+fn sendable<T: Send>(future: T) -> T {
+    future
+}
+
 /// What serving answers.
 type Served = io::Result<Arc<ShutdownReport>>;
 
@@ -152,7 +157,7 @@ async fn a_client_that_goes_away_before_its_answer_ends_the_session_of_its_handl
     let address = server.addrs()[0];
     let served = actix_web::rt::spawn({
         let supervisor = supervisor.clone();
-        async move { supervisor.serve(server).await }
+        async move { sendable(supervisor.serve(server)).await }
     });
 
     let mut client = TcpStream::connect(address).unwrap();

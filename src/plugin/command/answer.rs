@@ -99,9 +99,10 @@ impl Unanswered {
         batches.retain(|other| !Rc::ptr_eq(other, batch));
     }
 
-    /// Takes a line. What it is, unless it answers an event: whoever waits is told of that.
+    /// Takes a line. What it is, unless it answers an event.
     pub(super) fn take(&self, line: &[u8]) -> Result<(), &'static str> {
-        self.answer(line).inspect_err(|about| {
+        let Some(answer) = Answer::parse(line) else {
+            let about = "the program wrote what is no answer";
             let line = shown(line);
             let line = beginning(&line, MAX_REMARKED_BYTES);
             let remark =
@@ -110,11 +111,8 @@ impl Unanswered {
             for batch in &*self.batches.borrow() {
                 batch.acks.remark(Arc::clone(&remark));
             }
-        })
-    }
-
-    fn answer(&self, line: &[u8]) -> Result<(), &'static str> {
-        let answer = Answer::parse(line).ok_or("the program wrote what is no answer")?;
+            return Err(about);
+        };
         let (Answer::Taken(id) | Answer::Rejected(id, _)) = &answer;
         let found = self.events.borrow_mut().remove(id);
         let (batch, index) = found.ok_or("the program answered what it was not asked")?;

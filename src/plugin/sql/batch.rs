@@ -78,6 +78,7 @@ pub(super) fn run(
         .and_then(|()| connection.busy_timeout(LOCK_LOOK))
         .map_err(down)?;
     let transaction = begin(connection, delivery)?;
+    delivery.acks.remark("the statements were still running");
     if let Some(active) = &delivery.active {
         fill_active(&transaction, active).map_err(down)?;
     }
@@ -115,7 +116,7 @@ fn begin<'c>(connection: &'c Connection, delivery: &Deliver) -> anyhow::Result<T
                 if is_busy {
                     delivery
                         .acks
-                        .remark("the database is locked by another program");
+                        .remark("the database is locked by another connection");
                 }
                 if !is_busy || deadline.is_over() || Instant::now() >= give_up {
                     return Err(down(error));

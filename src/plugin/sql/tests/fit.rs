@@ -33,6 +33,19 @@ fn a_statement_for_a_table_or_a_column_that_is_not_there_does_not_fit_and_nothin
     let sql = "UPDATE sessions SET raison = :reason";
     let wrong = wrong.with_statement(Hook::SessionEnd, sql).unwrap();
     assert_eq!(wrong.misfits().unwrap(), misfit("no such column: raison"));
+    for (sql, problem) in [
+        (
+            "DELETE FROM sessions WHERE nocol = :session_id",
+            "no such column: nocol",
+        ),
+        (
+            "DELETE FROM sessions WHERE id IN (SELECT id FROM active)",
+            "no such table: active",
+        ),
+    ] {
+        let wrong = wrong.clone().with_statement(Hook::SessionEnd, sql).unwrap();
+        assert_eq!(wrong.misfits().unwrap(), misfit(problem));
+    }
     let good = wrong.with_statement(Hook::SessionEnd, END).unwrap();
     let ghosts = "UPDATE sessions SET status = 'ended' WHERE id NOT IN (SELECT id FROM active)";
     let good = good.with_statement(Hook::GatewayStart, ghosts).unwrap();
@@ -48,6 +61,13 @@ fn what_is_in_the_log_of_the_database_alone_is_there_too() {
     user.execute_batch(TABLE).unwrap();
     let wrong = settings(app.path());
     assert_eq!(wrong.misfits().unwrap(), misfit("no such table: sesions"));
+
+    let link = app.dir.path().join("link.db");
+    std::os::unix::fs::symlink(app.path(), &link).unwrap();
+    assert_eq!(
+        settings(link).misfits().unwrap(),
+        misfit("no such table: sesions")
+    );
 
     // A copy without the index of the log.
     let copy = tempfile::tempdir().unwrap();
@@ -89,4 +109,22 @@ fn what_can_not_be_looked_at_is_not_judged_but_what_is_no_database_is() {
     .unwrap();
     let problem = settings(text).misfits().unwrap_err().to_string();
     assert!(problem.contains("not a database"), "{problem}");
+}
+
+#[test]
+fn a_log_that_a_dead_process_has_left_is_read_and_stays_as_it_is() {
+    let app = App::new("PRAGMA journal_mode = WAL; CREATE TABLE other (id)");
+    let user = app.connect();
+    user.execute_batch(TABLE).unwrap();
+    let copy = tempfile::tempdir().unwrap();
+    let names = ["app.db", "app.db-wal", "app.db-shm"];
+    let copies = names.map(|name| copy.path().join(name));
+    for (name, copied) in names.iter().zip(&copies) {
+        fs::copy(app.dir.path().join(name), copied).unwrap();
+    }
+    let read = || copies.each_ref().map(|path| fs::read(path).unwrap());
+    let before = read();
+    let wrong = settings(copies[0].clone());
+    assert_eq!(wrong.misfits().unwrap(), misfit("no such table: sesions"));
+    assert!(read() == before);
 }

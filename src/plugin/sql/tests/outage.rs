@@ -26,7 +26,7 @@ async fn a_locked_database_is_down_until_it_is_free() {
         let remark = late.acks.last_remark();
         assert_eq!(
             remark.as_deref(),
-            Some("the database is locked by another program")
+            Some("the database is locked by another connection")
         );
         assert!(late.acks.close().is_empty());
     }
